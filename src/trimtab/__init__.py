@@ -1,0 +1,49 @@
+"""Trimtab: steer a frozen language model at test time with small autoregressive reward models."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trimtab.api import accuracy, load, score, train
+    from trimtab.engines.types import Completion, Request, Sampling
+    from trimtab.errors import TrimtabError
+    from trimtab.steering import Steering
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "load": "trimtab.api",
+    "train": "trimtab.api",
+    "score": "trimtab.api",
+    "accuracy": "trimtab.api",
+    "Request": "trimtab.engines.types",
+    "Sampling": "trimtab.engines.types",
+    "Completion": "trimtab.engines.types",
+    "Steering": "trimtab.steering",
+    "TrimtabError": "trimtab.errors",
+}
+
+__all__ = [
+    "Completion",
+    "Request",
+    "Sampling",
+    "Steering",
+    "TrimtabError",
+    "accuracy",
+    "load",
+    "score",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used, so that `import trimtab` stays light."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'trimtab' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

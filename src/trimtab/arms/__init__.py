@@ -1,0 +1,1 @@
+"""The autoregressive reward model (ARM): loading, saving, its sidecar and the vocabulary contract."""

@@ -1,0 +1,72 @@
+"""The model card written beside a trained reward model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from trimtab.arms.sidecar import Sidecar
+
+_KINDS = {
+    "genarm": "autoregressive reward model (GenARM, arXiv 2410.08193)",
+    "trajectory": "trajectory-level reward model (Bradley-Terry, scalar head)",
+}
+
+
+def model_card(
+    sidecar: Sidecar,
+    *,
+    model: str,
+    is_adapter: bool,
+    datasets: list[str],
+    results: Mapping[str, float],
+    counts: Mapping[str, int],
+    settings: Mapping[str, Any],
+) -> str:
+    """Markdown with Hugging Face front matter: what it is, how it was made, what was measured."""
+    front = {
+        "library_name": "peft" if is_adapter else "transformers",
+        "base_model": model,
+        "datasets": datasets,
+        "pipeline_tag": "text-generation" if sidecar.method == "genarm" else "text-classification",
+        "tags": ["trimtab", "reward-model", sidecar.method]
+        + ([sidecar.objective] if sidecar.objective else []),
+    }
+    name = sidecar.objective or "unnamed objective"
+    rows = "\n".join(f"| {key} | {value:.4g} |" for key, value in results.items())
+    pairs = ", ".join(f"{count} {split}" for split, count in counts.items())
+    options = "\n".join(f"{key}: {value}" for key, value in settings.items())
+    usage = (
+        f"    trimtab generate --base {model} --arm {sidecar.objective or 'reward'}=THIS_FOLDER "
+        '--prompt "…"\n'
+        if sidecar.method == "genarm"
+        else ""
+    )
+    return f"""---
+{yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip()}
+---
+# {name}: {_KINDS[sidecar.method]}
+
+Trained with Trimtab {sidecar.trimtab_version} on {model}. β_r = {sidecar.beta}, scale {sidecar.scale}.
+
+{usage}
+## How it was made
+
+    {sidecar.command}
+
+Pairs: {pairs}. Data SHA-256 `{sidecar.data_sha256}`.
+
+| measured at the end | value |
+| --- | --- |
+{rows}
+
+<details><summary>All settings</summary>
+
+```yaml
+{options}
+```
+
+</details>
+"""

@@ -1,0 +1,117 @@
+"""What a model folder holds, found out before a weight is loaded.
+
+Only safetensors are read. A pickle checkpoint can run any code when it is opened, so it is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from trimtab.errors import MissingFileError, ModelLoadError
+
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_HARMLESS = {"training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth"}
+
+
+def is_local(name: str) -> bool:
+    """Whether a model name is a folder on this machine (otherwise it is a hub id)."""
+    return Path(name).is_dir()
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a local folder holds a PEFT adapter rather than a whole model."""
+    return (Path(name) / "adapter_config.json").is_file()
+
+
+def canonical(name: str) -> str:
+    """A local folder as an absolute path; a hub id as it is."""
+    return str(Path(name).resolve()) if is_local(name) else name
+
+
+def adapter_base(name: str) -> str:
+    """The model an adapter was trained on, as its `adapter_config.json` names it."""
+    config = read_json(Path(name) / "adapter_config.json")
+    return str(config.get("base_model_name_or_path") or "")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a model folder."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelLoadError(f"{path} is not JSON ({error})", "save the model again") from None
+    if not isinstance(value, dict):
+        raise ModelLoadError(f"{path} holds no object", "save the model again")
+    return value
+
+
+def check_folder(name: str, *, what: str = "model") -> None:
+    """Refuse a local folder that cannot be loaded; a hub id passes and is checked when it is fetched.
+
+    Raises:
+        MissingFileError: a path that is not there.
+        ModelLoadError: no config, no weights, pickle weights, or a corrupt safetensors file.
+    """
+    folder = Path(name)
+    if not folder.exists():
+        looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1 or folder.parent.is_dir()
+        if looks_local:
+            raise MissingFileError(f"no {what} at {name}", "check the path")
+        return
+    if not folder.is_dir():
+        raise ModelLoadError(f"{name} is a file", f"name the {what}'s folder")
+    if not (folder / "config.json").is_file() and not is_adapter(name):
+        raise ModelLoadError(
+            f"{name} is no {what}: it has neither config.json nor adapter_config.json",
+            "name a folder written by save_pretrained or by `trimtab train`",
+        )
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        pickles = [p.name for g in _PICKLES for p in folder.glob(g) if p.name not in _HARMLESS]
+        if pickles:
+            raise ModelLoadError(
+                f"{name} holds pickle weights ({pickles[0]}), which can run code when opened",
+                "save it again with save_pretrained, which writes safetensors",
+            )
+        raise ModelLoadError(f"{name} holds no weights (*.safetensors)", "save the model again")
+    for path in weights:
+        _header(path)
+
+
+def _header(path: Path) -> bytes:
+    """The safetensors header, after checking it against the file's size."""
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as handle:
+            length = int.from_bytes(handle.read(8), "little")
+            header = handle.read(length) if 0 < length <= size else b""
+        tensors = json.loads(header)
+        ends = [v["data_offsets"][1] for k, v in tensors.items() if k != "__metadata__"]
+        whole = 8 + length + max(ends, default=0) == size
+    except (ValueError, KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        raise ModelLoadError(
+            f"{path} is corrupt: not a whole safetensors file", "copy or save it again"
+        )
+    return header
+
+
+def weights_fingerprint(name: str) -> str:
+    """A cheap identity of a local model's weights: every header and the first 64 KiB of each file.
+
+    Two folders with the same fingerprint are taken as the same backbone. "" for a hub id.
+    """
+    if not is_local(name):
+        return ""
+    digest = hashlib.sha256()
+    for path in sorted(Path(name).glob("*.safetensors")):
+        header = _header(path)
+        digest.update(header)
+        with path.open("rb") as handle:
+            handle.seek(8 + len(header))
+            digest.update(handle.read(65536))
+    return digest.hexdigest()

@@ -1,0 +1,170 @@
+"""Models and tokenizers from folders or the hub; adapters on a backbone that is already in memory."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+from peft import PeftModel
+from torch import nn
+
+from trimtab.arms.folder import (
+    adapter_base,
+    canonical,
+    check_folder,
+    is_adapter,
+    weights_fingerprint,
+)
+from trimtab.arms.sidecar import Sidecar
+from trimtab.errors import ModelLoadError
+
+logger = logging.getLogger(__name__)
+
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def torch_dtype(dtype: DType, device: str) -> torch.dtype | str:
+    """`auto` is the checkpoint's own type on an accelerator and float32 on a CPU."""
+    if dtype == "auto":
+        return torch.float32 if device == "cpu" else "auto"
+    resolved: torch.dtype = getattr(torch, dtype)
+    return resolved
+
+
+def default_device() -> str:
+    """`cuda` where there is one, else `cpu`."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of a model or an ARM; an adapter folder without one uses its base's."""
+    source = name
+    if is_adapter(name) and not (Path(name) / "tokenizer_config.json").is_file():
+        source = adapter_base(name)
+    try:
+        return transformers.AutoTokenizer.from_pretrained(
+            source, trust_remote_code=trust_remote_code
+        )
+    except Exception as error:
+        raise ModelLoadError(
+            f"cannot load a tokenizer from {source} ({_first_line(error)})",
+            "name a folder or hub id with a tokenizer",
+        ) from error
+
+
+def load_config(name: str, *, trust_remote_code: bool = False) -> Any:
+    """The model config of a folder or hub id; of an adapter, its backbone's."""
+    source = adapter_base(name) if is_adapter(name) else name
+    try:
+        config = transformers.AutoConfig.from_pretrained(
+            source, trust_remote_code=trust_remote_code
+        )
+    except Exception as error:
+        raise ModelLoadError(
+            f"cannot read the model config of {source} ({_first_line(error)})",
+            "name a folder written by save_pretrained, or a hub id",
+        ) from error
+    if config.is_encoder_decoder:
+        raise ModelLoadError(
+            f"{source} is an encoder-decoder model", "Trimtab steers causal (decoder-only) models"
+        )
+    return config
+
+
+def load_model(
+    name: str,
+    *,
+    dtype: DType = "auto",
+    device: str = "cpu",
+    trust_remote_code: bool = False,
+    auto_class: Any = transformers.AutoModelForCausalLM,
+    **options: Any,
+) -> Any:
+    """A whole model from a folder or the hub, in evaluation mode. safetensors only."""
+    check_folder(name)
+    try:
+        model = auto_class.from_pretrained(
+            name,
+            dtype=torch_dtype(dtype, device),
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            **options,
+        )
+    except (torch.OutOfMemoryError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        raise ModelLoadError(
+            f"cannot load the model {name} ({_first_line(error)})",
+            "name a folder with config.json and safetensors weights, or a hub id that has them",
+        ) from error
+    return model.to(device).eval()
+
+
+def load_arm(
+    name: str,
+    *,
+    backbone: Any = None,
+    backbone_name: str = "",
+    dtype: DType = "auto",
+    device: str = "cpu",
+    trust_remote_code: bool = False,
+) -> tuple[Any, Sidecar]:
+    """An ARM: a whole causal LM, or a LoRA on its backbone.
+
+    A LoRA trained on the model that is already in memory shares its weights: only the adapter is
+    loaded.
+
+    Args:
+        name: folder or hub id.
+        backbone: a loaded base model that an adapter may share.
+        backbone_name: where that base came from.
+        dtype: of weights that have to be loaded.
+        device: where to put them.
+        trust_remote_code: run model code that comes with the checkpoint.
+
+    Returns:
+        The model, in evaluation mode, and its sidecar.
+    """
+    check_folder(name, what="ARM")
+    sidecar = Sidecar.load(name)
+    if sidecar.method != "genarm":
+        raise ModelLoadError(
+            f"{name} was trained with --method {sidecar.method}: it scores whole responses",
+            "guide with an ARM (--method genarm); a trajectory model can only judge",
+        )
+    options = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
+    if not is_adapter(name):
+        return load_model(name, **options), sidecar  # type: ignore[arg-type]
+    if backbone is not None and _same_backbone(name, backbone_name, sidecar):
+        carrier = share_weights(backbone)
+    else:
+        carrier = load_model(adapter_base(name), **options)  # type: ignore[arg-type]
+    try:
+        model = PeftModel.from_pretrained(carrier, name)
+    except Exception as error:
+        raise ModelLoadError(
+            f"cannot load the adapter {name} ({_first_line(error)})", "train or copy it again"
+        ) from error
+    return model.to(device).eval(), sidecar
+
+
+def _same_backbone(adapter: str, backbone_name: str, sidecar: Sidecar) -> bool:
+    if canonical(adapter_base(adapter)) == canonical(backbone_name):
+        return True
+    print_of_base = sidecar.base_fingerprint
+    return bool(print_of_base) and print_of_base == weights_fingerprint(backbone_name)
+
+
+def share_weights(model: nn.Module) -> Any:
+    """A second module tree over the *same* tensors, so that adapters on it leave the first alone."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__

@@ -1,0 +1,1 @@
+"""Preference data: files and hub ids in, tokenised pairs out."""

@@ -1,0 +1,91 @@
+"""One preference pair, whatever file it came from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Literal, TypedDict
+
+
+class Message(TypedDict):
+    """One turn of a chat, as OpenAI, TRL and transformers spell it."""
+
+    role: str
+    content: str
+
+
+Prompt = str | list[Message]
+Split = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two responses to one prompt, the better one first.
+
+    Attributes:
+        prompt: text, or the chat up to and including the last user turn.
+        chosen: the better response, text.
+        rejected: the worse response, text.
+        objective: the objective this pair was judged on, "" when the data name none.
+        source: where the row stands, such as `pairs.jsonl:12`.
+        verbatim: the prompt is raw text cut mid-sentence and must not be put in a chat template.
+    """
+
+    prompt: Prompt
+    chosen: str
+    rejected: str
+    objective: str = ""
+    source: str = ""
+    verbatim: bool = False
+
+
+@dataclass
+class RowReport:
+    """What became of the rows of a data set: how many were used, which were not, and why.
+
+    Attributes:
+        rows: rows read.
+        unusable: reason -> where the rows stand.
+    """
+
+    rows: int = 0
+    unusable: dict[str, list[str]] = field(default_factory=dict)
+
+    def leave_out(self, reason: str, source: str) -> None:
+        """Count one unusable row under its reason."""
+        self.unusable.setdefault(reason, []).append(source)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Reason -> number of rows left out."""
+        return dict(Counter({reason: len(rows) for reason, rows in self.unusable.items()}))
+
+    def lines(self, examples: int = 3) -> list[str]:
+        """One line per reason, naming the first few rows."""
+        return [
+            f"{len(rows)} rows left out: {reason} ({', '.join(rows[:examples])}"
+            + (", …)" if len(rows) > examples else ")")
+            for reason, rows in self.unusable.items()
+        ]
+
+
+def first_user_turn(prompt: Prompt) -> str:
+    """The text that decides a prompt's split: its first user turn, or all of a plain prompt."""
+    if isinstance(prompt, str):
+        return prompt
+    for message in prompt:
+        if message["role"] == "user":
+            return message["content"]
+    return prompt[0]["content"] if prompt else ""
+
+
+def prompt_hash(prompt: Prompt) -> int:
+    """SHA-1 of the stripped first user turn, as an integer (the data contract's hash)."""
+    return int(hashlib.sha1(first_user_turn(prompt).strip().encode()).hexdigest(), 16)
+
+
+def split_of(prompt: Prompt) -> Split:
+    """The split of a prompt by its hash modulo 10: 0 test, 1 validation, the rest train."""
+    residue = prompt_hash(prompt) % 10
+    return "test" if residue == 0 else "validation" if residue == 1 else "train"

@@ -1,0 +1,173 @@
+"""Rows out of files and hub data sets, each with the place where it stands."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import json
+import lzma
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any, cast
+
+from trimtab.errors import DataError, MissingFileError
+
+Row = dict[str, Any]
+
+FORMATS = "JSON, JSONL, CSV or Parquet, plain or .gz or .xz"
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?(:[\w.-]+)?$")
+
+
+def read_rows(source: str | os.PathLike[str]) -> Iterator[tuple[str, Row]]:
+    """Yield `(place, row)` from a file or a hub data set.
+
+    Args:
+        source: a JSON (list of objects), JSONL, CSV or Parquet file, plain, `.gz` or `.xz`; or a
+            hub id, `owner/name` (split `train`) or `owner/name:split`.
+
+    Raises:
+        MissingFileError: no such file, and no hub data set of that name can be had.
+        DataError: an empty file, a line that is not JSON, an unknown format.
+    """
+    path = Path(source)
+    if path.is_dir():
+        raise DataError(f"{path} is a folder", "name the data files in it")
+    if path.is_file():
+        yield from _numbered(path.name, _read_file(path))
+    elif _looks_like_path(str(source)):
+        raise MissingFileError(f"no such file: {source}", "check the path")
+    else:
+        yield from _numbered(str(source), _read_hub(str(source)))
+
+
+def fingerprint(sources: Sequence[str | os.PathLike[str]]) -> str:
+    """SHA-256 over the bytes of the files, in order (over the name, for a hub data set)."""
+    digest = hashlib.sha256()
+    for source in sources:
+        path = Path(source)
+        if path.is_file():
+            with path.open("rb") as handle:
+                digest.update(hashlib.file_digest(handle, "sha256").digest())
+        else:
+            digest.update(str(source).encode())
+    return digest.hexdigest()
+
+
+def _numbered(name: str, rows: Iterator[tuple[int, Row]]) -> Iterator[tuple[str, Row]]:
+    count = 0
+    for number, row in rows:
+        place = f"{name}:{number}"
+        if not isinstance(row, dict):
+            raise DataError(f"{place} is {type(row).__name__}, not an object", "one object per row")
+        count += 1
+        yield place, row
+    if not count:
+        raise DataError(f"{name} is empty", "give a file with at least one row")
+
+
+def _looks_like_path(source: str) -> bool:
+    suffixes = {s.lower() for s in Path(source).suffixes}
+    known = {".json", ".jsonl", ".csv", ".parquet", ".gz", ".xz", ".txt"}
+    return bool(suffixes & known) or not _HUB_ID.match(source)
+
+
+def _read_file(path: Path) -> Iterator[tuple[int, Row]]:
+    if path.stat().st_size == 0:
+        raise DataError(f"{path.name} is empty", "give a file with at least one row")
+    suffixes = [s.lower() for s in path.suffixes]
+    packing = suffixes.pop() if suffixes and suffixes[-1] in (".gz", ".xz") else ""
+    kind = suffixes[-1] if suffixes else ""
+    if kind == ".parquet":
+        yield from _read_parquet(path)
+        return
+    try:
+        with _open_text(path, packing) as handle:
+            if kind in (".jsonl", ".ndjson"):
+                yield from _read_jsonl(path.name, handle)
+            elif kind == ".json":
+                yield from _read_json(path.name, handle)
+            elif kind == ".csv":
+                yield from _read_csv(handle)
+            else:
+                raise DataError(f"{path.name} has no known data format", f"use {FORMATS}")
+    except (UnicodeDecodeError, gzip.BadGzipFile, lzma.LZMAError, EOFError) as error:
+        raise DataError(f"{path.name} cannot be read: {error}", f"use {FORMATS}, UTF-8") from error
+
+
+def _open_text(path: Path, packing: str) -> IO[str]:
+    if packing == ".gz":
+        return cast(IO[str], gzip.open(path, "rt", encoding="utf-8", newline=""))
+    if packing == ".xz":
+        return lzma.open(path, "rt", encoding="utf-8", newline="")
+    return path.open(encoding="utf-8", newline="")
+
+
+def _read_jsonl(name: str, handle: IO[str]) -> Iterator[tuple[int, Row]]:
+    for number, line in enumerate(handle, 1):
+        if line.strip():
+            yield number, _loads(line, f"line {number} of {name}")
+
+
+def _read_json(name: str, handle: IO[str]) -> Iterator[tuple[int, Row]]:
+    rows = _loads(handle.read(), name)
+    if not isinstance(rows, list):
+        raise DataError(f"{name} holds {type(rows).__name__}, not a list", "give a list of objects")
+    yield from enumerate(rows, 1)
+
+
+def _loads(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{where} is not JSON ({error.msg} at column {error.colno})",
+            "mend or delete it" if where.startswith("line") else "mend the file",
+        ) from None
+
+
+def _read_csv(handle: IO[str]) -> Iterator[tuple[int, Row]]:
+    reader = csv.DictReader(handle)
+    for row in reader:
+        yield reader.line_num, {key: _cell(value) for key, value in row.items() if key}
+
+
+def _cell(text: str | None) -> Any:
+    """A CSV cell: nested values (messages, labels) are written as JSON."""
+    if text and text.lstrip()[:2] in ("[{", '{"', '["'):
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError:
+            return text
+    return text
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[int, Row]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+    except pyarrow.ArrowInvalid as error:
+        raise DataError(f"{path.name} is not a Parquet file ({error})", "check the file") from None
+    number = 0
+    for batch in file.iter_batches():
+        for row in batch.to_pylist():
+            number += 1
+            yield number, row
+
+
+def _read_hub(name: str) -> Iterator[tuple[int, Row]]:
+    import datasets
+
+    repository, _, split = name.partition(":")
+    try:
+        rows = datasets.load_dataset(repository, split=split or "train")
+    except Exception as error:  # the hub client raises a zoo of types: all mean "not to be had"
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise MissingFileError(
+            f"no file and no hub data set {name!r} ({reason})", "check the path or the hub id"
+        ) from error
+    yield from enumerate((dict(row) for row in rows), 1)

@@ -1,0 +1,1 @@
+"""Decoding engines: `reference` is the specification, `local` is what runs."""

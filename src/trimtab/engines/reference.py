@@ -1,0 +1,57 @@
+"""The specification: one row, no cache, every stream read from the start at every token.
+
+Everything faster must give the same greedy tokens and, sampling, the same distribution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from trimtab import fusion
+from trimtab.engines.types import Sampling
+
+NextLogits = Callable[[list[int]], Tensor]
+"""Token ids so far -> logits of the next token, [V]."""
+
+
+def next_logp(
+    base: NextLogits,
+    arms: Sequence[NextLogits],
+    prompts: Sequence[list[int]],
+    generated: list[int],
+    weights: Sequence[float],
+) -> Tensor:
+    """Fused log-probs of the next token, [V]; `prompts` holds each stream's own ids, base first."""
+    logp_base = fusion.log_softmax(base(prompts[0] + generated))
+    logp_arms = [
+        fusion.log_softmax(arm(prompt + generated))
+        for arm, prompt in zip(arms, prompts[1:], strict=True)
+    ]
+    stacked = torch.stack(logp_arms) if logp_arms else logp_base.new_zeros(0, len(logp_base))
+    weights_BK = torch.tensor([list(weights)], dtype=torch.float32)
+    return fusion.fuse(logp_base[None], stacked[:, None], weights_BK)[0]
+
+
+def generate(
+    base: NextLogits,
+    arms: Sequence[NextLogits],
+    prompts: Sequence[list[int]],
+    weights: Sequence[float],
+    sampling: Sampling,
+    ends: Sequence[int] = (),
+) -> list[int]:
+    """Continue one prompt token by token until an end token or `max_new_tokens`."""
+    row = [torch.tensor([float(x)]) for x in (sampling.temperature, sampling.top_p, sampling.min_p)]
+    temperature, top_p, min_p = row
+    generated: list[int] = []
+    while len(generated) < sampling.max_new_tokens:
+        logp = next_logp(base, arms, prompts, generated, weights)[None]
+        shaped = fusion.shape(logp, temperature, torch.tensor([sampling.top_k]), top_p, min_p)
+        uniform = torch.tensor([fusion.uniform(sampling.seed, len(generated))], dtype=torch.float64)
+        generated.append(int(fusion.choose(shaped, temperature, uniform)))
+        if generated[-1] in ends and not sampling.ignore_eos:
+            break
+    return generated

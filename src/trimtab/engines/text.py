@@ -1,0 +1,75 @@
+"""Token ids as text while they arrive: whole characters only, stop texts found and held back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+_BROKEN = "\ufffd"
+
+
+class TextStream:
+    """Decodes one row incrementally.
+
+    Text is released once it cannot change any more: not while a character is incomplete, and not
+    while it may be the beginning of a stop text.
+    """
+
+    def __init__(self, tokenizer: Any, stops: Sequence[str] = ()) -> None:
+        self._tokenizer = tokenizer
+        self._stops = [stop for stop in stops if stop]
+        self._ids: list[int] = []
+        self._start = self._read = 0
+        self._held = ""
+        self.text = ""
+        self.stopped = False
+
+    def push(self, token: int) -> str:
+        """Take the next token; returns the text that is released by it. Sets `stopped`."""
+        self._ids.append(token)
+        before = self._decode(self._start, self._read)
+        after = self._decode(self._start, len(self._ids))
+        if after.endswith(_BROKEN):
+            return ""
+        self._start, self._read = self._read, len(self._ids)
+        return self._release(after[len(before) :])
+
+    def finish(self) -> str:
+        """The text still held back when the row ends."""
+        if self.stopped:
+            return ""
+        before = self._decode(self._start, self._read)
+        after = self._decode(self._start, len(self._ids))
+        rest, self._held = self._held + after[len(before) :], ""
+        self._read = len(self._ids)
+        found = self._first_stop(rest)
+        if found >= 0:
+            rest, self.stopped = rest[:found], True
+        self.text += rest
+        return rest
+
+    def _decode(self, start: int, end: int) -> str:
+        text: str = self._tokenizer.decode(self._ids[start:end], skip_special_tokens=True)
+        return text
+
+    def _release(self, delta: str) -> str:
+        pending = self._held + delta
+        found = self._first_stop(pending)
+        if found >= 0:
+            self.stopped, self._held = True, ""
+            released = pending[:found]
+        else:
+            keep = max((self._overlap(pending, stop) for stop in self._stops), default=0)
+            released, self._held = pending[: len(pending) - keep], pending[len(pending) - keep :]
+        self.text += released
+        return released
+
+    def _first_stop(self, text: str) -> int:
+        found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+        return min(found, default=-1)
+
+    @staticmethod
+    def _overlap(text: str, stop: str) -> int:
+        """Length of the longest end of `text` that begins `stop`."""
+        longest = min(len(text), len(stop) - 1)
+        return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)

@@ -1,0 +1,48 @@
+"""Errors a user can mend. Each is also a stdlib error and carries a hint: what to do about it."""
+
+from __future__ import annotations
+
+
+class TrimtabError(Exception):
+    """Base of every error that Trimtab raises on purpose.
+
+    Args:
+        message: what is wrong, in one line.
+        hint: how to mend it, in one line.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return f"{message}; {self.hint}" if self.hint else message
+
+
+class DataError(TrimtabError, ValueError):
+    """Preference or prompt data that cannot be used."""
+
+
+class MissingFileError(TrimtabError, FileNotFoundError):
+    """A file or folder that was named is not there."""
+
+
+class PreferenceError(TrimtabError, ValueError):
+    """A preference or a strength that has no meaning: unknown objective, bad weight."""
+
+
+class VocabularyError(TrimtabError, ValueError):
+    """Two models whose next-token distributions cannot be fused."""
+
+
+class ModelLoadError(TrimtabError, OSError):
+    """A model folder that cannot be loaded, or that Trimtab refuses to load."""
+
+
+class ConfigError(TrimtabError, ValueError):
+    """An option, or a combination of options, that cannot work."""
+
+
+class OutputError(TrimtabError, OSError):
+    """An output path that must not be overwritten or cannot be written."""

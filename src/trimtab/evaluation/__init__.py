@@ -1,0 +1,1 @@
+"""Measuring: rewards of given responses, pairwise accuracy beside its floors, intervals, pictures."""

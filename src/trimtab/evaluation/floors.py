@@ -1,0 +1,42 @@
+"""What a reward model must beat: trivial ways of telling the better response from the worse."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from trimtab.data.pairs import Pair
+
+
+def longer_is_better(pairs: Sequence[Pair]) -> float:
+    """Pairs ranked right by preferring the longer response (characters); a tie counts one half."""
+    gaps = [len(pair.chosen) - len(pair.rejected) for pair in pairs]
+    return sum(1.0 if gap > 0 else 0.5 if gap == 0 else 0.0 for gap in gaps)
+
+
+def bag_of_words(train: Sequence[Pair], test: Sequence[Pair]) -> float:
+    """Test pairs ranked right by a linear model over uni- and bigrams of the response.
+
+    Logistic regression on the difference of the two responses' tf-idf vectors (Bradley-Terry with
+    linear rewards), fitted on the training pairs in both orders. A tie counts one half.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
+    vectorizer.fit([text for pair in train for text in (pair.chosen, pair.rejected)])
+
+    def difference(pairs: Sequence[Pair]) -> object:
+        return vectorizer.transform([p.chosen for p in pairs]) - vectorizer.transform(
+            [p.rejected for p in pairs]
+        )
+
+    from scipy.sparse import vstack
+
+    forward = difference(train)
+    features = vstack([forward, -forward])  # type: ignore[operator]
+    labels = np.repeat([1, 0], len(train))
+    model = LogisticRegression(C=1.0, fit_intercept=False, max_iter=1000).fit(features, labels)
+    margins = model.decision_function(difference(test))
+    return float((margins > 0).sum() + 0.5 * (margins == 0).sum())

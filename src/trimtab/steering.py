@@ -1,0 +1,141 @@
+"""Preference and strength: parsed, validated and normalised in one place.
+
+The CLI, the servers and the engines all use this module; it imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from trimtab.errors import PreferenceError
+
+logger = logging.getLogger(__name__)
+
+PreferenceLike = Mapping[str, float] | str
+
+
+@dataclass(frozen=True)
+class Steering:
+    """How one request is steered.
+
+    Attributes:
+        preference: weight per objective; non-negative, sums to one, in the engine's order.
+        strength: how hard the guide pulls, 1/β of the papers; 0 is the base exactly.
+    """
+
+    preference: Mapping[str, float]
+    strength: float = 1.0
+
+    @classmethod
+    def of(
+        cls,
+        objectives: Sequence[str],
+        preference: PreferenceLike | None = None,
+        strength: float | str = 1.0,
+    ) -> Steering:
+        """Validate a request's preference against the objectives an engine has.
+
+        Args:
+            objectives: the names that can be steered to.
+            preference: `{"helpful": 0.7, "harmless": 0.3}`, the same as text
+                (`"helpful=0.7,harmless=0.3"`), or None for equal weights.
+            strength: a finite number >= 0.
+
+        Raises:
+            PreferenceError: an unknown, missing or repeated objective; a negative, NaN or infinite
+                weight; weights that are all zero; a strength out of range.
+        """
+        return cls(_on_simplex(objectives, preference), parse_strength(strength))
+
+    def weights(self, scales: Mapping[str, float]) -> list[float]:
+        """Fusion weights `w_i = strength · preference_i · scale_i`, one per objective, in order."""
+        return [self.strength * p * scales.get(name, 1.0) for name, p in self.preference.items()]
+
+
+def parse_strength(value: float | str) -> float:
+    """Read a strength: a finite number >= 0."""
+    number = _number(value, "strength")
+    if number < 0:
+        raise PreferenceError(f"strength {value} is negative", "use 0 (the base alone) or more")
+    return number
+
+
+def parse_preference(value: PreferenceLike) -> dict[str, float]:
+    """Read weights per objective as given, not normalised: a mapping or `a=0.7,b=0.3`."""
+    if isinstance(value, str):
+        return _parse_text(value)
+    if not isinstance(value, Mapping):
+        raise PreferenceError(
+            f"a preference must be an object or text, not {type(value).__name__}",
+            "write it like helpful=0.7,harmless=0.3",
+        )
+    return {name: _weight(name, weight) for name, weight in value.items()}
+
+
+def _parse_text(text: str) -> dict[str, float]:
+    weights: dict[str, float] = {}
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        name, equals, number = part.partition("=")
+        name = name.strip()
+        if not equals or not name:
+            raise PreferenceError(
+                f"cannot read {part!r} in preference {text!r}",
+                "write it like helpful=0.7,harmless=0.3",
+            )
+        if name in weights:
+            raise PreferenceError(f"objective {name!r} is weighted twice in {text!r}", "name it once")
+        weights[name] = _weight(name, number)
+    return weights
+
+
+def _on_simplex(
+    objectives: Sequence[str], preference: PreferenceLike | None
+) -> dict[str, float]:
+    if preference is None:
+        return {name: 1.0 / len(objectives) for name in objectives}
+    given = parse_preference(preference)
+    known = ", ".join(objectives) or "none"
+    for name in given:
+        if name not in objectives:
+            raise PreferenceError(f"unknown objective {name!r}", f"the objectives here are: {known}")
+    missing = [name for name in objectives if name not in given]
+    if missing:
+        raise PreferenceError(
+            f"the preference has no weight for {', '.join(missing)}",
+            f"weight every objective ({known}), with 0 where it should not count",
+        )
+    total = math.fsum(given.values())
+    if objectives and total <= 0:
+        raise PreferenceError(
+            "all weights of the preference are zero",
+            "give at least one objective a positive weight, or use strength 0 for the base alone",
+        )
+    if objectives and abs(total - 1) > 1e-6:
+        _say_normalised_once(total)
+    return {name: given[name] / total for name in objectives}
+
+
+@lru_cache(maxsize=1)
+def _say_normalised_once(total: float) -> None:
+    logger.warning("preference weights sum to %g, not 1: they are normalised", total)
+
+
+def _weight(name: str, value: float | str) -> float:
+    number = _number(value, f"the weight of {name!r}")
+    if number < 0:
+        raise PreferenceError(f"the weight of {name!r} is negative ({value})", "use 0 or more")
+    return number
+
+
+def _number(value: float | str, what: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise PreferenceError(f"{what} is not a number ({value!r})", "use a number >= 0") from None
+    if not math.isfinite(number):
+        raise PreferenceError(f"{what} is not finite ({value})", "use a number >= 0")
+    return number

@@ -1,0 +1,1 @@
+"""Training reward models on preferences: pure losses, and a small trainer over transformers."""

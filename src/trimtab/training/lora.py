@@ -1,0 +1,74 @@
+"""Which layers get a LoRA, checked on the architecture alone before a weight is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import transformers
+from peft import LoraConfig, TaskType, get_peft_model
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from trimtab.errors import ConfigError
+from trimtab.training.config import TrainConfig
+
+_ATTENTION = (["q_proj", "k_proj", "v_proj"], ["query_key_value"], ["c_attn"], ["qkv_proj"], ["Wqkv"])
+
+
+def lora_targets(config: Any, wanted: Sequence[str]) -> list[str] | str:
+    """Names of the layers that get a LoRA.
+
+    Args:
+        config: the model's transformers config.
+        wanted: layer names, or `["all-linear"]`, or nothing for the attention's q, k and v.
+
+    Raises:
+        ConfigError: a name that matches no linear layer.
+    """
+    if list(wanted) == ["all-linear"]:
+        return "all-linear"
+    names = _linear_names(config)
+    if not wanted:
+        found = next((group for group in _ATTENTION if set(group) <= names), None)
+        if found is None:
+            raise ConfigError(
+                f"no known attention projections in a {config.model_type} model",
+                f"name layers with --lora-target-modules; there are: {', '.join(sorted(names))}",
+            )
+        return found
+    for target in wanted:
+        if not any(name == target or target.endswith(f".{name}") for name in names):
+            raise ConfigError(
+                f"--lora-target-modules {target} matches no layer of the model",
+                f"there are: {', '.join(sorted(names))}",
+            )
+    return list(wanted)
+
+
+def _linear_names(config: Any) -> set[str]:
+    with torch.device("meta"):
+        skeleton = transformers.AutoModelForCausalLM.from_config(config)
+    layers = {
+        name.rsplit(".", 1)[-1]
+        for name, module in skeleton.named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
+    }
+    return layers - {"lm_head"}
+
+
+def add_lora(model: Any, config: TrainConfig, targets: list[str] | str) -> Any:
+    """Wrap a model with a fresh LoRA; a scalar head (trajectory) is trained whole beside it."""
+    judges = config.method == "trajectory"
+    return get_peft_model(
+        model,
+        LoraConfig(
+            task_type=TaskType.SEQ_CLS if judges else TaskType.CAUSAL_LM,
+            r=config.lora_r,
+            lora_alpha=config.lora_alpha,
+            lora_dropout=config.lora_dropout,
+            target_modules=targets,
+            modules_to_save=["score"] if judges else None,
+        ),
+    )
