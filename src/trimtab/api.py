@@ -27,7 +27,9 @@ def train(*, data: str | Sequence[str], **options: Any) -> list[TrainResult]:
     return _train(TrainConfig(data=files, **options))
 
 
-def score(arm: str, prompts: Sequence[Any], responses: Sequence[str], **options: Any) -> list[Scored]:
+def score(
+    arm: str, prompts: Sequence[Any], responses: Sequence[str], **options: Any
+) -> list[Scored]:
     """Rewards of given responses under an ARM (see `score_responses`)."""
     return score_responses(arm, prompts, responses, **options)
 

@@ -87,21 +87,23 @@ def _parse_text(text: str) -> dict[str, float]:
                 "write it like helpful=0.7,harmless=0.3",
             )
         if name in weights:
-            raise PreferenceError(f"objective {name!r} is weighted twice in {text!r}", "name it once")
+            raise PreferenceError(
+                f"objective {name!r} is weighted twice in {text!r}", "name it once"
+            )
         weights[name] = _weight(name, number)
     return weights
 
 
-def _on_simplex(
-    objectives: Sequence[str], preference: PreferenceLike | None
-) -> dict[str, float]:
+def _on_simplex(objectives: Sequence[str], preference: PreferenceLike | None) -> dict[str, float]:
     if preference is None:
         return {name: 1.0 / len(objectives) for name in objectives}
     given = parse_preference(preference)
     known = ", ".join(objectives) or "none"
     for name in given:
         if name not in objectives:
-            raise PreferenceError(f"unknown objective {name!r}", f"the objectives here are: {known}")
+            raise PreferenceError(
+                f"unknown objective {name!r}", f"the objectives here are: {known}"
+            )
     missing = [name for name in objectives if name not in given]
     if missing:
         raise PreferenceError(

@@ -57,7 +57,9 @@ def check_folder(name: str, *, what: str = "model") -> None:
     """
     folder = Path(name)
     if not folder.exists():
-        looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1 or folder.parent.is_dir()
+        looks_local = (
+            name.startswith((".", "/", "~")) or name.count("/") != 1 or folder.parent.is_dir()
+        )
         if looks_local:
             raise MissingFileError(f"no {what} at {name}", "check the path")
         return

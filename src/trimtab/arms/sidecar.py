@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trimtab.arms.folder import read_json
+from trimtab.data.tokenize import PromptFormat
 from trimtab.files import write_json
 
 NAME = "trimtab.json"
@@ -39,7 +40,7 @@ class Sidecar:
     base_family: str = ""
     base_fingerprint: str = ""
     tokenizer_fingerprint: str = ""
-    prompt_format: str = "auto"
+    prompt_format: PromptFormat = "auto"
     data_sha256: str = ""
     command: str = ""
     trimtab_version: str = ""

@@ -76,7 +76,9 @@ def match_vocabularies(
     size = min(base_head, max(base_tokens) + 1)
     own_size = min(arm_head, max(arm_tokens) + 1)
     differing = [
-        i for i, token in base_tokens.items() if i < size and (arm_tokens.get(i) != token or i >= own_size)
+        i
+        for i, token in base_tokens.items()
+        if i < size and (arm_tokens.get(i) != token or i >= own_size)
     ]
     ends = {i for i in (*base_ends, base.eos_token_id) if i is not None}
     moved = {}

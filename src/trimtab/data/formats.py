@@ -125,7 +125,9 @@ def _verdicts(row: Row, place: str) -> Iterator[tuple[str, int]]:
         ties = 0
         for name, pair in scores.items():
             if not isinstance(pair, list | tuple) or len(pair) != 2:
-                raise DataError(f"{place} has scores {pair!r} for {name!r}", "give [chosen, rejected]")
+                raise DataError(
+                    f"{place} has scores {pair!r} for {name!r}", "give [chosen, rejected]"
+                )
             ties += pair[0] == pair[1]
             if pair[0] != pair[1]:
                 yield name, int(pair[1] > pair[0])

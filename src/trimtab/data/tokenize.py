@@ -65,7 +65,9 @@ def prompt_ids(
 
 
 def _encode_prompt(tokenizer: Tokenizer, text: str, *, is_chat: bool) -> list[int]:
-    ids = list(tokenizer(text, add_special_tokens=not is_chat)["input_ids"])  # a template has its BOS
+    ids = list(
+        tokenizer(text, add_special_tokens=not is_chat)["input_ids"]
+    )  # a template has its BOS
     while not is_chat and ids and ids[-1] == tokenizer.eos_token_id:
         ids.pop()
     return ids

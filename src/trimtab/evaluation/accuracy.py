@@ -76,7 +76,9 @@ def measure_accuracy(
     if train_data:
         fitted, _ = read_pairs(train_data, name, skip_bad_rows=skip_bad_rows)
     else:
-        fitted = [p for p in pairs if split in ("test", "validation") and split_of(p.prompt) == "train"]
+        fitted = [
+            p for p in pairs if split in ("test", "validation") and split_of(p.prompt) == "train"
+        ]
     n = len(measured)
     return AccuracyReport(
         arm=share(_ranked_right(RewardModel(arm), measured, batch_size), n),
@@ -92,5 +94,7 @@ def _ranked_right(model: RewardModel, pairs: Sequence[Pair], batch_size: int) ->
     prompts = [pair.prompt for pair in pairs]
     texts = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
     scored = model.score(prompts * 2, texts, batch_size=batch_size)
-    gaps = [a.reward - b.reward for a, b in zip(scored[: len(pairs)], scored[len(pairs) :], strict=True)]
+    gaps = [
+        a.reward - b.reward for a, b in zip(scored[: len(pairs)], scored[len(pairs) :], strict=True)
+    ]
     return sum(1.0 if gap > 0 else 0.5 if gap == 0 else 0.0 for gap in gaps)

@@ -17,9 +17,9 @@ from trimtab.data.collate import pad_rows
 from trimtab.data.pairs import Prompt
 from trimtab.data.tokenize import PromptFormat, response_ids
 from trimtab.errors import ConfigError
+from trimtab.training.logprobs import response_logp
 from trimtab.training.losses import response_rewards
 from trimtab.training.trainer import trajectory_rewards
-from trimtab.training.logprobs import response_logp
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class RewardModel:
         """
         if len(prompts) != len(responses):
             raise ConfigError(f"{len(prompts)} prompts for {len(responses)} responses", "pair them")
-        style: PromptFormat = prompt_format or self.sidecar.prompt_format  # type: ignore[assignment]
+        style: PromptFormat = prompt_format or self.sidecar.prompt_format
         rows = [
             response_ids(self.tokenizer, prompt, response, style)
             for prompt, response in zip(prompts, responses, strict=True)

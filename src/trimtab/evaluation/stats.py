@@ -34,9 +34,7 @@ def share(successes: float, n: int) -> Estimate:
     return Estimate(p, max(0.0, centre - half), min(1.0, centre + half), n)
 
 
-def mean(
-    values: Sequence[float], *, seed: int = 0, resamples: int = 2000
-) -> Estimate:
+def mean(values: Sequence[float], *, seed: int = 0, resamples: int = 2000) -> Estimate:
     """A mean with its bootstrap percentile interval over the observations.
 
     Pass one value per independent unit: average a prompt's samples first, so that the interval is

@@ -110,6 +110,9 @@ class TrainConfig:
     per_device_eval_batch_size: int = 8
     """Pairs in one forward pass of an evaluation."""
 
+    group_by_length: bool = True
+    """Put pairs of similar length into one batch, so that little is computed on padding."""
+
     max_grad_norm: float = 1.0
     """Gradient clipping."""
 
@@ -196,7 +199,13 @@ class TrainConfig:
 
     def identity(self) -> dict[str, Any]:
         """The settings that a resumed run must share with the one it continues."""
-        free = {"resume_from_checkpoint", "overwrite", "report_to", "output_dir", "save_total_limit"}
+        free = {
+            "resume_from_checkpoint",
+            "overwrite",
+            "report_to",
+            "output_dir",
+            "save_total_limit",
+        }
         return {key: value for key, value in asdict(self).items() if key not in free}
 
 

@@ -14,7 +14,13 @@ from transformers.pytorch_utils import Conv1D
 from trimtab.errors import ConfigError
 from trimtab.training.config import TrainConfig
 
-_ATTENTION = (["q_proj", "k_proj", "v_proj"], ["query_key_value"], ["c_attn"], ["qkv_proj"], ["Wqkv"])
+_ATTENTION = (
+    ["q_proj", "k_proj", "v_proj"],
+    ["query_key_value"],
+    ["c_attn"],
+    ["qkv_proj"],
+    ["Wqkv"],
+)
 
 
 def lora_targets(config: Any, wanted: Sequence[str]) -> list[str] | str:

@@ -87,7 +87,8 @@ def _prepare(config: TrainConfig, objective: str, folder: Path) -> _Run:
     check_folder(config.model)
     if is_adapter(config.model):
         raise ConfigError(
-            f"{config.model} is an adapter", "train on a whole model (merge the adapter into it first)"
+            f"{config.model} is an adapter",
+            "train on a whole model (merge the adapter into it first)",
         )
     for path in (*config.data, *config.eval_data):
         check_source = Path(path)
@@ -200,7 +201,9 @@ class _Run:
         wanted = self.config.resume_from_checkpoint
         if wanted not in (None, "auto"):
             if not (Path(wanted) / "trainer_state.json").is_file():
-                raise ConfigError(f"no checkpoint at {wanted}", "name a checkpoint-N folder, or auto")
+                raise ConfigError(
+                    f"no checkpoint at {wanted}", "name a checkpoint-N folder, or auto"
+                )
             return wanted
         if wanted is None or not _has_run(self.folder):
             return None
@@ -230,7 +233,7 @@ class _Run:
             args=self._arguments(),
             data_collator=PairCollator(self.tokenizer.pad_token_id),
             train_dataset=self.splits["train"],
-            eval_dataset=self.splits.get("validation"),
+            eval_dataset=sorted(self.splits.get("validation", []), key=len) or None,
             rewards=trajectory_rewards
             if judges
             else ArmRewards(config.head_chunk_tokens, config.length_normalize),
@@ -241,6 +244,7 @@ class _Run:
                 config.loss_type,
                 config.length_normalize,
             ),
+            group_by_length=config.group_by_length,
             callbacks=[MetricsFile(self.folder / "metrics.jsonl"), stop],
         )
         trainer.remove_callback(transformers.PrinterCallback)
@@ -253,7 +257,10 @@ class _Run:
         judges = config.method == "trajectory"
         options: dict[str, Any] = {}
         if judges:
-            options = {"auto_class": transformers.AutoModelForSequenceClassification, "num_labels": 1}
+            options = {
+                "auto_class": transformers.AutoModelForSequenceClassification,
+                "num_labels": 1,
+            }
         model = load_model(
             config.model,
             dtype="float32" if config.finetuning == "full" or not config.bf16 else "bfloat16",
@@ -287,6 +294,7 @@ class _Run:
             gradient_checkpointing_kwargs={"use_reentrant": False},
             max_grad_norm=config.max_grad_norm,
             bf16=config.bf16,
+            use_cpu=not torch.accelerator.is_available(),  # else bf16 on a CPU is refused
             eval_strategy=config.eval_strategy if evaluates else "no",
             eval_steps=config.eval_steps,
             logging_steps=config.logging_steps,
@@ -332,7 +340,9 @@ class _Run:
                 datasets=[Path(p).name if Path(p).exists() else p for p in self.config.data],
                 results=metrics,
                 counts={name: len(pairs) for name, pairs in self.splits.items()},
-                settings=asdict(replace(self.config, data=[Path(p).name for p in self.config.data])),
+                settings=asdict(
+                    replace(self.config, data=[Path(p).name for p in self.config.data])
+                ),
             )
             (staging / "README.md").write_text(card, encoding="utf-8")
             write_json(staging / "results.json", metrics)

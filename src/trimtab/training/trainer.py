@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.utils.data import Sampler
 
 from trimtab.training.logprobs import response_logp
 from trimtab.training.losses import LossOptions, preference_loss, response_rewards
@@ -40,6 +41,42 @@ def trajectory_rewards(model: Any, batch: Batch) -> Tensor:
     return rewards
 
 
+class LengthGrouped(Sampler[int]):
+    """A shuffled order in which neighbours have similar lengths.
+
+    The pairs are shuffled, cut into pools of 32 batches, sorted by length within a pool, and the
+    batches of a pool shuffled. A pure function of seed and epoch, so a resumed run sees the same.
+
+    Args:
+        lengths: tokens of each pair.
+        batch_size: pairs per optimiser step and device.
+        seed: of the order.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self._lengths, self._batch_size, self._seed = lengths, batch_size, seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of this epoch (called by the data loader)."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
+        order = torch.randperm(len(self), generator=generator).tolist()
+        pool = 32 * self._batch_size
+        for start in range(0, len(order), pool):
+            ranked = sorted(order[start : start + pool], key=self._lengths.__getitem__)
+            batches = [
+                ranked[i : i + self._batch_size] for i in range(0, len(ranked), self._batch_size)
+            ]
+            for i in torch.randperm(len(batches), generator=generator).tolist():
+                yield from batches[i]
+
+
 class PreferenceTrainer(transformers.Trainer):
     """Minimises the preference loss over batches of `PairCollator`.
 
@@ -47,12 +84,27 @@ class PreferenceTrainer(transformers.Trainer):
     evaluation as `eval_accuracy` and `eval_margin`.
     """
 
-    def __init__(self, *, rewards: Rewards, loss: LossOptions, **arguments: Any) -> None:
+    def __init__(
+        self,
+        *,
+        rewards: Rewards,
+        loss: LossOptions,
+        group_by_length: bool = False,
+        **arguments: Any,
+    ) -> None:
         super().__init__(compute_metrics=_metrics, **arguments)
         self._rewards = rewards
         self._loss = loss
+        self._group_by_length = group_by_length
         self._window: dict[str, list[float]] = defaultdict(list)
         self.model_accepts_loss_kwargs = False  # the loss is a mean over pairs: Trainer averages it
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if not self._group_by_length:
+            return super()._get_train_sampler(train_dataset)
+        pairs = train_dataset if train_dataset is not None else self.train_dataset
+        step = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
+        return LengthGrouped([len(pair) for pair in pairs], step, self.args.seed)
 
     def compute_loss(
         self, model: nn.Module, inputs: Batch, return_outputs: bool = False, **_: Any

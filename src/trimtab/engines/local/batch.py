@@ -122,7 +122,9 @@ class Batch:
 
     def _choose(self, logps: list[Tensor]) -> Tensor:
         logp_base_BV, *arms = [logp.to(self._device) for logp in logps]
-        logp_arms_KBV = torch.stack(arms) if arms else logp_base_BV.new_zeros(0, *logp_base_BV.shape)
+        logp_arms_KBV = (
+            torch.stack(arms) if arms else logp_base_BV.new_zeros(0, *logp_base_BV.shape)
+        )
         logp_BV = fusion.fuse(logp_base_BV, logp_arms_KBV, self._weights_BK)
         uniform = [fusion.uniform(row.sampling.seed, len(row.ids)) for row in self._rows]
         shaped_BV = fusion.shape(

@@ -54,7 +54,10 @@ def load_engine(
     check_folder(base, what="base model")
     for folder in arms.values():
         check_folder(folder, what="ARM")
-    tokenizers = {name: load_tokenizer(name, trust_remote_code=trust_remote_code) for name in [base, *arms.values()]}
+    tokenizers = {
+        name: load_tokenizer(name, trust_remote_code=trust_remote_code)
+        for name in [base, *arms.values()]
+    }
     ends = _end_ids(base, trust_remote_code)
     heads = {name: _head_size(name, trust_remote_code) for name in tokenizers}
     maps = {
@@ -79,13 +82,15 @@ def load_engine(
     voices = []
     for objective, folder in arms.items():
         model, sidecar = load_arm(folder, backbone=backbone, backbone_name=base, **options)
-        voice = Voice(
-            objective, model, tokenizers[folder], maps[objective], prompt_format, sidecar.scale
-        )
+        style = sidecar.prompt_format if prompt_format == "auto" else prompt_format
+        voice = Voice(objective, model, tokenizers[folder], maps[objective], style, sidecar.scale)
         voices.append(voice)
         if sidecar.objective not in ("", objective):
             logger.warning(
-                "the ARM %s was trained for %r and is used as %r", folder, sidecar.objective, objective
+                "the ARM %s was trained for %r and is used as %r",
+                folder,
+                sidecar.objective,
+                objective,
             )
     return LocalEngine(base_voice, voices)
 

@@ -1,0 +1,79 @@
+"""`trimtab accuracy`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+from trimtab.cli.parse import parse, quiet_libraries
+
+DESCRIPTION = "Pairwise accuracy of a reward model on held-out pairs, beside its floors."
+
+
+@dataclass(kw_only=True)
+class AccuracyOptions:
+    """Pairwise accuracy of a reward model."""
+
+    arm: str
+    """The reward model: a folder that `trimtab train` wrote."""
+
+    data: list[str]
+    """Preference files or hub ids."""
+
+    objective: str | None = None
+    """The objective measured; by default the one the model was trained for."""
+
+    split: Literal["test", "validation", "train", "all"] = "test"
+    """Which pairs, by prompt hash; `all` when the whole file is held out."""
+
+    floor_data: list[str] = field(default_factory=list)
+    """Pairs that the bag-of-words floor is fitted on; by default the training split of --data."""
+
+    skip_bad_rows: bool = False
+    """Leave malformed rows out, counted and named, instead of refusing the data."""
+
+    batch_size: int = 16
+    """Responses in one forward pass."""
+
+    json: bool = False
+    """Print the report as JSON."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measure and print."""
+    options = parse(AccuracyOptions, argv, "accuracy", DESCRIPTION)
+    from trimtab.cli import show
+    from trimtab.evaluation.accuracy import measure_accuracy
+
+    quiet_libraries()
+    report = measure_accuracy(
+        options.arm,
+        options.data,
+        objective=options.objective,
+        split=options.split,
+        train_data=options.floor_data,
+        skip_bad_rows=options.skip_bad_rows,
+        batch_size=options.batch_size,
+    )
+    if options.json:
+        show.print_json(
+            {**asdict(report), "rows": {"read": report.rows.rows, **report.rows.counts}}
+        )
+        return 0
+    names = {"reward model": report.arm, "prefer longer": report.longer}
+    rows = [
+        (name, f"{e.value:.3f}", f"{e.low:.3f} – {e.high:.3f}", str(e.n))
+        for name, e in names.items()
+    ]
+    floor = report.bag_of_words
+    rows.append(
+        ("bag of words", f"{floor.value:.3f}", f"{floor.low:.3f} – {floor.high:.3f}", str(floor.n))
+        if floor
+        else ("bag of words", "–", "needs --floor-data", "–")
+    )
+    for line in report.rows.lines():
+        print(line)
+    title = f"pairs ranked right ({report.split} split)"
+    show.console().print(show.table(title, ("", "accuracy", "95 % interval", "n"), rows))
+    return 0

@@ -1,0 +1,106 @@
+"""`trimtab chat`."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from trimtab.cli.options import EngineOptions, SamplingOptions
+from trimtab.cli.parse import parse
+from trimtab.data.pairs import Message
+from trimtab.engines.types import Request
+from trimtab.errors import TrimtabError
+from trimtab.steering import PreferenceLike, Steering, parse_strength
+
+if TYPE_CHECKING:
+    from trimtab.engines.local import LocalEngine
+
+DESCRIPTION = "Chat with a frozen base steered by ARMs; preference and strength change live."
+
+HELP = """\
+/preference helpful=0.7,harmless=0.3   change the preference
+/strength 1.5                          change the strength (0: the base alone)
+/reset                                 forget the conversation
+/help  /quit"""
+
+
+@dataclass(kw_only=True)
+class ChatOptions(EngineOptions, SamplingOptions):
+    """Chat with a frozen base steered by ARMs."""
+
+
+class Session:
+    """One conversation: its messages, its preference and strength, which change live."""
+
+    def __init__(self, engine: LocalEngine, options: ChatOptions) -> None:
+        self._engine = engine
+        self._sampling = options.sampling()
+        self.preference: PreferenceLike | None = options.preference
+        self.strength = options.strength
+        self.messages: list[Message] = []
+
+    def say(self, text: str) -> None:
+        """Send one user turn and stream the answer; an error leaves the conversation as it was."""
+        turns = [*self.messages, Message(role="user", content=text)]
+        request = Request(turns, self.preference, self.strength, self._sampling)
+        for chunk in self._engine.stream(request):
+            print(chunk.text, end="", flush=True)
+            if chunk.completion is not None:
+                answer = Message(role="assistant", content=chunk.completion.text)
+                self.messages = [*turns, answer]
+        print()
+        self._sampling = replace(self._sampling, seed=self._sampling.seed + 1)
+
+    def command(self, line: str) -> bool:
+        """Run a /command; False ends the chat."""
+        name, _, value = line.partition(" ")
+        value = value.strip()
+        if name in ("/quit", "/exit"):
+            return False
+        if name == "/preference" and value:
+            Steering.of(self._engine.objectives, value, self.strength)
+            self.preference = value
+        elif name == "/strength" and value:
+            self.strength = parse_strength(value)
+        elif name == "/reset":
+            self.messages = []
+        else:
+            print(HELP)
+        self.show()
+        return True
+
+    def show(self) -> None:
+        """Print the preference and the strength in force."""
+        steering = Steering.of(self._engine.objectives, self.preference, self.strength)
+        weights = ", ".join(f"{k}={v:.2g}" for k, v in steering.preference.items()) or "no ARM"
+        print(f"[preference {weights}; strength {steering.strength:g}]")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Read lines until /quit or the end of the input."""
+    options = parse(ChatOptions, argv, "chat", DESCRIPTION)
+    options.steering()
+    options.sampling()
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  line editing and history in input()
+    session = Session(options.load(), options)
+    print(HELP)
+    session.show()
+    while True:
+        try:
+            line = input("> " if sys.stdin.isatty() else "").strip()
+        except EOFError:
+            return 0
+        try:
+            if line.startswith("/"):
+                if not session.command(line):
+                    return 0
+            elif line:
+                session.say(line)
+        except TrimtabError as error:
+            print(f"trimtab: {error}", file=sys.stderr)
+        except KeyboardInterrupt:
+            print("\n[stopped]")

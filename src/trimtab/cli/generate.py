@@ -1,0 +1,154 @@
+"""`trimtab generate`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trimtab.cli.options import EngineOptions, SamplingOptions
+from trimtab.cli.parse import parse
+from trimtab.data.sources import fingerprint, read_rows
+from trimtab.engines.types import Completion, Request
+from trimtab.errors import ConfigError, DataError
+from trimtab.jobs import RowFile
+from trimtab.steering import Steering
+
+if TYPE_CHECKING:
+    from trimtab.engines.local import LocalEngine
+
+DESCRIPTION = "Answer prompts with a frozen base steered by ARMs."
+
+
+@dataclass(kw_only=True)
+class GenerateOptions(EngineOptions, SamplingOptions):
+    """Answer prompts with a frozen base steered by ARMs."""
+
+    prompt: str | None = None
+    """One prompt; its answer is streamed."""
+
+    input: str | None = None
+    """File of rows with `prompt` (text or chat messages) and, where a row differs, `preference`,
+    `strength`, `seed`, `id`."""
+
+    output: str | None = None
+    """JSONL file; rows are appended as they are done, and a killed run goes on where it stopped."""
+
+    overwrite: bool = False
+    """Replace an output file of another run."""
+
+    batch_size: int = 8
+    """Prompts decoded together."""
+
+    report: bool = False
+    """Add base log-prob, rewards and fused log-prob of every token."""
+
+    json: bool = False
+    """Print the answers as JSON."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parse, check everything, load, answer."""
+    options = parse(GenerateOptions, argv, "generate", DESCRIPTION)
+    if (options.prompt is None) == (options.input is None):
+        raise ConfigError("nothing to answer", "give either --prompt TEXT or --input FILE")
+    if options.batch_size < 1:
+        raise ConfigError(f"--batch-size is {options.batch_size}", "it must be 1 or more")
+    options.steering()
+    rows: list[dict[str, Any]] = [{"prompt": options.prompt}]
+    if options.input is not None:
+        rows = [row for _, row in read_rows(options.input)]
+    requests = [_request(options, number, row) for number, row in enumerate(rows)]
+    if options.output is None:
+        return _print_answers(options, requests)
+    job = RowFile(Path(options.output), _settings(options), overwrite=options.overwrite)
+    if job.done >= len(requests):
+        print(f"{options.output} is complete: {job.done} rows", file=sys.stderr)
+        return 0
+    return _write_answers(options, job, rows, requests)
+
+
+def _request(options: GenerateOptions, number: int, row: dict[str, Any]) -> Request:
+    """One input row as a request, validated before any model is loaded."""
+    prompt = row.get("prompt")
+    if not isinstance(prompt, str | list) or not prompt:
+        raise DataError(f"row {number + 1} of the input has no `prompt`", "give text or messages")
+    sampling = options.sampling()
+    request = Request(
+        prompt,
+        row.get("preference", options.preference),
+        row.get("strength", options.strength),
+        replace(sampling, seed=int(row.get("seed", sampling.seed + number))),
+    )
+    Steering.of(list(options.arms), request.preference, request.strength)
+    return request
+
+
+def _settings(options: GenerateOptions) -> dict[str, Any]:
+    """What the output depends on."""
+    free = {"output", "overwrite", "batch_size", "json", "input"}
+    settings = {key: value for key, value in asdict(options).items() if key not in free}
+    return {**settings, "input_sha256": fingerprint([options.input] if options.input else [])}
+
+
+def _print_answers(options: GenerateOptions, requests: list[Request]) -> int:
+    from trimtab.cli import show
+
+    engine = options.load()
+    if options.json or options.report:
+        done = _answers(engine, options, requests)
+        show.print_json([as_row(i, r, c) for i, (r, c) in enumerate(done)])
+        return 0
+    for request in requests:
+        for chunk in engine.stream(request):
+            print(chunk.text, end="", flush=True)
+        print()
+    return 0
+
+
+def _write_answers(
+    options: GenerateOptions, job: RowFile, rows: list[dict[str, Any]], requests: list[Request]
+) -> int:
+    from trimtab.cli import show
+
+    engine = options.load()
+    for request in requests:
+        engine.plan(request)  # a prompt too long for a stream is refused before the first answer
+    with job, show.progress() as report:
+        start = job.done
+        report("answering", start, len(requests))
+        for i, (request, completion) in enumerate(
+            _answers(engine, options, requests[start:]), start
+        ):
+            job.append(as_row(i, request, completion, rows[i].get("id")))
+            report("answering", job.done, len(requests))
+    return 0
+
+
+def _answers(
+    engine: LocalEngine, options: GenerateOptions, requests: list[Request]
+) -> Iterator[tuple[Request, Completion]]:
+    completions = engine.completions(requests, batch_size=options.batch_size, report=options.report)
+    return zip(requests, completions, strict=True)
+
+
+def as_row(
+    index: int, request: Request, completion: Completion, identity: object = None
+) -> dict[str, Any]:
+    """One answer as an output row."""
+    row: dict[str, Any] = {"index": index}
+    if identity is not None:
+        row["id"] = identity
+    row |= {
+        "prompt": request.prompt,
+        "text": completion.text,
+        "finish_reason": completion.finish_reason,
+        "preference": dict(completion.preference),
+        "strength": completion.strength,
+        "seed": request.sampling.seed,
+    }
+    if completion.tokens:
+        row["tokens"] = [asdict(token) for token in completion.tokens]
+    return row

@@ -1,0 +1,67 @@
+"""Entry point: finds the command, runs it, turns errors into one line and exit code 2."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from trimtab import __version__
+from trimtab.errors import TrimtabError
+
+COMMANDS = {
+    "demo": "the whole story on embedded models, in minutes on two cores",
+    "train": "train a reward model on preference pairs",
+    "generate": "answer prompts with a frozen base steered by ARMs",
+    "chat": "the same, interactively; preference and strength change live",
+    "score": "per-token and per-response rewards of given responses",
+    "accuracy": "pairwise accuracy of a reward model, beside its floors",
+}
+
+USAGE = """\
+usage: trimtab COMMAND [options]        trimtab COMMAND --help for a command's options
+
+Steer a frozen language model at test time with small autoregressive reward models (ARMs).
+
+commands:
+{commands}
+
+options:
+  --version   print the version
+  --help      print this text
+
+start here:  trimtab demo
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code (0 good, 2 bad input, 130 interrupted)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        rows = "\n".join(f"  {name:<10}  {text}" for name, text in COMMANDS.items())
+        print(USAGE.format(commands=rows))
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        print(f"trimtab {__version__}")
+        return 0
+    command, *rest = arguments
+    if command not in COMMANDS:
+        return _complain(f"unknown command {command!r}; the commands are: {', '.join(COMMANDS)}")
+    try:
+        code: int = importlib.import_module(f"trimtab.cli.{command}").main(rest)
+        return code
+    except TrimtabError as error:
+        return _complain(str(error))
+    except KeyboardInterrupt as stop:
+        hint = str(stop) or "run the same command again to go on where it stopped"
+        print(f"\ntrimtab: interrupted; {hint}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _complain(line: str) -> int:
+    print(f"trimtab: error: {' '.join(line.split())}", file=sys.stderr)
+    return 2

@@ -1,0 +1,120 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from trimtab.arms.sidecar import Sidecar
+from trimtab.engines.types import Sampling
+from trimtab.errors import ConfigError
+from trimtab.steering import Steering
+
+if TYPE_CHECKING:
+    from trimtab.engines.local import LocalEngine
+
+
+@dataclass(kw_only=True)
+class EngineOptions:
+    """Which models, and how they are steered."""
+
+    base: str
+    """The frozen base: a folder or a hub id."""
+
+    arm: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
+    """An ARM as OBJECTIVE=FOLDER_OR_HUB_ID; repeat the option for several."""
+
+    preference: str | None = None
+    """Weight per objective, such as `helpful=0.7,harmless=0.3`; all alike by default."""
+
+    strength: float = 1.0
+    """How hard the guide pulls (1/β of the papers); 0 is the base exactly."""
+
+    engine: Literal["local"] = "local"
+    """The decoding engine."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of the weights; `auto` is float32 on a CPU, the checkpoint's own on a GPU."""
+
+    device: str | None = None
+    """Where the models run; the GPU by default where there is one."""
+
+    prompt_format: Literal["auto", "chat", "raw"] = "auto"
+    """How a plain-text prompt is read: as one user turn, as it stands, or by the tokenizer."""
+
+    trust_remote_code: bool = False
+    """Run model code that comes with a checkpoint."""
+
+    @property
+    def arms(self) -> dict[str, str]:
+        """Objective -> folder."""
+        named: dict[str, str] = {}
+        for entry in self.arm:
+            name, equals, folder = entry.partition("=")
+            if not equals:
+                name, folder = Sidecar.load(entry).objective, entry
+            if not name or not folder:
+                raise ConfigError(f"--arm {entry} names no objective", "write --arm helpful=FOLDER")
+            if name in named:
+                raise ConfigError(f"two ARMs for {name!r}", "name each objective once")
+            named[name] = folder
+        return named
+
+    def steering(self) -> Steering:
+        """The default steering, validated before anything is loaded."""
+        return Steering.of(list(self.arms), self.preference, self.strength)
+
+    def load(self) -> LocalEngine:
+        """Load the engine."""
+        from trimtab.cli.parse import quiet_libraries
+        from trimtab.engines.local import load_engine
+
+        quiet_libraries()
+        return load_engine(
+            self.base,
+            self.arms,
+            dtype=self.dtype,
+            device=self.device,
+            prompt_format=self.prompt_format,
+            trust_remote_code=self.trust_remote_code,
+        )
+
+
+@dataclass(kw_only=True)
+class SamplingOptions:
+    """How tokens are chosen from the fused distribution."""
+
+    max_new_tokens: int = 128
+    """Tokens a response may have at most."""
+
+    temperature: float = 1.0
+    """Divides the fused log-probs; 0 is greedy."""
+
+    top_k: int = 0
+    """Keep this many of the likeliest tokens; 0 keeps all."""
+
+    top_p: float = 1.0
+    """Keep the smallest set of tokens with this much mass; 1 keeps all."""
+
+    min_p: float = 0.0
+    """Keep tokens with at least this share of the largest probability; 0 keeps all."""
+
+    seed: int = 0
+    """The same seed gives the same tokens; prompt number i uses seed + i."""
+
+    stop: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
+    """A text that ends a response; repeat the option for several."""
+
+    def sampling(self) -> Sampling:
+        """The options as `Sampling`, validated."""
+        return Sampling(
+            self.max_new_tokens,
+            self.temperature,
+            self.top_k,
+            self.top_p,
+            self.min_p,
+            self.seed,
+            tuple(self.stop),
+        )

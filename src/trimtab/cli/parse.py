@@ -1,0 +1,94 @@
+"""Command lines to dataclasses: tyro, plus `--config file.yaml` and the names TRL uses."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from trimtab.errors import ConfigError
+
+T = TypeVar("T")
+
+_ALIASES = {"--model-name-or-path": "--model", "--train-data": "--data", "--dataset-name": "--data"}
+
+
+def parse(options: type[T], argv: Sequence[str], command: str, description: str) -> T:
+    """Read a command's options. The command line wins over `--config`.
+
+    Raises:
+        ConfigError: a bad config file or an impossible value.
+        SystemExit: `--help` (0) or an option that is not there (2), with tyro's own text.
+    """
+    import tyro
+
+    set_up_logging()
+    arguments = [_alias(argument) for argument in argv]
+    arguments = _with_config(options, arguments)
+    return tyro.cli(options, prog=f"trimtab {command}", description=description, args=arguments)
+
+
+def set_up_logging() -> None:
+    """Our own words on stderr; the libraries' only when something is wrong."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    logging.basicConfig(format="trimtab: %(message)s", level=logging.WARNING)
+    logging.getLogger("trimtab").setLevel(logging.INFO)
+
+
+def quiet_libraries() -> None:
+    """No progress bars from transformers (call it once torch may be imported)."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+
+
+def _alias(argument: str) -> str:
+    name, equals, value = argument.partition("=")
+    plain = name.replace("_", "-") if name.startswith("--") else name
+    return _ALIASES.get(plain, name) + equals + value
+
+
+def _with_config(options: type[Any], argv: list[str]) -> list[str]:
+    """Replace `--config FILE` by the options in the file, before those of the command line."""
+    if "--config" not in argv:
+        return argv
+    at = argv.index("--config")
+    if at + 1 >= len(argv):
+        raise ConfigError("--config names no file", "write --config file.yaml")
+    return [*_read_config(options, Path(argv[at + 1])), *argv[:at], *argv[at + 2 :]]
+
+
+def _read_config(options: type[Any], path: Path) -> list[str]:
+    import yaml
+
+    if not path.is_file():
+        raise ConfigError(f"no config file at {path}", "check the path")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML ({error})", "mend the file") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds no mapping", "write one `option: value` a line")
+    known = {field.name for field in fields(options)}
+    arguments: list[str] = []
+    for key, value in values.items():
+        name = _alias(f"--{key}".replace("_", "-"))[2:].replace("-", "_")
+        if name not in known:
+            raise ConfigError(f"{path} has an unknown option {key!r}", "see --help for the names")
+        arguments += _as_arguments(name.replace("_", "-"), value)
+    return arguments
+
+
+def _as_arguments(flag: str, value: Any) -> list[str]:
+    if value is None:
+        return []
+    if isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    if isinstance(value, list):
+        return [f"--{flag}", *map(str, value)]
+    return [f"--{flag}", str(value)]

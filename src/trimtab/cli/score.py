@@ -1,0 +1,127 @@
+"""`trimtab score`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trimtab.cli.parse import parse, quiet_libraries
+from trimtab.data.formats import pairs_of
+from trimtab.data.pairs import Prompt
+from trimtab.data.sources import Row, fingerprint, read_rows
+from trimtab.errors import DataError
+from trimtab.jobs import RowFile
+
+DESCRIPTION = "Per-token and per-response rewards of given responses."
+
+
+@dataclass(kw_only=True)
+class ScoreOptions:
+    """Rewards of given responses."""
+
+    arm: str
+    """The reward model: a folder that `trimtab train` wrote, or any causal LM."""
+
+    input: str
+    """File of rows with `prompt` and `response`, or preference pairs (both sides are scored)."""
+
+    output: str | None = None
+    """JSONL file for the rewards of every token; without it a table is printed."""
+
+    overwrite: bool = False
+    """Replace an output file of another run."""
+
+    batch_size: int = 16
+    """Responses in one forward pass."""
+
+    json: bool = False
+    """Print rewards, tokens included, as JSON."""
+
+    trust_remote_code: bool = False
+    """Run model code that comes with the checkpoint."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Read, score, write or print."""
+    options = parse(ScoreOptions, argv, "score", DESCRIPTION)
+    items = [item for place, row in read_rows(options.input) for item in _items(place, row)]
+    from trimtab.arms.folder import check_folder
+
+    check_folder(options.arm, what="reward model")
+    job = None
+    if options.output is not None:
+        settings = {"arm": options.arm, "input_sha256": fingerprint([options.input])}
+        job = RowFile(Path(options.output), settings, overwrite=options.overwrite)
+        items = items[job.done :]
+    from trimtab.cli import show
+    from trimtab.evaluation.scoring import RewardModel
+
+    quiet_libraries()
+    model = RewardModel(options.arm, trust_remote_code=options.trust_remote_code)
+    rows: list[dict[str, Any]] = []
+    with show.progress() as report:
+        for start in range(0, len(items), 4 * options.batch_size):
+            group = items[start : start + 4 * options.batch_size]
+            found = model.score(
+                [prompt for _, prompt, _ in group],
+                [response for _, _, response in group],
+                batch_size=options.batch_size,
+            )
+            rows += [
+                {
+                    "source": place,
+                    "prompt": prompt,
+                    "response": response,
+                    "reward": scored.reward,
+                    "tokens": list(scored.tokens),
+                    "token_rewards": list(scored.token_rewards),
+                }
+                for (place, prompt, response), scored in zip(group, found, strict=True)
+            ]
+            if job is not None:
+                _append(job, rows)
+                rows = []
+            report("scoring", min(start + len(group), len(items)), len(items))
+    if job is None:
+        _print(rows, as_json=options.json)
+    return 0
+
+
+def _items(place: str, row: Row) -> list[tuple[str, Prompt, str]]:
+    """(place, prompt, response) of a row: one, or two for a preference pair."""
+    if "response" in row:
+        if not isinstance(row.get("prompt"), str | list) or not isinstance(row["response"], str):
+            raise DataError(f"{place} has no text `prompt` and `response`", "mend the row")
+        return [(place, row["prompt"], row["response"])]
+    pair = next(pairs_of(row, place))
+    return [
+        (f"{place} chosen", pair.prompt, pair.chosen),
+        (f"{place} rejected", pair.prompt, pair.rejected),
+    ]
+
+
+def _append(job: RowFile, rows: list[dict[str, Any]]) -> None:
+    with job:
+        for row in rows:
+            job.append(row)
+
+
+def _print(rows: list[dict[str, Any]], *, as_json: bool) -> None:
+    from trimtab.cli import show
+
+    if as_json:
+        show.print_json(rows)
+        return
+    shown = [
+        (
+            row["source"],
+            f"{row['reward']:.2f}",
+            str(len(row["tokens"])) if row["tokens"] else "–",
+            row["response"].replace("\n", " ")[:60],
+        )
+        for row in rows
+    ]
+    title = "rewards (nats; --json or --output for every token)"
+    show.console().print(show.table(title, ("row", "reward", "tokens", "response"), shown))

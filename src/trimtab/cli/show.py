@@ -1,0 +1,74 @@
+"""What commands show: tables, JSON, progress bars on a terminal and lines elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+Report = Callable[[str, int, int], None]
+
+
+def console() -> Console:
+    """The console for results."""
+    return Console(highlight=False)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A plain table; the first column is left-aligned, the others right."""
+    built = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    for number, column in enumerate(columns):
+        built.add_column(column, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        built.add_row(*row)
+    return built
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Report]:
+    """A function (what, done, total) that draws one bar per `what`, on stderr.
+
+    Without a terminal it prints a line at the start and the end of each.
+    """
+    if not sys.stderr.isatty():
+        yield _line
+        return
+    columns = (
+        TextColumn("{task.description:<28}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        tasks: dict[str, Any] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield report
+
+
+def _line(what: str, done: int, total: int) -> None:
+    if done in (0, total):
+        print(f"{what}: {done}/{total}", file=sys.stderr, flush=True)

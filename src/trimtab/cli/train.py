@@ -1,0 +1,47 @@
+"""`trimtab train`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from trimtab.cli.parse import parse, quiet_libraries
+from trimtab.training.config import TrainConfig
+
+DESCRIPTION = "Train a reward model on preference pairs: an ARM per objective, or a judge."
+
+
+@dataclass(kw_only=True)
+class TrainOptions(TrainConfig):
+    """Train a reward model on preference pairs."""
+
+    json: bool = False
+    """Print the results as JSON."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parse, train, print the results."""
+    options = parse(TrainOptions, argv, "train", DESCRIPTION)
+    settings = asdict(options)
+    as_json = settings.pop("json")
+    config = TrainConfig(**settings)
+    from trimtab.cli import show
+    from trimtab.training.run import Interrupted, train
+
+    quiet_libraries()
+    try:
+        with show.progress() as report:
+            results = train(config, report)
+    except Interrupted:
+        again = "go on with the same command and --resume-from-checkpoint auto"
+        raise KeyboardInterrupt(f"a checkpoint was written; {again}") from None
+    if as_json:
+        show.print_json([{**asdict(r), "report": r.report.counts} for r in results])
+        return 0
+    for result in results:
+        rows = [(name, f"{value:.4g}") for name, value in result.metrics.items()]
+        title = f"{result.objective or 'reward model'} → {result.output_dir}"
+        if result.resumed:
+            title += " (continued)"
+        show.console().print(show.table(title, ("measured", "value"), rows))
+    return 0
