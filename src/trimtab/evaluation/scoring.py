@@ -121,7 +121,7 @@ class RewardModel:
             return [Scored(reward) for reward in trajectory_rewards(self.model, batch).tolist()]
         logp, row = response_logp(self.model, batch)
         totals = response_rewards(logp, row, len(rows)).tolist()
-        per_row = logp.split([len(response) for _, response in rows])
+        per_row = torch.split(logp, [len(response) for _, response in rows])
         return [
             Scored(total, [self.tokenizer.decode([i]) for i in response], tokens.tolist())
             for total, tokens, (_, response) in zip(totals, per_row, rows, strict=True)

@@ -47,7 +47,9 @@ def response_logp(
     row_M = predicts.nonzero()[:, 0]
     parts = [
         _chunk_logp(lm, hidden, target)
-        for hidden, target in zip(hidden_MH.split(chunk), target_M.split(chunk), strict=True)
+        for hidden, target in zip(
+            torch.split(hidden_MH, chunk), torch.split(target_M, chunk), strict=True
+        )
     ]
     return torch.cat(parts), row_M
 

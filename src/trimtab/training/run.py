@@ -6,7 +6,6 @@ import json
 import logging
 import shlex
 import sys
-from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -311,7 +310,7 @@ class _Run:
 
     def _measure(self, trainer: PreferenceTrainer) -> dict[str, float]:
         logs = trainer.state.log_history
-        summary = next((entry for entry in reversed(logs) if "train_loss" in entry), {})
+        summary: dict[str, float] = next((entry for entry in reversed(logs) if "train_loss" in entry), {})
         metrics = {"train_loss": summary.get("train_loss", float("nan"))}
         if "validation" in self.splits:
             done = [e for e in logs if "eval_loss" in e and e["step"] == trainer.state.global_step]
@@ -367,8 +366,3 @@ def _command() -> str:
     """The command line that is running, when it is Trimtab's own."""
     program = Path(sys.argv[0]).name
     return shlex.join(["trimtab", *sys.argv[1:]]) if program == "trimtab" else "trimtab.train(…)"
-
-
-def summary(results: list[TrainResult]) -> Counter[str]:
-    """Rows left out over all runs, by reason."""
-    return Counter({k: v for result in results for k, v in result.report.counts.items()})

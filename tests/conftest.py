@@ -1,0 +1,121 @@
+"""Fixtures that several tests share: models built from a config, no download."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+
+SHARED = Path(os.environ.get("TRIMTAB_SHARED", Path(__file__).parents[2] / "shared"))
+
+WORDS = (
+    "the a cat dog sat ran on mat happy sad hello thank you yes no please story once upon time "
+    "good bad very little big red blue sun moon . , ! ? Human Assistant user assistant"
+).split()
+
+TEMPLATE = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] }}"
+    "{% if m['role'] == 'assistant' %}{{ '<|end|>\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+
+def make_tokenizer(
+    extra: tuple[str, ...] = (), end: str = "<|end|>", template: str | None = TEMPLATE
+) -> Any:
+    """A small byte-level BPE tokenizer with a chat template; `extra` tokens come last."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    special = ["<|pad|>", "<|user|>", "<|assistant|>", end]
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=special,
+        show_progress=False,
+    )
+    raw.train_from_iterator([" ".join(WORDS)] * 20, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<|pad|>", eos_token=end)
+    if extra:
+        tokenizer.add_special_tokens({"additional_special_tokens": list(extra)})
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def make_model(seed: int, vocab_size: int, hidden: int = 16, layers: int = 2) -> Any:
+    """A random Llama of a few thousand parameters; its logits are spread enough to matter."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        initializer_range=0.3,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=3,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def save_model(folder: Path, seed: int = 0, *, tokenizer: Any = None, padding: int = 0) -> Path:
+    """Save a random model with its tokenizer; `padding` rows are added to the LM head."""
+    tokenizer = tokenizer or make_tokenizer()
+    make_model(seed, len(tokenizer) + padding).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_jsonl(path: Path, rows: list[Any]) -> Path:
+    """Write rows as JSON lines."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="session")
+def base_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random causal LM with tokenizer and chat template on disk."""
+    return save_model(tmp_path_factory.mktemp("base"), seed=1)
+
+
+@pytest.fixture(scope="session")
+def arm_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another random LM over the same vocabulary: a whole-model ARM."""
+    return save_model(tmp_path_factory.mktemp("arm"), seed=2)
+
+
+@pytest.fixture(scope="session")
+def pairs_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty pairs on forty prompts: `happy` is better than `sad`."""
+    rows = [
+        {
+            "prompt": f"the {a} {b} {i}",
+            "chosen": "happy happy the dog",
+            "rejected": "sad sad the cat sat",
+        }
+        for i, (a, b) in enumerate([("cat", "sat"), ("dog", "ran")] * 20)
+    ]
+    return write_jsonl(tmp_path_factory.mktemp("data") / "pairs.jsonl", rows)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data and models beside the checkout."""
+    if not SHARED.is_dir():
+        pytest.skip("shared data absent")
+    return SHARED
