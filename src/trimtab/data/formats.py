@@ -6,6 +6,7 @@ well formed but says nothing that can be learned (`Unusable`, counted and report
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
@@ -58,6 +59,8 @@ def read_pairs(
                 report.leave_out(error.args[0].removeprefix(f"{place} "), place)
                 continue
             seen.update(pair.objective for pair in found)
+            if _is_tied(row, objective):
+                report.leave_out(f"a tie on {objective!r}", place)
             pairs += [p for p in found if not objective or p.objective in ("", objective)]
     if not pairs:
         named = sorted(seen - {""})
@@ -102,7 +105,9 @@ def _two_texts(row: Row, place: str) -> Row:
     if len(texts) != 2:
         raise DataError(f"{place} has {len(texts)} texts", "`text` must be [chosen, rejected]")
     score = row.get("score")
-    if isinstance(score, list) and len(score) == 2 and score[1] > score[0]:
+    if score is not None and not _are_scores(score):
+        raise DataError(f"{place} has score {score!r}", "`score` must be two numbers")
+    if score is not None and score[1] > score[0]:
         texts = texts[::-1]
     rest = {key: value for key, value in row.items() if key not in ("text", "score")}
     return {**rest, "chosen": texts[0], "rejected": texts[1]}
@@ -111,30 +116,47 @@ def _two_texts(row: Row, place: str) -> Row:
 def _verdicts(row: Row, place: str) -> Iterator[tuple[str, int]]:
     """(objective, index of the better side) for each objective that the row is judged on."""
     labels, scores = row.get("labels"), row.get("scores")
-    if isinstance(labels, dict):
-        for name, label in labels.items():
-            if label is None:
-                continue
+    if not isinstance(labels, dict) and not isinstance(scores, dict):
+        yield str(row.get("objective") or ""), 0
+        return
+    verdicts = labels if isinstance(labels, dict) else cast(Row, scores)
+    judged = {name: verdict for name, verdict in verdicts.items() if verdict is not None}
+    if not judged:
+        raise Unusable("judged on no objective")
+    if verdicts is labels:
+        for name, label in judged.items():
             if label not in (0, 1):
                 raise DataError(
                     f"{place} has label {label!r} for {name!r}",
                     "a label is 0 (chosen is better) or 1 (rejected is better)",
                 )
             yield name, int(label)
-    elif isinstance(scores, dict):
-        ties = 0
-        for name, pair in scores.items():
-            if not isinstance(pair, list | tuple) or len(pair) != 2:
-                raise DataError(
-                    f"{place} has scores {pair!r} for {name!r}", "give [chosen, rejected]"
-                )
-            ties += pair[0] == pair[1]
-            if pair[0] != pair[1]:
-                yield name, int(pair[1] > pair[0])
-        if ties == len(scores):
-            raise Unusable("a tie on every objective")
-    else:
-        yield str(row.get("objective") or ""), 0
+        return
+    for name, pair in judged.items():
+        if not _are_scores(pair):
+            raise DataError(
+                f"{place} has scores {pair!r} for {name!r}", "give two numbers: [chosen, rejected]"
+            )
+    if all(pair[0] == pair[1] for pair in judged.values()):
+        raise Unusable("a tie on every objective")
+    yield from ((name, int(b > a)) for name, (a, b) in judged.items() if a != b)
+
+
+def _are_scores(value: Any) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 2
+        and all(isinstance(score, int | float) and not math.isnan(score) for score in value)
+    )
+
+
+def _is_tied(row: Row, objective: str) -> bool:
+    """Whether a row that is judged by scores says nothing on this one objective."""
+    scores = row.get("scores")
+    if isinstance(row.get("labels"), dict) or not isinstance(scores, dict):
+        return False
+    pair = scores.get(objective)
+    return pair is not None and bool(pair[0] == pair[1])
 
 
 def _sides(row: Row, place: str) -> tuple[Prompt, str, str, bool]:
@@ -147,16 +169,17 @@ def _sides(row: Row, place: str) -> tuple[Prompt, str, str, bool]:
             return *_common_text(chosen, rejected), True
         if isinstance(prompt, str) and _DIALOGUE_START.match(prompt):
             return _open_dialogue(prompt), chosen.strip(), rejected.strip(), False
-        return _prompt(prompt, place), chosen, rejected, False
+        return prompt_of(prompt, place), chosen, rejected, False
     sides = _messages(chosen, place, "chosen"), _messages(rejected, place, "rejected")
     if prompt is not None:
-        before = _prompt(prompt, place)
+        before = prompt_of(prompt, place)
         before = [Message(role="user", content=before)] if isinstance(before, str) else before
         sides = _after(before, sides[0]), _after(before, sides[1])
     return *_part(*sides), False
 
 
-def _prompt(prompt: Any, place: str) -> Prompt:
+def prompt_of(prompt: Any, place: str) -> Prompt:
+    """A `prompt` column, checked: text or chat messages."""
     return prompt if isinstance(prompt, str) else _messages(prompt, place, "prompt")
 
 
@@ -195,7 +218,7 @@ def _turns(text: str) -> list[Message]:
     """A dialogue written "\\n\\nHuman: … \\n\\nAssistant: …" as messages."""
     return [
         Message(role=_ROLES[who], content=said.strip())
-        for who, said in _TURN.findall(text.lstrip("\n"))
+        for who, said in _TURN.findall(text.lstrip())
     ]
 
 

@@ -9,6 +9,7 @@ import json
 import lzma
 import os
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
@@ -18,6 +19,9 @@ from trimtab.errors import DataError, MissingFileError
 Row = dict[str, Any]
 
 FORMATS = "JSON, JSONL, CSV or Parquet, plain or .gz or .xz"
+_UNREADABLE = (
+    UnicodeDecodeError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, csv.Error
+)  # fmt: skip
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?(:[\w.-]+)?$")
 
 
@@ -93,16 +97,17 @@ def _read_file(path: Path) -> Iterator[tuple[int, Row]]:
                 yield from _read_csv(handle)
             else:
                 raise DataError(f"{path.name} has no known data format", f"use {FORMATS}")
-    except (UnicodeDecodeError, gzip.BadGzipFile, lzma.LZMAError, EOFError) as error:
+    except _UNREADABLE as error:
         raise DataError(f"{path.name} cannot be read: {error}", f"use {FORMATS}, UTF-8") from error
 
 
 def _open_text(path: Path, packing: str) -> IO[str]:
+    encoding = "utf-8-sig"  # a byte-order mark is no part of the first column's name
     if packing == ".gz":
-        return cast(IO[str], gzip.open(path, "rt", encoding="utf-8", newline=""))
+        return cast(IO[str], gzip.open(path, "rt", encoding=encoding, newline=""))
     if packing == ".xz":
-        return lzma.open(path, "rt", encoding="utf-8", newline="")
-    return path.open(encoding="utf-8", newline="")
+        return lzma.open(path, "rt", encoding=encoding, newline="")
+    return path.open(encoding=encoding, newline="")
 
 
 def _read_jsonl(name: str, handle: IO[str]) -> Iterator[tuple[int, Row]]:
