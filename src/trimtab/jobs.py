@@ -54,6 +54,7 @@ class RowFile:
             if self._fresh:
                 self.path.unlink(missing_ok=True)
                 write_json(self._manifest, self._settings)
+                self._fresh = False  # opened again, the job goes on
             else:
                 os.truncate(self.path, _whole_rows(self.path)[1])
             self._handle = self.path.open("a", encoding="utf-8")

@@ -93,7 +93,7 @@ def _header(path: Path) -> bytes:
         tensors = json.loads(header)
         ends = [v["data_offsets"][1] for k, v in tensors.items() if k != "__metadata__"]
         whole = 8 + length + max(ends, default=0) == size
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError):
         whole = False
     if not whole:
         raise ModelLoadError(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from trimtab.cli.options import EngineOptions, SamplingOptions
 from trimtab.cli.parse import parse
+from trimtab.data.formats import prompt_of
 from trimtab.data.sources import fingerprint, read_rows
 from trimtab.engines.types import Completion, Request
 from trimtab.errors import ConfigError, DataError
@@ -72,15 +73,19 @@ def main(argv: Sequence[str]) -> int:
 
 def _request(options: GenerateOptions, number: int, row: dict[str, Any]) -> Request:
     """One input row as a request, validated before any model is loaded."""
-    prompt = row.get("prompt")
-    if not isinstance(prompt, str | list) or not prompt:
-        raise DataError(f"row {number + 1} of the input has no `prompt`", "give text or messages")
+    place = f"row {number + 1} of the input"
+    if not row.get("prompt"):
+        raise DataError(f"{place} has no `prompt`", "give text or messages")
+    prompt = prompt_of(row["prompt"], place)
     sampling = options.sampling()
+    seed = row.get("seed", sampling.seed + number)
+    if not str(seed).removeprefix("-").isdecimal():
+        raise DataError(f"{place} has seed {seed!r}", "give a whole number")
     request = Request(
         prompt,
         row.get("preference", options.preference),
         row.get("strength", options.strength),
-        replace(sampling, seed=int(row.get("seed", sampling.seed + number))),
+        replace(sampling, seed=int(seed)),
     )
     Steering.of(list(options.arms), request.preference, request.strength)
     return request

@@ -54,16 +54,25 @@ def _alias(argument: str) -> str:
 
 
 def _with_config(options: type[Any], argv: list[str]) -> list[str]:
-    """Replace `--config FILE` by the options in the file, before those of the command line."""
+    """Replace `--config FILE` by those options in the file that the command line does not give."""
+    argv = [part for a in argv for part in (a.split("=", 1) if a.startswith("--config=") else [a])]
     if "--config" not in argv:
         return argv
     at = argv.index("--config")
     if at + 1 >= len(argv):
         raise ConfigError("--config names no file", "write --config file.yaml")
-    return [*_read_config(options, Path(argv[at + 1])), *argv[:at], *argv[at + 2 :]]
+    rest = [*argv[:at], *argv[at + 2 :]]
+    given = {_option(argument) for argument in rest if argument.startswith("--")}
+    return [*_read_config(options, Path(argv[at + 1]), given), *rest]
 
 
-def _read_config(options: type[Any], path: Path) -> list[str]:
+def _option(argument: str) -> str:
+    """The option that an argument names: `--no-group-by-length` is `group_by_length`."""
+    name = argument.partition("=")[0].removeprefix("--").replace("-", "_")
+    return name.removeprefix("no_")
+
+
+def _read_config(options: type[Any], path: Path, given: set[str]) -> list[str]:
     import yaml
 
     if not path.is_file():
@@ -74,21 +83,27 @@ def _read_config(options: type[Any], path: Path) -> list[str]:
         raise ConfigError(f"{path} is not YAML ({error})", "mend the file") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds no mapping", "write one `option: value` a line")
-    known = {field.name for field in fields(options)}
+    known = {field.name: str(field.type) for field in fields(options)}
     arguments: list[str] = []
     for key, value in values.items():
         name = _alias(f"--{key}".replace("_", "-"))[2:].replace("-", "_")
         if name not in known:
             raise ConfigError(f"{path} has an unknown option {key!r}", "see --help for the names")
-        arguments += _as_arguments(name.replace("_", "-"), value)
+        if name not in given:
+            arguments += _as_arguments(name.replace("_", "-"), value, known[name])
     return arguments
 
 
-def _as_arguments(flag: str, value: Any) -> list[str]:
+def _as_arguments(flag: str, value: Any, kind: str) -> list[str]:
     if value is None:
         return []
     if isinstance(value, bool):
+        if kind != "bool":  # YAML reads `save_strategy: no` as false
+            return [f"--{flag}", "yes" if value else "no"]
         return [f"--{flag}" if value else f"--no-{flag}"]
+    if "UseAppendAction" in kind:
+        values = value if isinstance(value, list) else [value]
+        return [part for item in values for part in (f"--{flag}", str(item))]
     if isinstance(value, list):
         return [f"--{flag}", *map(str, value)]
     return [f"--{flag}", str(value)]

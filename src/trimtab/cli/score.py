@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.cli.parse import parse, quiet_libraries
-from trimtab.data.formats import pairs_of
+from trimtab.data.formats import Unusable, pairs_of, prompt_of
 from trimtab.data.pairs import Prompt
 from trimtab.data.sources import Row, fingerprint, read_rows
 from trimtab.errors import DataError
@@ -92,10 +92,13 @@ def main(argv: Sequence[str]) -> int:
 def _items(place: str, row: Row) -> list[tuple[str, Prompt, str]]:
     """(place, prompt, response) of a row: one, or two for a preference pair."""
     if "response" in row:
-        if not isinstance(row.get("prompt"), str | list) or not isinstance(row["response"], str):
+        if row.get("prompt") is None or not isinstance(row["response"], str):
             raise DataError(f"{place} has no text `prompt` and `response`", "mend the row")
-        return [(place, row["prompt"], row["response"])]
-    pair = next(pairs_of(row, place))
+        return [(place, prompt_of(row["prompt"], place), row["response"])]
+    try:
+        pair = next(pairs_of(row, place))
+    except Unusable as reason:
+        raise DataError(f"{place} cannot be scored: {reason}", "mend or delete it") from None
     return [
         (f"{place} chosen", pair.prompt, pair.chosen),
         (f"{place} rejected", pair.prompt, pair.rejected),

@@ -86,6 +86,7 @@ def response_ids(
     """
     text, messages = render_prompt(tokenizer, prompt, prompt_format)
     before = _encode_prompt(tokenizer, text, is_chat=messages is not None)
+    response = _without_end(tokenizer, response)
     ending = response if messages is None else _templated(tokenizer, messages, response, text)
     joined = list(tokenizer(text + ending, add_special_tokens=messages is None)["input_ids"])
     if joined[: len(before)] == before:
@@ -93,6 +94,13 @@ def response_ids(
     else:
         after = list(tokenizer(ending, add_special_tokens=False)["input_ids"])
     return before, _ended(tokenizer, after)
+
+
+def _without_end(tokenizer: Tokenizer, response: str) -> str:
+    """A response that carries its end-of-turn token as text, without it: it is added once."""
+    end = tokenizer.eos_token
+    bare = response.rstrip()
+    return bare.removesuffix(end) if end and bare.endswith(end) else response
 
 
 def _templated(
@@ -149,23 +157,26 @@ def tokenize_pairs(
         DataError: no pair is left.
     """
     tokens: list[TokenPair] = []
-    shortest = None
+    too_long: list[int] = []
     for pair in pairs:
         item = tokenize_pair(tokenizer, pair, prompt_format)
-        shortest = min(shortest or len(item), len(item))
         if item.chosen_ids == item.rejected_ids:
             report.leave_out("both sides are the same tokens", pair.source)
         elif not item.prompt_ids:
             report.leave_out("the prompt has no tokens", pair.source)
         elif len(item) > max_length:
             report.leave_out(f"longer than {max_length} tokens", pair.source)
+            too_long.append(len(item))
         else:
             tokens.append(item)
-    if pairs and not tokens:
+    if pairs and not tokens and too_long:
         raise DataError(
-            f"none of {len(pairs)} pairs fits in --max-length {max_length} (the shortest has {shortest} tokens)",
+            f"none of {len(pairs)} pairs fits in --max-length {max_length} "
+            f"(the shortest has {min(too_long)} tokens)",
             "raise --max-length",
         )
+    if pairs and not tokens:
+        raise DataError(f"none of {len(pairs)} pairs can be used", "; ".join(report.lines()))
     return tokens
 
 

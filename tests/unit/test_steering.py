@@ -1,0 +1,85 @@
+"""Preference and strength, as every door to the library reads them."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from trimtab import steering
+from trimtab.errors import PreferenceError
+from trimtab.steering import Steering, parse_preference, parse_strength
+
+BOTH = ["helpful", "harmless"]
+
+
+def test_text_and_mapping_mean_the_same() -> None:
+    text = Steering.of(BOTH, "helpful=0.7, harmless=0.3")
+    assert text == Steering.of(BOTH, {"harmless": 0.3, "helpful": 0.7})
+    assert text.preference == {"helpful": 0.7, "harmless": 0.3}
+    assert list(text.preference) == BOTH  # the engine's order, not the writer's
+
+
+def test_no_preference_weighs_all_alike() -> None:
+    assert Steering.of(["a", "b", "c", "d"]).preference == dict.fromkeys("abcd", 0.25)
+
+
+def test_no_objectives_leave_the_base_alone() -> None:
+    assert Steering.of([]).weights({}) == []
+
+
+def test_weights_off_the_simplex_are_normalised_and_said_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    steering._say_normalised_once.cache_clear()
+    with caplog.at_level(logging.WARNING, "trimtab"):
+        for _ in range(3):
+            assert Steering.of(BOTH, "helpful=3,harmless=1").preference == {
+                "helpful": 0.75,
+                "harmless": 0.25,
+            }
+    assert [record.message for record in caplog.records] == [
+        "preference weights sum to 4, not 1: they are normalised"
+    ]
+
+
+def test_weights_are_strength_times_preference_times_scale() -> None:
+    given = Steering.of(BOTH, "helpful=0.75,harmless=0.25", 2)
+    assert given.weights({"helpful": 0.5}) == [2 * 0.75 * 0.5, 2 * 0.25 * 1]
+
+
+@pytest.mark.parametrize(
+    ("preference", "named"),
+    [
+        ("helpful=1,funny=1", "unknown objective 'funny'; the objectives here are: helpful"),
+        ("helpful=1", "no weight for harmless"),
+        ("helpful=1,harmless=-0.1", "'harmless' is negative"),
+        ("helpful=nan,harmless=1", "'helpful' is not finite"),
+        ("helpful=inf,harmless=1", "'helpful' is not finite"),
+        ("helpful=0,harmless=0", "all weights of the preference are zero"),
+        ("helpful=1,helpful=1", "'helpful' is weighted twice"),
+        ("helpful=x,harmless=1", "'helpful' is not a number"),
+        ("helpful:1", "cannot read 'helpful:1'"),
+        ("=1", "cannot read '=1'"),
+        ({"helpful": None, "harmless": 1}, "'helpful' is not a number"),
+        ({"helpful": float("nan"), "harmless": 1}, "'helpful' is not finite"),
+        (0.5, "must be an object or text, not float"),
+        ([("helpful", 1)], "must be an object or text, not list"),
+    ],
+)
+def test_bad_preferences_are_named(preference: object, named: str) -> None:
+    with pytest.raises(PreferenceError, match=named) as caught:
+        Steering.of(BOTH, preference)  # type: ignore[arg-type]
+    assert isinstance(caught.value, ValueError)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("value", [-1, "-0.5", float("nan"), "inf", "much", None, [1]])
+def test_bad_strengths_are_refused(value: object) -> None:
+    with pytest.raises(PreferenceError, match="strength"):
+        parse_strength(value)  # type: ignore[arg-type]
+
+
+def test_good_values() -> None:
+    assert (parse_strength("1.5"), parse_strength(0)) == (1.5, 0.0)
+    assert parse_preference("a=1, b=2,") == {"a": 1.0, "b": 2.0}  # as given, not normalised
