@@ -23,6 +23,7 @@ class Sidecar:
         method: how it was trained.
         objective: the objective it was trained for.
         beta: β_r of the training loss.
+        length_normalize: whether a response's reward is per token rather than a sum.
         scale: calibration; multiplies the strength of this ARM.
         base_family: architecture of the backbone, such as `llama`.
         base_fingerprint: identity of the backbone's weights ("" when it came from the hub).
@@ -36,6 +37,7 @@ class Sidecar:
     method: Method = "genarm"
     objective: str = ""
     beta: float = 0.05
+    length_normalize: bool = False
     scale: float = 1.0
     base_family: str = ""
     base_fingerprint: str = ""

@@ -27,8 +27,8 @@ class Scored:
     """The reward of one response.
 
     Attributes:
-        reward: in nats, summed over the response's tokens (ARM); the scalar head's value
-            (trajectory model).
+        reward: in nats, summed over the response's tokens, or their mean where the ARM was trained
+            so (`length_normalize`); the scalar head's value (trajectory model).
         tokens: text of each response token (ARM only).
         token_rewards: log-prob of each response token (ARM only).
     """
@@ -120,7 +120,9 @@ class RewardModel:
         if self.sidecar.method == "trajectory":
             return [Scored(reward) for reward in trajectory_rewards(self.model, batch).tolist()]
         logp, row = response_logp(self.model, batch)
-        totals = response_rewards(logp, row, len(rows)).tolist()
+        totals = response_rewards(
+            logp, row, len(rows), length_normalize=self.sidecar.length_normalize
+        ).tolist()
         per_row = torch.split(logp, [len(response) for _, response in rows])
         return [
             Scored(total, [self.tokenizer.decode([i]) for i in response], tokens.tolist())

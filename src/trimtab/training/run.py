@@ -351,6 +351,7 @@ class _Run:
             method=self.config.method,
             objective=self.objective,
             beta=self.config.loss_beta,
+            length_normalize=self.config.length_normalize,
             scale=self.config.scale,
             base_family=model.config.model_type,
             base_fingerprint=weights_fingerprint(self.config.model),
