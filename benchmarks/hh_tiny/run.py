@@ -186,7 +186,9 @@ def scores(work: Path, prompts: dict[str, list[str]], texts: dict[str, Any]) -> 
                 "gain": asdict(mean(gain.mean(0).tolist())),
                 "gain_seeds": gain.mean(1).tolist(),
                 "win_rate": asdict(mean(wins.tolist())),
-                "characters": float(np.mean([len(t) for s in texts[objective][setting] for t in s])),
+                "characters": float(
+                    np.mean([len(t) for s in texts[objective][setting] for t in s])
+                ),
             }
     return found
 
@@ -206,7 +208,10 @@ def tables(results: dict[str, Any]) -> str:
     sizes = [f"{o} {results['accuracy'][o]['arm']['n']}" for o in OBJECTIVES]
     lines += ["", f"n: {', '.join(sizes)}; the ARM's row is the mean of {len(SEEDS)} seeds.", ""]
     head = [f"{o} judge: {c}" for o in OBJECTIVES for c in ("score", "gain over unguided", "wins")]
-    lines += ["| setting | " + " | ".join(head) + " | characters |", "| --- " * (len(head) + 2) + "|"]
+    lines += [
+        "| setting | " + " | ".join(head) + " | characters |",
+        "| --- " * (len(head) + 2) + "|",
+    ]
     for setting in SETTINGS:
         rows = [results["guided"][o][setting] for o in OBJECTIVES]
         cells = [show(row[key]) for row in rows for key in ("score", "gain", "win_rate")]

@@ -18,10 +18,10 @@ __all__ = ["accuracy", "load", "score", "train"]
 def train(*, data: str | Sequence[str], **options: Any) -> list[TrainResult]:
     """Train one reward model per objective; the options are the fields of `TrainConfig`.
 
-        trimtab.train(model="…", data="pairs.jsonl", objectives="helpful", output_dir="arms/helpful")
+        trimtab.train(model="…", data="pairs.jsonl", objectives="helpful", output_dir="arms")
 
     Raises:
-        TrimtabError: bad data, options, model folder or output directory, before anything is written.
+        TrimtabError: bad data, options, model folder or output directory; nothing is written.
     """
     files = [data] if isinstance(data, str) else [str(file) for file in data]
     return _train(TrainConfig(data=files, **options))

@@ -119,7 +119,7 @@ def draw(logp_BV: Tensor, uniform_B: Tensor) -> Tensor:
 
 
 def choose(logp_BV: Tensor, temperature_B: Tensor, uniform_B: Tensor) -> Tensor:
-    """Next token of each row from its shaped distribution: the likeliest at temperature 0, else drawn.
+    """Next token of each row from its shaped distribution: drawn, or the likeliest at T = 0.
 
     Returns:
         [B] token ids, int64.

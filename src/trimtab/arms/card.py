@@ -49,7 +49,8 @@ def model_card(
 ---
 # {name}: {_KINDS[sidecar.method]}
 
-Trained with Trimtab {sidecar.trimtab_version} on {model}. β_r = {sidecar.beta}, scale {sidecar.scale}.
+Trained with Trimtab {sidecar.trimtab_version} on {model}.
+β_r = {sidecar.beta}, scale {sidecar.scale}.
 
 {usage}
 ## How it was made

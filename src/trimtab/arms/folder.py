@@ -49,7 +49,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def check_folder(name: str, *, what: str = "model") -> None:
-    """Refuse a local folder that cannot be loaded; a hub id passes and is checked when it is fetched.
+    """Refuse a local folder that cannot be loaded; a hub id is checked when it is fetched.
 
     Raises:
         MissingFileError: a path that is not there.

@@ -1,4 +1,4 @@
-"""Models and tokenizers from folders or the hub; adapters on a backbone that is already in memory."""
+"""Models and tokenizers from folders or the hub; adapters on a backbone already in memory."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def _same_backbone(adapter: str, backbone_name: str, sidecar: Sidecar) -> bool:
 
 
 def share_weights(model: nn.Module) -> Any:
-    """A second module tree over the *same* tensors, so that adapters on it leave the first alone."""
+    """A second module tree over the *same* tensors: adapters on it leave the first alone."""
     tensors = [*model.parameters(), *model.buffers()]
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 

@@ -43,7 +43,7 @@ def pad_rows(
 
 
 def position_ids(attention_mask_NT: Tensor) -> Tensor:
-    """Positions counted from each row's first real token, so that padding may stand on either side."""
+    """Positions counted from each row's first real token: padding may stand on either side."""
     return (attention_mask_NT.cumsum(-1) - 1).clamp(min=0)
 
 

@@ -1,4 +1,4 @@
-"""Token ids of prompts and pairs. A prompt is always tokenised alone, as it will be when decoding."""
+"""Token ids of prompts and pairs. A prompt is tokenised alone, as it will be when decoding."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def require_template(tokenizer: Tokenizer) -> None:
     """Refuse a tokenizer without a chat template."""
     if not tokenizer.chat_template:
         raise ConfigError(
-            f"the tokenizer of {tokenizer.name_or_path} has no chat template, and the prompts are chats",
+            f"the tokenizer of {tokenizer.name_or_path} has no chat template for these chats",
             "pass --chat-template FILE.jinja, or plain-text prompts with --prompt-format raw",
         )
 

@@ -46,7 +46,7 @@ def draw(path: Path, swept: Swept) -> None:
         path,
         list(points.values()),
         base,
-        title=f"One frozen model, {len(CURVE)} preferences ({len(HELD_OUT_PROMPTS)} held-out prompts)",
+        title=f"One frozen model, {len(CURVE)} preferences",
         x_label=f"{UNITS[OBJECTIVES[0]]} per answer",
         y_label=f"{UNITS[OBJECTIVES[1]]} per answer",
     )

@@ -34,9 +34,7 @@ _HELD_OUT_SUBJECTS = (
 )  # fmt: skip
 
 TRAINING_PROMPTS = [form.format(subject) for subject in _SUBJECTS for form in _FORMS]
-HELD_OUT_PROMPTS = [
-    form.format(subject) for subject in _HELD_OUT_SUBJECTS for form in _FORMS[:6]
-]
+HELD_OUT_PROMPTS = [form.format(subject) for subject in _HELD_OUT_SUBJECTS for form in _FORMS[:6]]
 SHOWN_PROMPTS = [
     "Tell me a story about a turtle who wanted to fly.",
     "Can you tell me a story about a little princess?",

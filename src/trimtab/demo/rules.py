@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-CHEERFUL_WORDS = frozenset(
-    "beautiful bright celebrate cheered cheerful delicious enjoy enjoyed excited exciting favorite"
-    " friend friends fun funny giggle giggled glad good great happily happy hug hugged joy joyful"
-    " kind laugh laughed laughing love loved loves lovely nice party play played playing proud"
-    " smile smiled smiles smiling sweet thank thanked wonderful yay".split()
-)
+CHEERFUL_WORDS = frozenset((
+    "beautiful", "bright", "celebrate", "cheered", "cheerful", "delicious", "enjoy", "enjoyed",
+    "excited", "exciting", "favorite", "friend", "friends", "fun", "funny", "giggle", "giggled",
+    "glad", "good", "great", "happily", "happy", "hug", "hugged", "joy", "joyful", "kind",
+    "laugh", "laughed", "laughing", "love", "loved", "loves", "lovely", "nice", "party", "play",
+    "played", "playing", "proud", "smile", "smiled", "smiles", "smiling", "sweet", "thank",
+    "thanked", "wonderful", "yay",
+))  # fmt: skip
 
 _WORD = re.compile(r"[a-z]+")
 _SPEECH = re.compile(r'"[^"\n]{2,}(?:"|$)')

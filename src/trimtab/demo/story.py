@@ -77,7 +77,12 @@ def load_arms(output: Path) -> LocalEngine:
 
 
 def answer(
-    engine: LocalEngine, prompts: Sequence[str], setting: Setting, *, seed: int, report: bool = False
+    engine: LocalEngine,
+    prompts: Sequence[str],
+    setting: Setting,
+    *,
+    seed: int,
+    report: bool = False,
 ) -> list[Completion]:
     """Answer prompts in one setting, the same seeds in each."""
     return engine.generate(

@@ -1,1 +1,1 @@
-"""Measuring: rewards of given responses, pairwise accuracy beside its floors, intervals, pictures."""
+"""Measuring: rewards of responses, accuracy beside its floors, intervals, pictures, pages."""

@@ -10,10 +10,11 @@ from pathlib import Path
 from trimtab.engines.types import TokenReport
 
 _STYLE = """
-body { font: 16px/1.55 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1.2rem;
-       color: #1c2330; background: #fff; }
+body { font: 16px/1.55 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto;
+       padding: 0 1.2rem; color: #1c2330; background: #fff; }
 h1 { font-size: 1.7rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
-table { border-collapse: collapse; } th, td { padding: .35rem .9rem; border-bottom: 1px solid #ddd; }
+table { border-collapse: collapse; }
+th, td { padding: .35rem .9rem; border-bottom: 1px solid #ddd; }
 td:not(:first-child), th:not(:first-child) { text-align: right; }
 img { max-width: 44rem; width: 100%; }
 .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(16rem, 1fr)); gap: 1rem; }

@@ -1,4 +1,4 @@
-"""Rewards of given responses, from an ARM (per token) or a trajectory-level model (per response)."""
+"""Rewards of given responses, from an ARM (per token) or a trajectory model (per response)."""
 
 from __future__ import annotations
 

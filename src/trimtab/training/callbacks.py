@@ -17,7 +17,7 @@ Progress = Callable[[str, int, int], None]
 
 
 class MetricsFile(TrainerCallback):
-    """Appends every log record to `metrics.jsonl`; a resumed run first drops what it will repeat."""
+    """Appends log records to `metrics.jsonl`; a resumed run first drops what it will repeat."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -52,7 +52,7 @@ class ProgressReport(TrainerCallback):
 
 
 class CleanStop(TrainerCallback):
-    """On Ctrl-C or SIGTERM: finish the step, write a checkpoint, stop. A second signal stops at once."""
+    """On Ctrl-C or SIGTERM: finish the step, save, stop. A second signal stops at once."""
 
     def __init__(self) -> None:
         self.asked = False

@@ -23,7 +23,7 @@ class TrainConfig:
     """Where the reward model goes (one sub-folder each when several objectives are named)."""
 
     method: Literal["genarm", "trajectory"] = "genarm"
-    """`genarm`: an ARM, one per objective. `trajectory`: a scalar head that judges whole responses."""
+    """`genarm`: an ARM, one per objective. `trajectory`: a scalar head that judges responses."""
 
     objectives: str = ""
     """Objective(s) to train for, comma-separated, such as `helpful,harmless`. Data that name no
@@ -151,7 +151,7 @@ class TrainConfig:
     """Allow an output directory that is not empty."""
 
     report_to: list[str] = field(default_factory=list)
-    """Trackers, as transformers names them (wandb, tensorboard, …). `metrics.jsonl` is always written."""
+    """Trackers, as transformers names them (wandb, …). `metrics.jsonl` is always written."""
 
     seed: int = 0
     """Seed of the initialisation, the order of the data and dropout."""

@@ -92,6 +92,6 @@ def check_head(model: Any) -> None:
     lm.train(was_training)
     if not torch.allclose(found, expected, atol=1e-2, rtol=1e-2):
         raise ConfigError(
-            f"{type(lm).__name__} changes its logits after the LM head in a way Trimtab does not know",
+            f"{type(lm).__name__} changes its logits after the LM head in an unknown way",
             "please report this architecture",
         )

@@ -310,7 +310,9 @@ class _Run:
 
     def _measure(self, trainer: PreferenceTrainer) -> dict[str, float]:
         logs = trainer.state.log_history
-        summary: dict[str, float] = next((entry for entry in reversed(logs) if "train_loss" in entry), {})
+        summary: dict[str, float] = next(
+            (entry for entry in reversed(logs) if "train_loss" in entry), {}
+        )
         metrics = {"train_loss": summary.get("train_loss", float("nan"))}
         if "validation" in self.splits:
             done = [e for e in logs if "eval_loss" in e and e["step"] == trainer.state.global_step]
