@@ -18,6 +18,9 @@ class TrainOptions(TrainConfig):
     json: bool = False
     """Print the results as JSON."""
 
+    def __post_init__(self) -> None:
+        """Nothing yet: tyro would swallow the hint of an error. `TrainConfig` checks below."""
+
 
 def main(argv: Sequence[str]) -> int:
     """Parse, train, print the results."""
