@@ -361,7 +361,6 @@ def _small_disk() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (24 * 1024, 24 * 1024))
 
 
-@pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="needs file size limits")
 @pytest.mark.parametrize("saves", ["no", "steps"], ids=["final save", "checkpoint"])
 def test_full_disk(tmp_path: Path, pairs_file: Path, saves: str) -> None:
     # The weights take some 60 KB; everything written before them (settings, metrics) fits.

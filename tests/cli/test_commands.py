@@ -245,6 +245,27 @@ def test_train_from_a_config_file(
     assert sorted(adapter["target_modules"]) == ["q_proj", "v_proj"]
 
 
+def test_rows_left_out_are_said_and_reported(
+    base_dir: Path,
+    pairs_file: Path,
+    tmp_path: Path,
+    capsys: Capture,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    good = [json.loads(line) for line in pairs_file.read_text().splitlines()]
+    bad = [{**good[0], "chosen": ""}, {**good[0], "rejected": None}]
+    path = write_jsonl(tmp_path / "rows.jsonl", [*good, *bad])
+    command = ["train", "--model", base_dir, "--data", path, "--output-dir", tmp_path / "out"]
+    command += ["--max-steps", 1, "--eval-strategy", "no", "--save-strategy", "no"]
+    [result] = run_json(capsys, *command, "--skip-bad-rows")
+    assert result["report"] == {"one side is empty": 1, "has no `rejected`": 1}
+    said = [record.message for record in caplog.records]
+    assert "1 rows left out: one side is empty (rows.jsonl:41)" in said
+    assert "1 rows left out: has no `rejected` (rows.jsonl:42)" in said
+    command = ["accuracy", "--arm", tmp_path / "out", "--data", path, "--skip-bad-rows"]
+    assert run_json(capsys, *command)["rows"] == {"read": 42, **result["report"]}
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command: str, capsys: Capture) -> None:
     with pytest.raises(SystemExit) as stop:

@@ -14,8 +14,8 @@ BOTH = ["helpful", "harmless"]
 
 
 def test_text_and_mapping_mean_the_same() -> None:
-    text = Steering.of(BOTH, "helpful=0.7, harmless=0.3")
-    assert text == Steering.of(BOTH, {"harmless": 0.3, "helpful": 0.7})
+    text = Steering.of(BOTH, "harmless=0.3, helpful=0.7")
+    assert text == Steering.of(BOTH, {"helpful": 0.7, "harmless": 0.3})
     assert text.preference == {"helpful": 0.7, "harmless": 0.3}
     assert list(text.preference) == BOTH  # the engine's order, not the writer's
 
