@@ -5,7 +5,7 @@
 Training prompts are cut into two halves by prompt hash: the ARMs learn from one half, the
 trajectory-level judges that score the answers from the other. Test prompts (residue 0) are seen by
 neither, and the tiny model never read them. Everything is resumable: run it again to go on.
-Writes `results.json` and `README.md`'s table beside this file; working files go to `work/`.
+Writes `results.json` and the tables in `README.md` beside this file; working files go to `work/`.
 """
 
 from __future__ import annotations
@@ -37,10 +37,11 @@ FILES = {
 }
 OBJECTIVES = list(FILES)
 SEEDS = (0, 1, 2)
+BEGIN, END = "<!-- results: written by run.py -->", "<!-- end of results -->"
 COMMON: dict[str, Any] = {
     "split": "none",
     "bf16": True,
-    "max_length": 320,
+    "max_length": 256,
     "per_device_train_batch_size": 16,
     "gradient_accumulation_steps": 1,
     "lora_r": 16,
@@ -250,6 +251,10 @@ def main() -> None:
         },
     }
     (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    page = HERE / "README.md"
+    before, _, rest = page.read_text().partition(BEGIN)
+    after = rest.partition(END)[2]
+    page.write_text(f"{before}{BEGIN}\n\n{tables(results)}\n\n{END}{after}")
     print(tables(results))
 
 

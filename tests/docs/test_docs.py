@@ -1,0 +1,74 @@
+"""Docs cannot drift: the README's lines run, and the reference is what the commands say."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import save_model, write_jsonl
+
+from trimtab.cli.main import main
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_the_six_lines_of_the_readme_run(tmp_path: Path) -> None:
+    [code] = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert len(code.splitlines()) == 6
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert len(result.stdout.split()) > 5  # an answer, not an empty line
+    assert (tmp_path / "arms/cheerful/trimtab.json").is_file()
+
+
+def readme_commands() -> list[list[str]]:
+    """The README's `trimtab …` lines, continuation lines joined, as argument lists."""
+    text = README.replace("\\\n", " ")
+    lines = re.findall(r"^    trimtab (.*)$", text, flags=re.MULTILINE)
+    return [shlex.split(line) for line in lines]
+
+
+def test_the_command_lines_of_the_readme_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_model(tmp_path / "MODEL")
+    rows = [
+        {"prompt": f"the cat {i}", "chosen": "happy dog", "rejected": "sad cat"} for i in range(40)
+    ]
+    write_jsonl(tmp_path / "pairs.jsonl", rows)
+    labels = {"helpful": 0, "harmless": 1}
+    write_jsonl(tmp_path / "labelled.jsonl", [{**row, "labels": labels} for row in rows])
+    write_jsonl(tmp_path / "prompts.jsonl", [{"prompt": "hello"}, {"prompt": "yes", "strength": 0}])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("builtins.input", _end_of_input)
+    commands = readme_commands()
+    assert len(commands) >= 6
+    for command in commands:
+        if command[0] == "train" and (tmp_path / "arms").exists():
+            command += ["--overwrite"]  # the README's second train line shows another way
+        extra = ["--max-new-tokens", "4"] if command[0] in ("generate", "chat") else []
+        assert main([*command, *extra]) == 0, (command, capsys.readouterr().err)
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
+    assert (tmp_path / "arms/harmless/adapter_model.safetensors").is_file()
+
+
+def _end_of_input(prompt: str = "") -> str:
+    raise EOFError
+
+
+def test_the_reference_is_what_the_commands_say() -> None:
+    script = [sys.executable, str(ROOT / "docs/generate.py"), "--check"]
+    assert subprocess.run(script).returncode == 0, "stale: run `make docs`"
+
+
+def test_links_in_the_docs_lead_somewhere() -> None:
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), (page.name, target)
