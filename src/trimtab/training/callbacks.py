@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
 
 Progress = Callable[[str, int, int], None]
 """(what is being done, steps done, steps in all)."""
@@ -38,11 +39,38 @@ class MetricsFile(TrainerCallback):
 
 
 def _step(line: str) -> float:
-    """The step of a record; a line torn by a kill belongs to none that is kept."""
+    """The step of a record; a line torn by a kill, or a stopped run's summary, is not kept."""
     try:
-        return float(json.loads(line)["step"])
+        record = json.loads(line)
+        return math.inf if "train_runtime" in record else float(record["step"])
     except (ValueError, LookupError, TypeError):
         return math.inf
+
+
+class LossSum(TrainerCallback, ExportableState):
+    """Sum of the steps' losses. It travels in the checkpoint: a resumed run has the mean of all."""
+
+    def __init__(self) -> None:
+        self.total, self.steps = 0.0, 0
+
+    @property
+    def mean(self) -> float:
+        """Mean loss of a step."""
+        return self.total / max(self.steps, 1)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"args": {}, "attributes": {"total": self.total, "steps": self.steps}}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Go on from the checkpoint's sum."""
+        saved = state.stateful_callbacks.get(type(self).__name__) if state.global_step else None
+        if saved:
+            self.total, self.steps = (saved["attributes"][name] for name in ("total", "steps"))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Count a step."""
+        self.steps += 1
 
 
 class ProgressReport(TrainerCallback):
@@ -88,6 +116,15 @@ class CleanStop(TrainerCallback):
         if self.asked:
             control.should_save = True
             control.should_training_stop = True
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Do not evaluate a run that stops amid an epoch; lose nothing after the last step."""
+        if not self.asked:
+            return
+        if state.global_step >= state.max_steps:
+            control.should_save = True
+        elif state.epoch % 1:
+            control.should_evaluate = control.should_save = False
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Stop listening."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shlex
+import shutil
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -185,6 +186,8 @@ class _Run:
         transformers.set_seed(self.config.seed)
         trainer, stop = self._trainer(progress)
         with storage_errors(self.folder):
+            if checkpoint is None:
+                self._forget()
             write_json(self.folder / "run.json", identity)
             trainer.train(resume_from_checkpoint=checkpoint)
             if stop.asked:
@@ -194,6 +197,11 @@ class _Run:
         return TrainResult(
             str(self.folder), self.objective, metrics, self.report, checkpoint is not None
         )
+
+    def _forget(self) -> None:
+        """Remove what a later resume would take for this run's: an overwritten run's remains."""
+        (self.folder / "results.json").unlink(missing_ok=True)
+        shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
 
     def _checkpoint(self, identity: dict[str, Any]) -> str | None:
         """The checkpoint to resume from, None for a fresh start, "done" for a finished run."""
@@ -313,7 +321,7 @@ class _Run:
         summary: dict[str, float] = next(
             (entry for entry in reversed(logs) if "train_loss" in entry), {}
         )
-        metrics = {"train_loss": summary.get("train_loss", float("nan"))}
+        metrics = {"train_loss": trainer.loss_sum.mean}
         if "validation" in self.splits:
             done = [e for e in logs if "eval_loss" in e and e["step"] == trainer.state.global_step]
             found = done[-1] if done else trainer.evaluate()

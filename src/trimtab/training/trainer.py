@@ -12,6 +12,7 @@ import transformers
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 
+from trimtab.training.callbacks import LossSum
 from trimtab.training.logprobs import response_logp
 from trimtab.training.losses import LossOptions, preference_loss, response_rewards
 
@@ -97,6 +98,8 @@ class PreferenceTrainer(transformers.Trainer):
         self._loss = loss
         self._group_by_length = group_by_length
         self._window: dict[str, list[float]] = defaultdict(list)
+        self.loss_sum = LossSum()
+        self.add_callback(self.loss_sum)
         self.model_accepts_loss_kwargs = False  # the loss is a mean over pairs: Trainer averages it
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -110,13 +113,31 @@ class PreferenceTrainer(transformers.Trainer):
         self, model: nn.Module, inputs: Batch, return_outputs: bool = False, **_: Any
     ) -> Any:
         """Mean loss over the batch's pairs."""
-        rewards = through(model, self.accelerator.unwrap_model(model), self._rewards, inputs)
+        with self.accelerator.autocast():  # accelerate's own is in the forward that is replaced
+            rewards = through(model, self.accelerator.unwrap_model(model), self._rewards, inputs)
         chosen, rejected = rewards.chunk(2)
         loss = preference_loss(chosen, rejected, self._loss).mean()
         if model.training:
             self._window["accuracy"].append((chosen > rejected).float().mean().item())
             self._window["margin"].append((chosen - rejected).mean().item())
         return (loss, rewards) if return_outputs else loss
+
+    def _run_epoch(self, *arguments: Any, **options: Any) -> None:
+        """Train an epoch; one resumed after the last step would else take a step too many."""
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*arguments, **options)
+
+    def training_step(self, *arguments: Any, **options: Any) -> Tensor:
+        """One forward and backward pass; its share of the step's loss is added up."""
+        loss: Tensor = super().training_step(*arguments, **options)
+        self.loss_sum.total += loss.item()
+        return loss
+
+    def evaluate(self, *arguments: Any, **options: Any) -> dict[str, float]:
+        """Evaluate without touching the random state: its data loader draws a number."""
+        with torch.random.fork_rng(devices=[]):
+            metrics: dict[str, float] = super().evaluate(*arguments, **options)
+        return metrics
 
     def prediction_step(
         self, model: nn.Module, inputs: Batch, *_: Any, **__: Any
