@@ -161,12 +161,11 @@ class TestWhatMustNotMatter:
 
     def test_side_of_the_padding(self, shop: Workshop, lora: TrainResult) -> None:
         model, _ = load_arm(lora.output_dir)
-        pairs = shop.validation()
+        sides = [PairCollator(0, side)(shop.validation()) for side in ("left", "right")]
+        assert int(sides[0]["attention_mask"][:, 0].min()) == 0  # there is padding, and it moves
+        assert int(sides[1]["attention_mask"][:, 0].min()) == 1
         with torch.no_grad():
-            left, right = (
-                ArmRewards()(model, PairCollator(0, side)(pairs)) for side in ("left", "right")
-            )
-        assert len({len(p.prompt_ids) + len(p.chosen_ids) for p in pairs}) > 0
+            left, right = (ArmRewards()(model, batch) for batch in sides)
         torch.testing.assert_close(left, right, atol=1e-3, rtol=1e-4)
 
     def test_the_seed_is_what_decides(self, shop: Workshop) -> None:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import alone, changed_logits, engine_of, specified, specified_logp, with_head
+from oracle import alone, changed_logits, engine_of, specified, specified_logp, voice, with_head
 from torch import Tensor
 
 from trimtab import fusion
 from trimtab.engines import reference
 from trimtab.engines.local.engine import LocalEngine
 from trimtab.engines.types import Completion, Request, Sampling
+from trimtab.steering import Steering
 
 NEVER = float("-inf")
 many = settings(max_examples=60, deadline=None, derandomize=True)
@@ -229,12 +231,32 @@ def test_a_constant_added_to_a_stream_changes_nothing(
     request = Request(
         data.draw(prompts), data.draw(preferences), data.draw(strengths), SAMPLED.but(seed=5)
     )
-    voice = data.draw(st.sampled_from([engine.base, *engine.arms]))
+    stream = data.draw(st.sampled_from([engine.base, *engine.arms]))
     constant = data.draw(constants)
     before = run.tokens(engine, [request]), run.fused(engine, request)
-    with changed_logits(voice, lambda logits: logits + constant):
+    with changed_logits(stream, lambda logits: logits + constant):
         assert run.tokens(engine, [request]) == before[0]
         assert run.fused(engine, request) == pytest.approx(before[1], abs=5e-4)
+
+
+def test_scale_multiplies_strength(run: Any) -> None:
+    """An ARM of scale ½ at strength 3 is the ARM of scale 1 at strength 1.5."""
+    base, arm = voice("base", 1, 12), voice("a", 2, 12)
+    halved = LocalEngine(base, [replace(arm, scale=0.5)])
+    for seed, prompt in enumerate(PROMPTS):
+        sampling = SAMPLED.but(seed=seed)
+        one, two = Request(prompt, None, 3.0, sampling), Request(prompt, None, 1.5, sampling)
+        same(run, halved, LocalEngine(base, [arm]), one, two)
+
+
+@pytest.mark.parametrize("name", ["strength", "preference", "scale"])
+def test_weights(name: str) -> None:
+    """w = strength · preference · scale: 2 · (¾, ¼) · (1, ½) = (1.5, .25); 3 : 1 is (¾, ¼)."""
+    preference = {"preference": "a=3,b=1"}.get(name, "a=0.75,b=0.25")
+    steering = Steering.of(["a", "b"], preference, 4.0 if name == "strength" else 2.0)
+    scales = {"a": 1.0, "b": 2.0} if name == "scale" else {"a": 1.0, "b": 0.5}
+    expected = {"strength": [3.0, 0.5], "preference": [1.5, 0.25], "scale": [1.5, 1.0]}[name]
+    assert steering.weights(scales) == expected
 
 
 @few
