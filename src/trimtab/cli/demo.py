@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
         )
     for prompt, answers in shown.items():
         _print_answers(screen, prompt, answers)
-    columns = ["setting", *(f"{name}\n{UNITS[name]}" for name in story.OBJECTIVES)]
+    columns = ["setting", *(UNITS[name] for name in story.OBJECTIVES)]
     title = f"Means over {len(pages.HELD_OUT_PROMPTS)} held-out prompts [95 % intervals]"
     screen.print(show.table(title, columns, pages.score_rows(swept)))
     pages.save_results(output / "results.json", trained, swept, seed=options.seed)

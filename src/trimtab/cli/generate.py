@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trimtab.arms.folder import weights_fingerprint
 from trimtab.cli.options import EngineOptions, SamplingOptions
 from trimtab.cli.parse import parse
 from trimtab.data.formats import prompt_of
@@ -78,13 +79,14 @@ def _request(options: GenerateOptions, number: int, row: dict[str, Any]) -> Requ
         raise DataError(f"{place} has no `prompt`", "give text or messages")
     prompt = prompt_of(row["prompt"], place)
     sampling = options.sampling()
-    seed = row.get("seed", sampling.seed + number)
+    own = {key: value for key, value in row.items() if value is not None}  # tables fill with null
+    seed = own.get("seed", sampling.seed + number)
     if not str(seed).removeprefix("-").isdecimal():
         raise DataError(f"{place} has seed {seed!r}", "give a whole number")
     request = Request(
         prompt,
-        row.get("preference", options.preference),
-        row.get("strength", options.strength),
+        own.get("preference", options.preference),
+        own.get("strength", options.strength),
         replace(sampling, seed=int(seed)),
     )
     Steering.of(list(options.arms), request.preference, request.strength)
@@ -95,7 +97,12 @@ def _settings(options: GenerateOptions) -> dict[str, Any]:
     """What the output depends on."""
     free = {"output", "overwrite", "batch_size", "json", "input"}
     settings = {key: value for key, value in asdict(options).items() if key not in free}
-    return {**settings, "input_sha256": fingerprint([options.input] if options.input else [])}
+    models = [options.base, *options.arms.values()]
+    return {
+        **settings,
+        "weights": [weights_fingerprint(model) for model in models],
+        "input_sha256": fingerprint([options.input] if options.input else []),
+    }
 
 
 def _print_answers(options: GenerateOptions, requests: list[Request]) -> int:

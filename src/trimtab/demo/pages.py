@@ -28,8 +28,8 @@ def score_rows(swept: Swept) -> list[list[str]]:
     for setting, scores in swept.items():
         name = named.get((setting.strength, setting.first))
         if setting is not UNGUIDED:
-            weights = ", ".join(f"{n} {w:.1f}" for n, w in setting.preference.items())
-            name = f"{weights}" if name is None else f"{weights}  ({name})"
+            weights = ", ".join(f"{n} {w:g}" for n, w in setting.preference.items() if w)
+            name = weights if name in (None, weights) else f"{weights} ({name})"
         cells = [f"{e.value:.2f} [{e.low:.2f}, {e.high:.2f}]" for e in scores.values()]
         rows.append([name or setting.name, *cells])
     return rows
@@ -46,7 +46,7 @@ def draw(path: Path, swept: Swept) -> None:
         path,
         list(points.values()),
         base,
-        title=f"One frozen model, {len(CURVE)} preferences",
+        title=f"One frozen model, {len(CURVE)} preferences (numbers: weight of {OBJECTIVES[0]})",
         x_label=f"{UNITS[OBJECTIVES[0]]} per answer",
         y_label=f"{UNITS[OBJECTIVES[1]]} per answer",
     )
@@ -55,7 +55,8 @@ def draw(path: Path, swept: Swept) -> None:
 def _label(setting: Setting) -> str:
     if setting is UNGUIDED:
         return "unguided"
-    return f"{OBJECTIVES[0]} {setting.first:.1f}"
+    ends = {0.0: f"{OBJECTIVES[1]} 1", 1.0: f"{OBJECTIVES[0]} 1"}
+    return ends.get(setting.first, f"{setting.first:.1f}")
 
 
 def save_results(

@@ -109,7 +109,8 @@ def side_by_side(engine: LocalEngine, *, seed: int) -> dict[str, dict[str, Compl
 
 def sweep(engine: LocalEngine, *, seed: int, progress: Progress) -> dict[Setting, Scores]:
     """Mean rule scores on the held-out prompts: unguided, and along the preferences."""
-    settings = [UNGUIDED, *(Setting(f"{first:g}", STRENGTH, first) for first in CURVE)]
+    curve = [Setting(f"{OBJECTIVES[0]} {first:g}", STRENGTH, first) for first in CURVE]
+    settings = [UNGUIDED, *curve]
     found: dict[Setting, Scores] = {}
     for number, setting in enumerate(settings):
         progress("answering held-out prompts", number, len(settings))
