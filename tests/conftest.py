@@ -15,10 +15,12 @@ import pytest
 
 SHARED = Path(os.environ.get("TRIMTAB_SHARED", Path(__file__).parents[2] / "shared"))
 
-WORDS = (
-    "the a cat dog sat ran on mat happy sad hello thank you yes no please story once upon time "
-    "good bad very little big red blue sun moon . , ! ? Human Assistant user assistant"
-).split()
+WORDS = [
+    "the", "a", "cat", "dog", "sat", "ran", "on", "mat", "happy", "sad", "hello", "thank", "you",
+    "yes", "no", "please", "story", "once", "upon", "time", "good", "bad", "very", "little",
+    "big", "red", "blue", "sun", "moon", ".", ",", "!", "?", "Human", "Assistant", "user",
+    "assistant",
+]  # fmt: skip
 
 TEMPLATE = (
     "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] }}"

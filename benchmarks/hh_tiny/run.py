@@ -49,10 +49,13 @@ COMMON: dict[str, Any] = {
     "lora_target_modules": ["all-linear"],
     "resume_from_checkpoint": "auto",
 }
-ARM: dict[str, Any] = {}
-JUDGE: dict[str, Any] = {"method": "trajectory", "num_train_epochs": 2, "learning_rate": 1e-3}
+EPOCHS = {"helpful": 2, "harmless": 1}  # there are four times as many harmless pairs
+ARM: dict[str, Any] = {"learning_rate": 1e-3, "length_normalize": True, "beta": 5.0}
+JUDGE: dict[str, Any] = {"learning_rate": 1e-3, "method": "trajectory"}
+SELF = "guided by itself"  # the base as its own, untrained ARM: what sharpening alone does
 SETTINGS = {
     "unguided": ({"helpful": 0.5, "harmless": 0.5}, 0.0),
+    SELF: ({"helpful": 0.5, "harmless": 0.5}, 1.0),
     "helpful 1": ({"helpful": 1, "harmless": 0}, 1.0),
     "half and half": ({"helpful": 0.5, "harmless": 0.5}, 1.0),
     "harmless 1": ({"helpful": 0, "harmless": 1}, 1.0),
@@ -90,8 +93,8 @@ def prepare(data: Path, work: Path) -> dict[str, dict[str, list[Pair]]]:
 
 def train_all(model: str, work: Path) -> dict[str, float]:
     """ARMs for every objective and seed, one judge per objective; folder -> seconds."""
-    runs = [(f"arm-{o}-{s}", o, "arm", {**ARM, "seed": s}) for o in OBJECTIVES for s in SEEDS]
-    runs += [(f"judge-{o}", o, "judge", {**JUDGE, "seed": 0}) for o in OBJECTIVES]
+    runs = [(f"judge-{o}", o, "judge", {**JUDGE, "seed": 0}) for o in OBJECTIVES]
+    runs += [(f"arm-{o}-{s}", o, "arm", {**ARM, "seed": s}) for s in SEEDS for o in OBJECTIVES]
     seconds = {}
     for name, objective, part, options in runs:
         [result] = trimtab.train(
@@ -100,6 +103,7 @@ def train_all(model: str, work: Path) -> dict[str, float]:
             eval_data=[str(work / f"{objective}.validation.jsonl")],
             objectives=objective,
             output_dir=str(work / name),
+            num_train_epochs=EPOCHS[objective],
             **{**COMMON, **options},
         )
         seconds[name] = result.metrics["train_seconds"]
@@ -107,8 +111,31 @@ def train_all(model: str, work: Path) -> dict[str, float]:
     return seconds
 
 
-def accuracies(work: Path) -> dict[str, dict[str, Any]]:
-    """Test accuracy of the ARMs (seeds pooled for the mean), the judges and the floors."""
+def relative_accuracy(work: Path, model: str, objective: str, pairs: list[Pair]) -> Estimate:
+    """Accuracy of the ARM's reward less the base's log-prob per token (a diagnostic).
+
+    Both are means over the response's tokens; the average over seeds.
+    """
+    prompts = [pair.prompt for pair in pairs] * 2
+    texts = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
+
+    def rewards(folder: str) -> Any:
+        scored = RewardModel(folder).score(prompts, texts)
+        return np.array([np.mean(s.token_rewards) for s in scored])
+
+    base = rewards(model)
+    found = []
+    for seed in SEEDS:
+        gap = rewards(str(work / f"arm-{objective}-{seed}")) - base
+        chosen, rejected = np.split(gap, 2)
+        found.append(float((chosen > rejected).mean()))
+    return share(float(np.mean(found)) * len(pairs), len(pairs))
+
+
+def accuracies(
+    work: Path, model: str, parts: dict[str, dict[str, list[Pair]]]
+) -> dict[str, dict[str, Any]]:
+    """Test accuracy of the ARMs (mean of the seeds), the judges and the floors."""
     found: dict[str, dict[str, Any]] = {}
     for objective in OBJECTIVES:
         test = [str(work / f"{objective}.test.jsonl")]
@@ -122,6 +149,9 @@ def accuracies(work: Path) -> dict[str, dict[str, Any]]:
         pooled = float(np.mean([report.arm.value for report in arms]))
         found[objective] = {
             "arm": asdict(share(pooled * arms[0].arm.n, arms[0].arm.n)),
+            "arm less base": asdict(
+                relative_accuracy(work, model, objective, parts[objective]["test"])
+            ),
             "arm_seeds": [report.arm.value for report in arms],
             "prefer_longer": asdict(arms[0].longer),
             "bag_of_words": asdict(arms[0].bag_of_words),
@@ -148,8 +178,10 @@ def answers(model: str, work: Path, prompts: dict[str, list[str]], tokens: int) 
         return json.loads(path.read_text())
     found: dict[str, Any] = {o: {s: [] for s in SETTINGS} for o in OBJECTIVES}
     for seed in SEEDS:
-        engine = trimtab.load(model, {o: str(work / f"arm-{o}-{seed}") for o in OBJECTIVES})
+        steered = trimtab.load(model, {o: str(work / f"arm-{o}-{seed}") for o in OBJECTIVES})
+        itself = trimtab.load(model, dict.fromkeys(OBJECTIVES, model))
         for setting, (preference, strength) in SETTINGS.items():
+            engine = itself if setting == SELF else steered
             for objective in OBJECTIVES:
                 requests = [
                     Request(
@@ -160,7 +192,7 @@ def answers(model: str, work: Path, prompts: dict[str, list[str]], tokens: int) 
                     )
                     for i, prompt in enumerate(prompts[objective])
                 ]
-                texts = [c.text for c in engine.completions(requests, batch_size=50)]
+                texts = [c.text for c in engine.completions(requests, batch_size=64)]
                 found[objective][setting].append(texts)
         print("answered, seed", seed, flush=True)
     path.write_text(json.dumps(found))
@@ -203,7 +235,7 @@ def show(value: dict[str, Any], digits: int = 2) -> str:
 def tables(results: dict[str, Any]) -> str:
     """The results as Markdown."""
     lines = ["| accuracy on test pairs | " + " | ".join(OBJECTIVES) + " |", "| --- | --- | --- |"]
-    for row in ("arm", "prefer_longer", "bag_of_words", "judge (other half)"):
+    for row in ("arm", "arm less base", "prefer_longer", "bag_of_words", "judge (other half)"):
         cells = [show(results["accuracy"][o][row], 3) for o in OBJECTIVES]
         lines.append(f"| {row.replace('_', ' ')} | " + " | ".join(cells) + " |")
     sizes = [f"{o} {results['accuracy'][o]['arm']['n']}" for o in OBJECTIVES]
@@ -233,14 +265,20 @@ def main() -> None:
     started = time.time()
     parts = prepare(options.data, options.work)
     seconds = train_all(options.model, options.work)
-    results: dict[str, Any] = {"accuracy": accuracies(options.work)}
+    results: dict[str, Any] = {"accuracy": accuracies(options.work, options.model, parts)}
     prompts = test_prompts(parts, options.prompts)
     texts = answers(options.model, options.work, prompts, options.tokens)
     results |= {
         "guided": scores(options.work, prompts, texts),
         "pairs": {o: {name: len(p) for name, p in parts[o].items()} for o in OBJECTIVES},
         "prompts": {o: len(p) for o, p in prompts.items()},
-        "settings": {"common": COMMON, "arm": ARM, "judge": JUDGE, "seeds": SEEDS},
+        "settings": {
+            "common": COMMON,
+            "arm": ARM,
+            "judge": JUDGE,
+            "epochs": EPOCHS,
+            "seeds": SEEDS,
+        },
         "train_seconds": seconds,
         "seconds_this_run": time.time() - started,
         "versions": {

@@ -225,7 +225,7 @@ def test_bad_generate_options(
         ({"prompt": 3}, "row 2 of the input has a `prompt` that is neither text nor chat messages"),
         ({"prompt": ["hello"]}, "neither text nor chat messages"),
         ({"prompt": "x", "seed": "one"}, "row 2 of the input has seed 'one'"),
-        ({"prompt": "x", "seed": None}, "row 2 of the input has seed None"),
+        ({"prompt": "x", "seed": "soon"}, "row 2 of the input has seed 'soon'"),
         ({"prompt": "x", "strength": "much"}, "strength is not a number"),
     ],
 )

@@ -41,6 +41,7 @@ def main(argv: Sequence[str]) -> int:
     started = time.monotonic()
     from trimtab.cli import show
     from trimtab.demo import pages, story
+    from trimtab.demo.prompts import HELD_OUT_PROMPTS
     from trimtab.demo.rules import UNITS
 
     quiet_libraries()
@@ -66,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
     for prompt, answers in shown.items():
         _print_answers(screen, prompt, answers)
     columns = ["setting", *(UNITS[name] for name in story.OBJECTIVES)]
-    title = f"Means over {len(pages.HELD_OUT_PROMPTS)} held-out prompts [95 % intervals]"
+    title = f"Means over {len(HELD_OUT_PROMPTS)} held-out prompts [95 % intervals]"
     screen.print(show.table(title, columns, pages.score_rows(swept)))
     pages.save_results(output / "results.json", trained, swept, seed=options.seed)
     pages.draw(output / "tradeoff.png", swept)

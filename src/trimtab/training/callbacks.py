@@ -26,6 +26,8 @@ class MetricsFile(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Keep the records up to the step that is resumed from."""
+        if not state.is_world_process_zero:
+            return
         lines = self._path.read_text().splitlines() if self._path.exists() else []
         kept = [line for line in lines if _step(line) <= state.global_step]
         self._path.parent.mkdir(parents=True, exist_ok=True)

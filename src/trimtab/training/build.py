@@ -1,0 +1,108 @@
+"""From options to objects: the model to train, transformers' arguments, the trainer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from trimtab.arms.load import load_model
+from trimtab.data.collate import PairCollator
+from trimtab.training.callbacks import CleanStop, MetricsFile, Progress, ProgressReport
+from trimtab.training.config import TrainConfig
+from trimtab.training.inputs import Inputs
+from trimtab.training.logprobs import check_head
+from trimtab.training.lora import add_lora
+from trimtab.training.losses import LossOptions
+from trimtab.training.resume import CHECKPOINTS
+from trimtab.training.trainer import ArmRewards, PreferenceTrainer, trajectory_rewards
+
+
+def build_trainer(
+    config: TrainConfig, inputs: Inputs, folder: Path, label: str, progress: Progress | None
+) -> tuple[PreferenceTrainer, CleanStop]:
+    """The trainer of one reward model, and the callback that knows whether it was interrupted."""
+    judges = config.method == "trajectory"
+    stop = CleanStop()
+    trainer = PreferenceTrainer(
+        model=build_model(config, inputs),
+        args=training_arguments(config, folder, evaluates="validation" in inputs.splits),
+        data_collator=PairCollator(inputs.tokenizer.pad_token_id),
+        train_dataset=inputs.splits["train"],
+        eval_dataset=sorted(inputs.splits.get("validation", []), key=len) or None,
+        rewards=trajectory_rewards
+        if judges
+        else ArmRewards(config.head_chunk_tokens, config.length_normalize),
+        loss=LossOptions(
+            config.loss_beta,
+            config.margin,
+            config.label_smoothing,
+            config.loss_type,
+            config.length_normalize,
+        ),
+        group_by_length=config.group_by_length,
+        callbacks=[MetricsFile(folder / "metrics.jsonl"), stop],
+    )
+    trainer.remove_callback(transformers.PrinterCallback)
+    if progress is not None:
+        trainer.add_callback(ProgressReport(progress, label))
+    return trainer, stop
+
+
+def build_model(config: TrainConfig, inputs: Inputs) -> Any:
+    """The model to train: with a fresh LoRA, or whole; with a scalar head for a judge."""
+    judges = config.method == "trajectory"
+    options: dict[str, Any] = {}
+    if judges:
+        options = {"auto_class": transformers.AutoModelForSequenceClassification, "num_labels": 1}
+    model = load_model(
+        config.model,
+        dtype="float32" if config.finetuning == "full" or not config.bf16 else "bfloat16",
+        trust_remote_code=config.trust_remote_code,
+        **options,
+    )
+    model.config.pad_token_id = inputs.tokenizer.pad_token_id
+    if not judges:
+        check_head(model)
+    if config.finetuning == "lora":
+        model = add_lora(model, config, inputs.targets)
+        if config.gradient_checkpointing:
+            model.enable_input_require_grads()
+    return model.train()
+
+
+def training_arguments(
+    config: TrainConfig, folder: Path, *, evaluates: bool
+) -> transformers.TrainingArguments:
+    """The options that are transformers' own."""
+    return transformers.TrainingArguments(
+        output_dir=str(folder / CHECKPOINTS),
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.lr_scheduler_type,
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        num_train_epochs=config.num_train_epochs,
+        max_steps=config.max_steps,
+        per_device_train_batch_size=config.per_device_train_batch_size,
+        per_device_eval_batch_size=config.per_device_eval_batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        gradient_checkpointing=config.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        max_grad_norm=config.max_grad_norm,
+        bf16=config.bf16,
+        use_cpu=not torch.accelerator.is_available(),  # else bf16 on a CPU is refused
+        eval_strategy=config.eval_strategy if evaluates else "no",
+        eval_steps=config.eval_steps,
+        logging_steps=config.logging_steps,
+        save_strategy=config.save_strategy,
+        save_steps=config.save_steps,
+        save_total_limit=config.save_total_limit,
+        report_to=config.report_to or "none",
+        seed=config.seed,
+        data_seed=config.seed,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
