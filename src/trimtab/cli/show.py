@@ -29,7 +29,9 @@ def console() -> Console:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """A plain table; the first column is left-aligned, the others right."""
-    built = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    built = Table(
+        title=title or None, title_justify="left", title_style="bold", header_style="bold"
+    )
     for number, column in enumerate(columns):
         built.add_column(column, justify="right" if number else "left", overflow="fold")
     for row in rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -38,13 +39,15 @@ def main(argv: Sequence[str]) -> int:
     except Interrupted:
         again = "go on with the same command and --resume-from-checkpoint auto"
         raise KeyboardInterrupt(f"a checkpoint was written; {again}") from None
+    if int(os.environ.get("RANK", "0")):
+        return 0  # of several processes the first one speaks
     if as_json:
         show.print_json([{**asdict(r), "report": r.report.counts} for r in results])
         return 0
     for result in results:
+        continued = " (continued)" if result.resumed else ""
+        name = result.objective or "reward model"
+        print(f"{name} is in {result.output_dir}{continued}")
         rows = [(name, f"{value:.4g}") for name, value in result.metrics.items()]
-        title = f"{result.objective or 'reward model'} → {result.output_dir}"
-        if result.resumed:
-            title += " (continued)"
-        show.console().print(show.table(title, ("measured", "value"), rows))
+        show.console().print(show.table("", ("measured", "value"), rows))
     return 0

@@ -104,5 +104,6 @@ def training_arguments(
         data_seed=config.seed,
         remove_unused_columns=False,
         disable_tqdm=True,
+        ddp_find_unused_parameters=False,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
