@@ -61,7 +61,9 @@ def check_folder(name: str, *, what: str = "model") -> None:
             name.startswith((".", "/", "~")) or name.count("/") != 1 or folder.parent.is_dir()
         )
         if looks_local:
-            raise MissingFileError(f"no {what} at {name}", "check the path")
+            raise MissingFileError(
+                f"no {what} at {name}", "check the path; a hub id is written owner/name"
+            )
         return
     if not folder.is_dir():
         raise ModelLoadError(f"{name} is a file", f"name the {what}'s folder")
