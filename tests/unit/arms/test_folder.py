@@ -147,3 +147,22 @@ def test_the_fingerprint_goes_by_names_and_values(tmp_path: Path) -> None:
     assert folders["a"] == folders["same"]
     assert len(set(folders.values())) == 3
     assert weights_fingerprint("owner/model") == ""
+
+
+def test_the_fingerprint_looks_into_every_tensor(tmp_path: Path) -> None:
+    # A merged LoRA leaves the embeddings, which come first in the file, as they were.
+    entries = {
+        "embed": {"dtype": "F32", "shape": [25000], "data_offsets": [0, 100000]},
+        "q_proj": {"dtype": "F32", "shape": [2], "data_offsets": [100000, 100008]},
+    }
+    header = json.dumps(entries).encode()
+    found = set()
+    for key in range(2):
+        folder = tmp_path / str(key)
+        folder.mkdir()
+        data = b"\0" * 100000 + bytes([key]) * 8
+        (folder / "model.safetensors").write_bytes(
+            len(header).to_bytes(8, "little") + header + data
+        )
+        found.add(weights_fingerprint(str(folder)))
+    assert len(found) == 2
