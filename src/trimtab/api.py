@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from trimtab.training.run import train as _train
 __all__ = ["accuracy", "load", "score", "train"]
 
 
-def train(*, data: str | Sequence[str], **options: Any) -> list[TrainResult]:
+def train(*, data: str | os.PathLike[str] | Sequence[str], **options: Any) -> list[TrainResult]:
     """Train one reward model per objective; the options are the fields of `TrainConfig`.
 
         trimtab.train(model="…", data="pairs.jsonl", objectives="helpful", output_dir="arms")
@@ -23,7 +24,7 @@ def train(*, data: str | Sequence[str], **options: Any) -> list[TrainResult]:
     Raises:
         TrimtabError: bad data, options, model folder or output directory; nothing is written.
     """
-    files = [data] if isinstance(data, str) else [str(file) for file in data]
+    files = [str(data)] if isinstance(data, str | os.PathLike) else [str(file) for file in data]
     return _train(TrainConfig(data=files, **options))
 
 

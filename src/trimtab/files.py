@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,16 +52,19 @@ def require_fresh(directory: Path, *, overwrite: bool) -> None:
 
 
 @contextlib.contextmanager
-def whole_directory(directory: Path) -> Iterator[Path]:
+def whole_directory(directory: Path, replaced: Sequence[str] = ()) -> Iterator[Path]:
     """A folder to fill; its files appear under `directory` only when the block ends well.
 
-    Existing files of the same names are replaced; others stay. On any error nothing is left.
+    Existing files of the same names, and those that match the patterns `replaced`, make room;
+    others stay. On any error nothing is left.
     """
     directory.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".saving-", dir=directory))
     try:
         with storage_errors(directory):
             yield staging
+            for old in (path for pattern in replaced for path in directory.glob(pattern)):
+                old.unlink()
             for path in sorted(staging.iterdir()):
                 target = directory / path.name
                 if target.is_dir():

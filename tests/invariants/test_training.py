@@ -325,6 +325,11 @@ class TestResuming:
         with pytest.raises(OutputError, match=r"other settings \(learning_rate, seed\)"):
             shop.train("whole", resume_from_checkpoint="auto", **changed)
         assert (shop.root / "whole" / "results.json").read_bytes() == before
+        shop.train("redone", max_steps=1)
+        redone = shop.train(
+            "redone", max_steps=1, seed=5, resume_from_checkpoint="auto", overwrite=True
+        )
+        assert not redone.resumed  # as the error's hint promises
 
     def test_other_data_are_refused(self, shop: Workshop, tmp_path: Path) -> None:
         """The same file name, another row in it."""

@@ -20,7 +20,7 @@ from trimtab.arms.folder import (
     weights_fingerprint,
 )
 from trimtab.arms.sidecar import Sidecar
-from trimtab.errors import ModelLoadError
+from trimtab.errors import ConfigError, MissingFileError, ModelLoadError
 
 logger = logging.getLogger(__name__)
 
@@ -40,11 +40,27 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def require_device(name: str) -> str:
+    """A device that is there, by its torch name.
+
+    Raises:
+        ConfigError: a name that means nothing here.
+    """
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(
+            f"cannot use device {name!r} ({_first_line(error)})",
+            "use cpu, or cuda where there is one",
+        ) from None
+    return name
+
+
 def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> Any:
     """The tokenizer of a model or an ARM; an adapter folder without one uses its base's."""
     source = name
     if is_adapter(name) and not (Path(name) / "tokenizer_config.json").is_file():
-        source = adapter_base(name)
+        source = require_base(name)
     try:
         return transformers.AutoTokenizer.from_pretrained(
             source, trust_remote_code=trust_remote_code
@@ -58,7 +74,9 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> Any:
 
 def load_config(name: str, *, trust_remote_code: bool = False) -> Any:
     """The model config of a folder or hub id; of an adapter, its backbone's."""
-    source = adapter_base(name) if is_adapter(name) else name
+    source = name
+    if is_adapter(name):
+        source = require_base(name)
     try:
         config = transformers.AutoConfig.from_pretrained(
             source, trust_remote_code=trust_remote_code
@@ -139,10 +157,10 @@ def load_arm(
     options = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
     if not is_adapter(name):
         return load_model(name, **options), sidecar  # type: ignore[arg-type]
-    if backbone is not None and _same_backbone(name, backbone_name, sidecar):
+    if backbone is not None and same_backbone(name, backbone_name):
         carrier = share_weights(backbone)
     else:
-        carrier = load_model(adapter_base(name), **options)  # type: ignore[arg-type]
+        carrier = load_model(require_base(name), **options)  # type: ignore[arg-type]
     try:
         model = PeftModel.from_pretrained(carrier, name)
     except Exception as error:
@@ -152,11 +170,25 @@ def load_arm(
     return model.to(device).eval(), sidecar
 
 
-def _same_backbone(adapter: str, backbone_name: str, sidecar: Sidecar) -> bool:
+def same_backbone(adapter: str, backbone_name: str) -> bool:
+    """Whether an adapter was trained on this model, which may have been moved since."""
     if canonical(adapter_base(adapter)) == canonical(backbone_name):
         return True
-    print_of_base = sidecar.base_fingerprint
+    print_of_base = Sidecar.load(adapter).base_fingerprint
     return bool(print_of_base) and print_of_base == weights_fingerprint(backbone_name)
+
+
+def require_base(adapter: str) -> str:
+    """The model an adapter was trained on, which must still be where it was."""
+    base = adapter_base(adapter)
+    try:
+        check_folder(base)
+    except MissingFileError:
+        raise MissingFileError(
+            f"the adapter {adapter} was trained on {base}, which is not there",
+            "put the new place into base_model_name_or_path of its adapter_config.json",
+        ) from None
+    return base
 
 
 def share_weights(model: nn.Module) -> Any:

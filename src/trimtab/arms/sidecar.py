@@ -29,6 +29,7 @@ class Sidecar:
         base_fingerprint: identity of the backbone's weights ("" when it came from the hub).
         tokenizer_fingerprint: identity of the (id, token) list.
         prompt_format: how plain-text prompts were read in training.
+        split: how the data were split; `none` trained on every row.
         data_sha256: hash of the training files.
         command: the command that trained it.
         trimtab_version: the version that wrote this.
@@ -43,6 +44,7 @@ class Sidecar:
     base_fingerprint: str = ""
     tokenizer_fingerprint: str = ""
     prompt_format: PromptFormat = "auto"
+    split: str = "hash"
     data_sha256: str = ""
     command: str = ""
     trimtab_version: str = ""

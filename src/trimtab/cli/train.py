@@ -36,9 +36,10 @@ def main(argv: Sequence[str]) -> int:
     try:
         with show.progress() as report:
             results = train(config, report)
-    except Interrupted:
+    except KeyboardInterrupt as stop:
+        written = "a checkpoint was written; " if isinstance(stop, Interrupted) else ""
         again = "go on with the same command and --resume-from-checkpoint auto"
-        raise KeyboardInterrupt(f"a checkpoint was written; {again}") from None
+        raise KeyboardInterrupt(f"{written}{again}") from None
     if int(os.environ.get("RANK", "0")):
         return 0  # of several processes the first one speaks
     if as_json:

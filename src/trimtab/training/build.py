@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import transformers
 
 from trimtab.arms.load import load_model
 from trimtab.data.collate import PairCollator
+from trimtab.errors import ConfigError
 from trimtab.training.callbacks import CleanStop, MetricsFile, Progress, ProgressReport
 from trimtab.training.config import TrainConfig
 from trimtab.training.inputs import Inputs
@@ -26,29 +29,46 @@ def build_trainer(
     """The trainer of one reward model, and the callback that knows whether it was interrupted."""
     judges = config.method == "trajectory"
     stop = CleanStop()
-    trainer = PreferenceTrainer(
-        model=build_model(config, inputs),
-        args=training_arguments(config, folder, evaluates="validation" in inputs.splits),
-        data_collator=PairCollator(inputs.tokenizer.pad_token_id),
-        train_dataset=inputs.splits["train"],
-        eval_dataset=sorted(inputs.splits.get("validation", []), key=len) or None,
-        rewards=trajectory_rewards
-        if judges
-        else ArmRewards(config.head_chunk_tokens, config.length_normalize),
-        loss=LossOptions(
-            config.loss_beta,
-            config.margin,
-            config.label_smoothing,
-            config.loss_type,
-            config.length_normalize,
-        ),
-        group_by_length=config.group_by_length,
-        callbacks=[MetricsFile(folder / "metrics.jsonl"), stop],
-    )
+    with _refused_options():
+        arguments = training_arguments(config, folder, evaluates="validation" in inputs.splits)
+    model = build_model(config, inputs)
+    with _refused_options():
+        trainer = PreferenceTrainer(
+            model=model,
+            args=arguments,
+            data_collator=PairCollator(inputs.tokenizer.pad_token_id),
+            train_dataset=inputs.splits["train"],
+            eval_dataset=sorted(inputs.splits.get("validation", []), key=len) or None,
+            rewards=trajectory_rewards
+            if judges
+            else ArmRewards(config.head_chunk_tokens, config.length_normalize),
+            loss=LossOptions(
+                config.loss_beta,
+                config.margin,
+                config.label_smoothing,
+                config.loss_type,
+                config.length_normalize,
+            ),
+            group_by_length=config.group_by_length,
+            callbacks=[MetricsFile(folder / "metrics.jsonl"), stop],
+        )
     trainer.remove_callback(transformers.PrinterCallback)
     if progress is not None:
         trainer.add_callback(ProgressReport(progress, label))
     return trainer, stop
+
+
+@contextlib.contextmanager
+def _refused_options() -> Iterator[None]:
+    """An unknown schedule, a tracker that is not installed: one line instead of a traceback."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (ValueError, ImportError, RuntimeError) as error:
+        raise ConfigError(
+            f"transformers refuses these options ({error})", "mend the option, or install it"
+        ) from error
 
 
 def build_model(config: TrainConfig, inputs: Inputs) -> Any:

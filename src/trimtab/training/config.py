@@ -162,6 +162,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if isinstance(self.data, str):
             self.data = [self.data]
+        if not isinstance(self.objectives, str):
+            self.objectives = ",".join(self.objectives)
+        self.model, self.output_dir = str(self.model), str(self.output_dir)  # paths are welcome
         positive = (
             "max_length", "lora_r", "per_device_train_batch_size", "gradient_accumulation_steps",
             "per_device_eval_batch_size", "head_chunk_tokens", "learning_rate", "num_train_epochs",

@@ -50,7 +50,13 @@ def prepare_inputs(config: TrainConfig, objective: str) -> Inputs:
             raise DataError(f"{path} is a folder", "name the data files in it")
     model_config = load_config(config.model, trust_remote_code=config.trust_remote_code)
     lora = config.finetuning == "lora"
-    targets = lora_targets(model_config, config.lora_target_modules) if lora else ""
+    targets = (
+        lora_targets(
+            model_config, config.lora_target_modules, trust_remote_code=config.trust_remote_code
+        )
+        if lora
+        else ""
+    )
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
     load_chat_template(tokenizer, config.chat_template)
     if tokenizer.pad_token_id is None:
@@ -69,6 +75,11 @@ def _read_splits(config: TrainConfig, objective: str) -> tuple[dict[str, list[Pa
         raise ConfigError(
             f"the data hold several objectives: {', '.join(named)}",
             f"choose with --objectives {named[-1]}, or name several for one ARM each",
+        )
+    if len(config.objective_names) > 1 and named == [""]:
+        raise ConfigError(
+            f"the data name no objective: the ARMs for {config.objectives} would be the same",
+            "train one at a time, or give the rows `objective` or `labels`",
         )
     parts: dict[str, list[Pair]] = {"train": pairs}
     if config.split == "hash":

@@ -23,19 +23,22 @@ _ATTENTION = (
 )
 
 
-def lora_targets(config: Any, wanted: Sequence[str]) -> list[str] | str:
+def lora_targets(
+    config: Any, wanted: Sequence[str], *, trust_remote_code: bool = False
+) -> list[str] | str:
     """Names of the layers that get a LoRA.
 
     Args:
         config: the model's transformers config.
         wanted: layer names, or `["all-linear"]`, or nothing for the attention's q, k and v.
+        trust_remote_code: run model code that comes with the checkpoint.
 
     Raises:
         ConfigError: a name that matches no linear layer.
     """
     if list(wanted) == ["all-linear"]:
         return "all-linear"
-    names = _linear_names(config)
+    names = _linear_names(config, trust_remote_code)
     if not wanted:
         found = next((group for group in _ATTENTION if set(group) <= names), None)
         if found is None:
@@ -53,9 +56,11 @@ def lora_targets(config: Any, wanted: Sequence[str]) -> list[str] | str:
     return list(wanted)
 
 
-def _linear_names(config: Any) -> set[str]:
+def _linear_names(config: Any, trust_remote_code: bool) -> set[str]:
     with torch.device("meta"):
-        skeleton = transformers.AutoModelForCausalLM.from_config(config)
+        skeleton = transformers.AutoModelForCausalLM.from_config(
+            config, trust_remote_code=trust_remote_code
+        )
     layers = {
         name.rsplit(".", 1)[-1]
         for name, module in skeleton.named_modules()

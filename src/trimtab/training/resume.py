@@ -51,7 +51,13 @@ def find_start(
         return Start(wanted)
     if wanted is None or not has_run:
         return Start()
-    _same_settings(folder, identity)
+    if changed := _changed(folder, identity):
+        if overwrite:
+            return Start()
+        raise OutputError(
+            f"{folder} holds a run with other settings ({', '.join(changed)})",
+            "use the same settings to resume, or --overwrite to start again",
+        )
     if (folder / RESULTS).is_file():
         return Start(done=True)
     complete = filter(_is_complete, (folder / CHECKPOINTS).glob("checkpoint-*"))
@@ -71,12 +77,8 @@ def _is_complete(checkpoint: Path) -> bool:
     return (checkpoint / "trainer_state.json").is_file()  # transformers writes it last
 
 
-def _same_settings(folder: Path, identity: dict[str, Any]) -> None:
+def _changed(folder: Path, identity: dict[str, Any]) -> list[str]:
+    """Settings in which a run differs from the one in the folder."""
     before = json.loads((folder / RUN).read_text())
     now = json.loads(json.dumps(identity))
-    changed = [key for key in now if before.get(key) != now[key]]
-    if changed:
-        raise OutputError(
-            f"{folder} holds a run with other settings ({', '.join(changed)})",
-            "use the same settings to resume, or --overwrite to start again",
-        )
+    return [key for key in now if before.get(key) != now[key]]

@@ -13,6 +13,7 @@ from accelerate import PartialState
 
 from trimtab.data.pairs import RowReport
 from trimtab.data.sources import fingerprint
+from trimtab.errors import ConfigError
 from trimtab.files import storage_errors
 from trimtab.training.build import build_trainer
 from trimtab.training.callbacks import Progress
@@ -67,6 +68,8 @@ def train(config: TrainConfig, progress: Progress | None = None) -> list[TrainRe
 
 def _prepare(config: TrainConfig, objective: str, folder: Path) -> _Run:
     identity = {**config.identity(), "data_sha256": fingerprint(config.data)}
+    if folder.resolve() == Path(config.model).resolve():
+        raise ConfigError(f"{folder} is the model's own folder", "choose another --output-dir")
     wanted = config.resume_from_checkpoint
     start = find_start(folder, identity, wanted, overwrite=config.overwrite)
     return _Run(config, objective, folder, prepare_inputs(config, objective), identity, start)

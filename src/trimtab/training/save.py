@@ -19,6 +19,9 @@ from trimtab.training.config import TrainConfig
 from trimtab.training.inputs import Inputs
 from trimtab.training.resume import RESULTS
 
+# An adapter beside a whole model would be loaded in its place, and shards of a larger model stay.
+_OTHER_MODEL = ("*.safetensors", "*.safetensors.index.json", "config.json", "adapter_config.json")
+
 
 def save_result(
     folder: Path,
@@ -40,7 +43,7 @@ def save_result(
         metrics: measured at the end.
         state: gathered weights, where the model's own are sharded over processes.
     """
-    with whole_directory(folder) as staging:
+    with whole_directory(folder, _OTHER_MODEL) as staging:
         if is_lora := hasattr(model, "peft_config"):
             model.peft_config["default"].base_model_name_or_path = canonical(config.model)
             model.save_pretrained(staging, save_embedding_layers=False, state_dict=state)
@@ -74,6 +77,7 @@ def _sidecar(model: Any, config: TrainConfig, objective: str, inputs: Inputs) ->
         base_fingerprint=weights_fingerprint(config.model),
         tokenizer_fingerprint=vocab.fingerprint(inputs.tokenizer),
         prompt_format=config.prompt_format,
+        split=config.split,
         data_sha256=fingerprint(config.data),
         command=_command(),
         trimtab_version=trimtab.__version__,
@@ -82,5 +86,6 @@ def _sidecar(model: Any, config: TrainConfig, objective: str, inputs: Inputs) ->
 
 def _command() -> str:
     """The command line that is running, when it is Trimtab's own."""
-    program = Path(sys.argv[0]).name
-    return shlex.join(["trimtab", *sys.argv[1:]]) if program == "trimtab" else "trimtab.train(…)"
+    program = Path(sys.argv[0])
+    ours = program.name == "trimtab" or program.parts[-2:] == ("trimtab", "__main__.py")
+    return shlex.join(["trimtab", *sys.argv[1:]]) if ours else "trimtab.train(…)"

@@ -8,7 +8,7 @@ from typing import Any
 
 import transformers
 
-from trimtab.arms.folder import check_folder
+from trimtab.arms.folder import check_folder, is_adapter
 from trimtab.arms.load import (
     DType,
     default_device,
@@ -16,6 +16,8 @@ from trimtab.arms.load import (
     load_config,
     load_model,
     load_tokenizer,
+    require_device,
+    same_backbone,
 )
 from trimtab.arms.vocab import VocabularyMap, match_vocabularies
 from trimtab.data.tokenize import PromptFormat
@@ -49,8 +51,8 @@ def load_engine(
         VocabularyError: an ARM whose tokens are not the base's, named.
         ModelLoadError, MissingFileError: a folder that cannot be loaded.
     """
-    arms = dict(arms or {})
-    device = device or default_device()
+    base, arms = str(base), {name: str(folder) for name, folder in (arms or {}).items()}
+    device = require_device(device) if device else default_device()
     check_folder(base, what="base model")
     for folder in arms.values():
         check_folder(folder, what="ARM")
@@ -59,7 +61,12 @@ def load_engine(
         for name in [base, *arms.values()]
     }
     ends = _end_ids(base, trust_remote_code)
-    heads = {name: _head_size(name, trust_remote_code) for name in tokenizers}
+    heads = {
+        name: _head_size(
+            base if is_adapter(name) and same_backbone(name, base) else name, trust_remote_code
+        )
+        for name in tokenizers
+    }
     maps = {
         objective: match_vocabularies(
             tokenizers[base],
