@@ -64,8 +64,8 @@ class RowReport:
     def lines(self, examples: int = 3) -> list[str]:
         """One line per reason, naming the first few rows."""
         return [
-            f"{len(rows)} rows left out: {reason} ({', '.join(rows[:examples])}"
-            + (", …)" if len(rows) > examples else ")")
+            f"{len(rows)} {'row' if len(rows) == 1 else 'rows'} left out: {reason} "
+            f"({', '.join(rows[:examples])}" + (", …)" if len(rows) > examples else ")")
             for reason, rows in self.unusable.items()
         ]
 

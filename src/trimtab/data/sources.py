@@ -19,9 +19,7 @@ from trimtab.errors import DataError, MissingFileError
 Row = dict[str, Any]
 
 FORMATS = "JSON, JSONL, CSV or Parquet, plain or .gz or .xz"
-_UNREADABLE = (
-    UnicodeDecodeError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, csv.Error
-)  # fmt: skip
+_UNREADABLE = (UnicodeDecodeError, OSError, zlib.error, lzma.LZMAError, EOFError, csv.Error)
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?(:[\w.-]+)?$")
 
 
@@ -117,7 +115,14 @@ def _read_jsonl(name: str, handle: IO[str]) -> Iterator[tuple[int, Row]]:
 
 
 def _read_json(name: str, handle: IO[str]) -> Iterator[tuple[int, Row]]:
-    rows = _loads(handle.read(), name)
+    text = handle.read()
+    try:
+        rows = _loads(text, name)
+    except DataError:
+        first, _, rest = text.lstrip().partition("\n")
+        if rest and first.startswith("{") and first.rstrip().endswith("}"):
+            raise DataError(f"{name} holds JSON lines", "rename it to end in .jsonl") from None
+        raise
     if not isinstance(rows, list):
         raise DataError(f"{name} holds {type(rows).__name__}, not a list", "give a list of objects")
     yield from enumerate(rows, 1)
@@ -129,11 +134,12 @@ def _loads(text: str, where: str) -> Any:
     except json.JSONDecodeError as error:
         raise DataError(
             f"{where} is not JSON ({error.msg} at column {error.colno})",
-            "mend or delete it" if where.startswith("line") else "mend the file",
+            "mend or delete it" if where.startswith("line ") else "mend the file",
         ) from None
 
 
 def _read_csv(handle: IO[str]) -> Iterator[tuple[int, Row]]:
+    csv.field_size_limit(2**31 - 1)  # a long chat is no error
     reader = csv.DictReader(handle)
     for row in reader:
         yield reader.line_num, {key: _cell(value) for key, value in row.items() if key}
@@ -155,7 +161,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, Row]]:
 
     try:
         file = pyarrow.parquet.ParquetFile(path)
-    except pyarrow.ArrowInvalid as error:
+    except (pyarrow.ArrowInvalid, OSError) as error:
         raise DataError(f"{path.name} is not a Parquet file ({error})", "check the file") from None
     number = 0
     for batch in file.iter_batches():

@@ -43,8 +43,23 @@ def render_prompt(
             return messages, None
         messages = [Message(role="user", content=messages)]
     require_template(tokenizer)
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return text, messages
+    return _apply_template(tokenizer, messages, add_generation_prompt=True), messages
+
+
+class TemplateError(DataError):
+    """A chat that the tokenizer's template does not take, such as one with two user turns."""
+
+
+def _apply_template(tokenizer: Tokenizer, messages: list[Message], **options: Any) -> str:
+    import jinja2
+
+    try:
+        text: str = tokenizer.apply_chat_template(messages, tokenize=False, **options)
+    except jinja2.TemplateError as error:
+        raise TemplateError(
+            f"the chat template does not take this chat ({error})", "mend the chat or the template"
+        ) from None
+    return text
 
 
 def require_template(tokenizer: Tokenizer) -> None:
@@ -52,7 +67,8 @@ def require_template(tokenizer: Tokenizer) -> None:
     if not tokenizer.chat_template:
         raise ConfigError(
             f"the tokenizer of {tokenizer.name_or_path} has no chat template for these chats",
-            "pass --chat-template FILE.jinja, or plain-text prompts with --prompt-format raw",
+            "put chat_template.jinja into its folder (training takes --chat-template FILE.jinja), "
+            "or give plain-text prompts with --prompt-format raw",
         )
 
 
@@ -108,7 +124,7 @@ def _templated(
 ) -> str:
     """What the template writes after the prompt for this response."""
     turn = Message(role="assistant", content=response)
-    full: str = tokenizer.apply_chat_template([*messages, turn], tokenize=False)
+    full = _apply_template(tokenizer, [*messages, turn])
     if full.startswith(prompt_text):
         return full[len(prompt_text) :]
     return response  # a template that rewrites the prompt once it is answered
@@ -159,7 +175,11 @@ def tokenize_pairs(
     tokens: list[TokenPair] = []
     too_long: list[int] = []
     for pair in pairs:
-        item = tokenize_pair(tokenizer, pair, prompt_format)
+        try:
+            item = tokenize_pair(tokenizer, pair, prompt_format)
+        except TemplateError as error:
+            report.leave_out(error.args[0], pair.source)
+            continue
         if item.chosen_ids == item.rejected_ids:
             report.leave_out("both sides are the same tokens", pair.source)
         elif not item.prompt_ids:
@@ -187,4 +207,7 @@ def load_chat_template(tokenizer: Tokenizer, path: str | None) -> None:
     file = Path(path)
     if not file.is_file():
         raise ConfigError(f"no chat template at {path}", "name a Jinja file")
-    tokenizer.chat_template = file.read_text(encoding="utf-8")
+    try:
+        tokenizer.chat_template = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not UTF-8 text", "name a Jinja file") from None

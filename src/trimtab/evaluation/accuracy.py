@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from trimtab.data.formats import read_pairs
 from trimtab.data.pairs import Pair, RowReport, split_of
+from trimtab.data.sources import fingerprint
+from trimtab.data.tokenize import TemplateError, tokenize_pair
 from trimtab.errors import DataError
 from trimtab.evaluation.floors import bag_of_words, longer_is_better
 from trimtab.evaluation.scoring import RewardModel
 from trimtab.evaluation.stats import Estimate, share
+
+logger = logging.getLogger(__name__)
 
 EvalSplit = Literal["test", "validation", "train", "all"]
 
@@ -24,7 +29,7 @@ class AccuracyReport:
         arm: the reward model.
         longer: prefer the longer response.
         bag_of_words: a linear model over uni- and bigrams, fitted on the training split of the same
-            data; None when there is no training split apart from the measured pairs.
+            data; None when there is no training split apart from the measured pairs, or too little.
         split: which pairs were measured.
         rows: what became of the rows of the data.
     """
@@ -59,14 +64,22 @@ def measure_accuracy(
         batch_size: rows in one forward pass.
 
     Raises:
-        DataError: no pair in the split.
+        DataError: no pair in the split, several objectives, or none that the model can read.
     """
     from trimtab.arms.folder import check_folder
     from trimtab.arms.sidecar import Sidecar
 
     check_folder(arm, what="reward model")
-    name = Sidecar.load(arm).objective if objective is None else objective
+    sidecar = Sidecar.load(arm)
+    if sidecar.split == "none" and sidecar.data_sha256 == fingerprint(data):
+        logger.warning("%s was trained on every row of these data: nothing is held out", arm)
+    name = sidecar.objective if objective is None else objective
     pairs, report = read_pairs(data, name, skip_bad_rows=skip_bad_rows)
+    if len(named := sorted({pair.objective for pair in pairs})) > 1:
+        raise DataError(
+            f"the data hold several objectives: {', '.join(filter(None, named))}",
+            f"choose with --objective {named[-1]}",
+        )
     measured = [p for p in pairs if split in ("all", split_of(p.prompt))]
     if not measured:
         raise DataError(
@@ -79,21 +92,43 @@ def measure_accuracy(
         fitted = [
             p for p in pairs if split in ("test", "validation") and split_of(p.prompt) == "train"
         ]
+    model = RewardModel(arm)
+    measured = _readable(model, measured, report)
     n = len(measured)
+    floor = bag_of_words(fitted, measured) if fitted else None
     return AccuracyReport(
-        arm=share(_ranked_right(RewardModel(arm), measured, batch_size), n),
+        arm=share(_ranked_right(model, measured, batch_size), n),
         longer=share(longer_is_better(measured), n),
-        bag_of_words=share(bag_of_words(fitted, measured), n) if fitted else None,
+        bag_of_words=None if floor is None else share(floor, n),
         split=split,
         rows=report,
     )
 
 
+def _readable(model: RewardModel, pairs: Sequence[Pair], report: RowReport) -> list[Pair]:
+    """The pairs that the model can read; the others are left out and counted, never cut."""
+    kept: list[Pair] = []
+    for pair in pairs:
+        try:
+            tokens = tokenize_pair(model.tokenizer, pair, model.sidecar.prompt_format)
+        except TemplateError as error:
+            report.leave_out(error.args[0], pair.source)
+            continue
+        if model.context and len(tokens) > model.context:
+            report.leave_out(f"longer than the {model.context} tokens the model reads", pair.source)
+        else:
+            kept.append(pair)
+    if not kept:
+        raise DataError(f"none of {len(pairs)} pairs can be used", "; ".join(report.lines()))
+    return kept
+
+
 def _ranked_right(model: RewardModel, pairs: Sequence[Pair], batch_size: int) -> float:
     """Pairs whose chosen side has the higher reward; a tie counts one half."""
     prompts = [pair.prompt for pair in pairs]
+    styles = [model.style_of(pair) for pair in pairs]
     texts = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
-    scored = model.score(prompts * 2, texts, batch_size=batch_size)
+    scored = model.score(prompts * 2, texts, batch_size=batch_size, prompt_format=styles * 2)
     gaps = [
         a.reward - b.reward for a, b in zip(scored[: len(pairs)], scored[len(pairs) :], strict=True)
     ]

@@ -15,17 +15,21 @@ def longer_is_better(pairs: Sequence[Pair]) -> float:
     return sum(1.0 if gap > 0 else 0.5 if gap == 0 else 0.0 for gap in gaps)
 
 
-def bag_of_words(train: Sequence[Pair], test: Sequence[Pair]) -> float:
+def bag_of_words(train: Sequence[Pair], test: Sequence[Pair]) -> float | None:
     """Test pairs ranked right by a linear model over uni- and bigrams of the response.
 
     Logistic regression on the difference of the two responses' tf-idf vectors (Bradley-Terry with
-    linear rewards), fitted on the training pairs in both orders. A tie counts one half.
+    linear rewards), fitted on the training pairs in both orders. A tie counts one half. None where
+    the training pairs are too few to share a word.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
-    vectorizer.fit([text for pair in train for text in (pair.chosen, pair.rejected)])
+    try:
+        vectorizer.fit([text for pair in train for text in (pair.chosen, pair.rejected)])
+    except ValueError:  # no term occurs twice
+        return None
 
     def difference(pairs: Sequence[Pair]) -> object:
         return vectorizer.transform([p.chosen for p in pairs]) - vectorizer.transform(

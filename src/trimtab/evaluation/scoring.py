@@ -10,11 +10,19 @@ import torch
 import transformers
 from peft import PeftModel
 
-from trimtab.arms.folder import adapter_base, check_folder, is_adapter
-from trimtab.arms.load import DType, default_device, load_arm, load_model, load_tokenizer
+from trimtab.arms.folder import check_folder, is_adapter
+from trimtab.arms.load import (
+    DType,
+    default_device,
+    load_arm,
+    load_model,
+    load_tokenizer,
+    require_base,
+    require_device,
+)
 from trimtab.arms.sidecar import Sidecar
 from trimtab.data.collate import pad_rows
-from trimtab.data.pairs import Prompt
+from trimtab.data.pairs import Pair, Prompt
 from trimtab.data.tokenize import PromptFormat, response_ids
 from trimtab.errors import ConfigError
 from trimtab.training.logprobs import response_logp
@@ -56,7 +64,7 @@ class RewardModel:
         device: str | None = None,
         trust_remote_code: bool = False,
     ) -> None:
-        device = device or default_device()
+        device = require_device(device) if device else default_device()
         check_folder(folder, what="reward model")
         self.sidecar = Sidecar.load(folder)
         self.tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
@@ -77,7 +85,7 @@ class RewardModel:
         responses: Sequence[str],
         *,
         batch_size: int = 16,
-        prompt_format: PromptFormat | None = None,
+        prompt_format: PromptFormat | Sequence[PromptFormat] | None = None,
     ) -> list[Scored]:
         """Score each response to its prompt.
 
@@ -85,17 +93,20 @@ class RewardModel:
             prompts: one per response.
             responses: texts.
             batch_size: rows in one forward pass.
-            prompt_format: how plain-text prompts are read; by default as in training.
+            prompt_format: how plain-text prompts are read, all or one for each; by default as in
+                training.
 
         Raises:
             ConfigError: lists of different lengths, or a row longer than the model reads.
         """
         if len(prompts) != len(responses):
             raise ConfigError(f"{len(prompts)} prompts for {len(responses)} responses", "pair them")
-        style: PromptFormat = prompt_format or self.sidecar.prompt_format
+        styles = prompt_format or self.sidecar.prompt_format
+        if isinstance(styles, str):
+            styles = [styles] * len(prompts)
         rows = [
             response_ids(self.tokenizer, prompt, response, style)
-            for prompt, response in zip(prompts, responses, strict=True)
+            for prompt, response, style in zip(prompts, responses, styles, strict=True)
         ]
         self._check_length(rows)
         by_length = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1]))
@@ -105,8 +116,18 @@ class RewardModel:
             scored |= zip(group, self._score_batch([rows[i] for i in group]), strict=True)
         return [scored[i] for i in range(len(rows))]
 
-    def _check_length(self, rows: Sequence[tuple[list[int], list[int]]]) -> None:
+    def style_of(self, pair: Pair) -> PromptFormat:
+        """How the prompt of a pair is read: as in training."""
+        return "raw" if pair.verbatim else self.sidecar.prompt_format
+
+    @property
+    def context(self) -> int | None:
+        """Tokens the model can read, where it has a limit."""
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return int(limit) if limit else None
+
+    def _check_length(self, rows: Sequence[tuple[list[int], list[int]]]) -> None:
+        limit = self.context
         longest = max((len(p) + len(r) for p, r in rows), default=0)
         if limit and longest > limit:
             raise ConfigError(
@@ -135,7 +156,7 @@ def _load_judge(folder: str, options: dict[str, Any]) -> Any:
     judge = {"auto_class": transformers.AutoModelForSequenceClassification, "num_labels": 1}
     if not is_adapter(folder):
         return load_model(folder, **judge, **options)
-    carrier = load_model(adapter_base(folder), **judge, **options)
+    carrier = load_model(require_base(folder), **judge, **options)
     pad = load_tokenizer(folder).pad_token_id
     carrier.config.pad_token_id = pad
     return PeftModel.from_pretrained(carrier, folder).to(options["device"]).eval()

@@ -260,5 +260,5 @@ def test_an_objective_that_the_data_lack_names_those_they_have(tmp_path: Path) -
 
 def test_no_usable_pair_at_all_says_why(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "rows.jsonl", [{**GOOD, "chosen": ""}])
-    with pytest.raises(DataError, match=r"no usable pair.*1 rows left out: one side is empty"):
+    with pytest.raises(DataError, match=r"no usable pair.*1 row left out: one side is empty"):
         read_pairs([str(path)])
