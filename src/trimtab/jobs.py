@@ -6,9 +6,10 @@ continued by the run that began it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -75,6 +76,16 @@ class RowFile:
         trace: TracebackType | None,
     ) -> None:
         self._handle.close()
+
+
+@contextlib.contextmanager
+def going_on() -> Iterator[None]:
+    """Ctrl-C in a job that writes a `RowFile` says that nothing is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        hint = "run the same command again to go on where it stopped"
+        raise KeyboardInterrupt(hint) from None
 
 
 def _whole_rows(path: Path) -> tuple[list[bytes], int]:

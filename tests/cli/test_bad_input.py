@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import make_tokenizer, save_model, write_jsonl
+from conftest import TEMPLATE, make_tokenizer, save_model, write_jsonl
 
 from trimtab.cli.main import main
 
@@ -115,6 +115,26 @@ def test_line_that_is_not_json(refused: Refused, base_dir: Path, tmp_path: Path)
     refused("generate", "--base", base_dir, "--input", path, names=["line 3 of rows.jsonl"])
 
 
+def test_json_lines_under_a_json_name(refused: Refused, base_dir: Path, tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "pairs.json", [CHAT, CHAT])
+    refused(*train(base_dir, path, tmp_path / "out"), names=["JSON lines", ".jsonl"])
+
+
+def test_the_models_own_folder_is_no_output(
+    refused: Refused, base_dir: Path, pairs_file: Path
+) -> None:
+    refused(*train(base_dir, pairs_file, base_dir, "--overwrite"), names=["the model's own folder"])
+
+
+def test_chats_that_the_template_does_not_take(refused: Refused, tmp_path: Path) -> None:
+    strict = "{% if messages|length > 1 %}{{ raise_exception('one turn') }}{% endif %}" + TEMPLATE
+    base = save_model(tmp_path / "strict", tokenizer=make_tokenizer(template=strict))
+    turn = {"role": "user", "content": "hello"}
+    path = write_jsonl(tmp_path / "in.jsonl", [{"prompt": "hello"}, {"prompt": [turn, turn]}])
+    named = ["row 2 of the input: the chat template does not take this chat (one turn)"]
+    refused("generate", "--base", base, "--input", path, names=named)
+
+
 def test_rows_that_cannot_be_scored(refused: Refused, base_dir: Path, tmp_path: Path) -> None:
     for row, named in (
         ({**GOOD, "chosen": ""}, "one side is empty"),
@@ -198,6 +218,8 @@ def test_bad_preference(
         (["--max-new-tokens", "0"], "max_new_tokens is 0"),
         (["--max-new-tokens", "256"], "the model reads 256"),
         (["--batch-size", "0"], "--batch-size is 0"),
+        (["--device", "nowhere"], "cannot use device 'nowhere'"),
+        (["--prompt", ""], "the prompt is empty"),
         (["--input", "x.jsonl"], "either --prompt TEXT or --input FILE"),
         (["--arm", "nowhere"], "--arm nowhere names no objective"),
         (["--config", "none.yaml"], "no config file at none.yaml"),
@@ -226,7 +248,8 @@ def test_bad_generate_options(
         ({"prompt": ["hello"]}, "neither text nor chat messages"),
         ({"prompt": "x", "seed": "one"}, "row 2 of the input has seed 'one'"),
         ({"prompt": "x", "seed": "soon"}, "row 2 of the input has seed 'soon'"),
-        ({"prompt": "x", "strength": "much"}, "strength is not a number"),
+        ({"prompt": "x", "strength": "much"}, "row 2 of the input: strength is not a number"),
+        ({"prompt": "x " * 300}, "row 2 of the input: the prompt has"),
     ],
 )
 def test_bad_prompt_rows(
@@ -250,6 +273,9 @@ def test_bad_prompt_rows(
         (["--objectives", "a b"], "objective 'a b' is no name"),
         (["--chat-template", "none.jinja"], "no chat template at none.jinja"),
         (["--resume-from-checkpoint", "none"], "no checkpoint at none"),
+        (["--lr-scheduler-type", "cosin"], "cosin is not a valid SchedulerType"),
+        (["--report-to", "nothing"], "nothing is not supported"),
+        (["--objectives", "a,b"], "the data name no objective"),
     ],
 )
 def test_bad_train_options(
@@ -265,11 +291,12 @@ def test_bad_train_options(
         ("lora_rank: 8", "unknown option 'lora_rank'"),
         ("[1, 2]", "holds no mapping"),
         ("a: [", "is not YAML"),
+        ("model: caf\xe9", "is not YAML"),
     ],
 )
 def test_bad_config_file(refused: Refused, tmp_path: Path, text: str, named: str) -> None:
     path = tmp_path / "options.yaml"
-    path.write_text(text)
+    path.write_bytes(text.encode("latin-1"))
     refused("train", "--config", path, names=[path, named])
 
 

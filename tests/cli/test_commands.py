@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,9 @@ from typing import Any
 import pytest
 from conftest import write_jsonl
 
+from trimtab.arms.folder import is_adapter
 from trimtab.cli.main import COMMANDS, main
+from trimtab.evaluation.scoring import RewardModel
 
 Capture = pytest.CaptureFixture[str]
 
@@ -101,6 +104,75 @@ def test_score_given_responses(trained: Path, tmp_path: Path, capsys: Capture) -
     assert happy["reward"] > sad["reward"]
     run("score", "--arm", trained, "--input", path)
     assert "given.jsonl:2" in capsys.readouterr().out
+
+
+def test_score_shows_responses_as_they_stand(
+    base_dir: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    given = [{"prompt": "the cat", "response": "[/INST] [bold]sat[/bold]"}]
+    run("score", "--arm", base_dir, "--input", write_jsonl(tmp_path / "given.jsonl", given))
+    assert "[/INST] [bold]sat[/bold]" in capsys.readouterr().out
+
+
+def test_texts_with_an_implicit_prompt_are_judged_as_they_were_trained(
+    base_dir: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    texts = {"chosen": "the cat 1 sat", "rejected": "the cat 1 ran"}
+    path = write_jsonl(tmp_path / "texts.jsonl", [texts])
+    [found, _] = run_json(capsys, "score", "--arm", base_dir, "--input", path)
+    [raw] = RewardModel(str(base_dir)).score([found["prompt"]], [" sat"], prompt_format="raw")
+    assert found["reward"] == pytest.approx(raw.reward)
+    [chat] = RewardModel(str(base_dir)).score([found["prompt"]], [" sat"])
+    assert found["reward"] != pytest.approx(chat.reward)
+
+
+def test_accuracy_leaves_out_what_the_model_cannot_read(
+    trained: Path, pairs_file: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    good = [json.loads(line) for line in pairs_file.read_text().splitlines()]
+    path = write_jsonl(tmp_path / "rows.jsonl", [*good, {**good[0], "chosen": "happy " * 300}])
+    found = run_json(capsys, "accuracy", "--arm", trained, "--data", path, "--split", "all")
+    assert found["arm"]["n"] == 40
+    assert found["rows"] == {"read": 41, "longer than the 256 tokens the model reads": 1}
+
+
+def test_accuracy_says_when_nothing_is_held_out(
+    base_dir: Path, pairs_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "arm"
+    command = ["train", "--model", base_dir, "--data", pairs_file, "--output-dir", out]
+    run(*command, "--max-steps", 1, "--split", "none", "--save-strategy", "no")
+    run("accuracy", "--arm", out, "--data", pairs_file, "--split", "all")
+    assert "nothing is held out" in caplog.text
+
+
+def test_a_lora_follows_its_base_to_another_place(
+    base_dir: Path, pairs_file: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    before, after, arm = tmp_path / "before", tmp_path / "after", tmp_path / "arm"
+    shutil.copytree(base_dir, before)
+    run("train", "--model", before, "--data", pairs_file, "--output-dir", arm, "--max-steps", 1)
+    before.rename(after)
+    command = ["generate", "--base", after, "--arm", f"a={arm}", "--prompt", "the cat"]
+    run(*command, "--max-new-tokens", 2)
+    capsys.readouterr()
+    assert main(["score", "--arm", str(arm), "--input", str(pairs_file)]) == 2
+    said = capsys.readouterr().err
+    assert str(before) in said
+    assert "base_model_name_or_path" in said
+
+
+def test_a_whole_model_takes_the_place_of_an_adapter(
+    base_dir: Path, pairs_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "arm"
+    command = ["train", "--model", base_dir, "--data", pairs_file, "--output-dir", out]
+    command += ["--max-steps", 1, "--eval-strategy", "no", "--save-strategy", "no"]
+    run(*command)
+    assert is_adapter(str(out))
+    run(*command, "--finetuning", "full", "--overwrite")
+    assert not is_adapter(str(out))
+    assert not (out / "adapter_model.safetensors").exists()
 
 
 def test_generate_one_prompt(trained: Path, base_dir: Path, arm_dir: Path, capsys: Capture) -> None:
@@ -200,7 +272,7 @@ def test_the_command_line_wins_over_the_config_file(
     path.write_text(
         f"base: {base_dir}\n"
         f"arm: [happy={trained}, other={arm_dir}]\n"
-        "preference: happy=0.5,other=0.5\n"
+        "preference: {happy: 0.5, other: 0.5}\n"
         "max_new_tokens: 3\n"
         "max-new-tokens: 3\n"  # underscores and dashes both
         "temperature: 0\n"
@@ -215,6 +287,13 @@ def test_the_command_line_wins_over_the_config_file(
     one = ["--arm", f"happy={trained}", "--preference", "happy=1"]
     [row] = run_json(capsys, "generate", "--config", path, *one)
     assert row["preference"] == {"happy": 1.0}
+    path.write_text(f"base: {base_dir}\narm: {{happy: {trained}, other: {arm_dir}}}\n")
+    prompts = tmp_path / "prompts.csv"  # an empty cell says nothing
+    prompts.write_text('id,prompt,preference,seed\na,the cat,,\nb,the cat,"happy=1,other=0",3\n')
+    command = ["generate", "--config", path, "--input", prompts, "--max-new-tokens", 2]
+    found = run_json(capsys, *command)
+    assert [(row["id"], row["seed"]) for row in found] == [("a", 0), ("b", 3)]
+    assert [row["preference"]["happy"] for row in found] == [0.5, 1.0]
 
 
 def test_train_from_a_config_file(
@@ -260,8 +339,8 @@ def test_rows_left_out_are_said_and_reported(
     [result] = run_json(capsys, *command, "--skip-bad-rows")
     assert result["report"] == {"one side is empty": 1, "has no `rejected`": 1}
     said = [record.message for record in caplog.records]
-    assert "1 rows left out: one side is empty (rows.jsonl:41)" in said
-    assert "1 rows left out: has no `rejected` (rows.jsonl:42)" in said
+    assert "1 row left out: one side is empty (rows.jsonl:41)" in said
+    assert "1 row left out: has no `rejected` (rows.jsonl:42)" in said
     command = ["accuracy", "--arm", tmp_path / "out", "--data", path, "--skip-bad-rows"]
     assert run_json(capsys, *command)["rows"] == {"read": 42, **result["report"]}
 

@@ -92,7 +92,8 @@ def main(argv: Sequence[str]) -> int:
     while True:
         try:
             line = input("> " if sys.stdin.isatty() else "").strip()
-        except EOFError:
+        except (EOFError, KeyboardInterrupt):
+            print()
             return 0
         try:
             if line.startswith("/"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,8 +15,8 @@ from trimtab.cli.parse import parse
 from trimtab.data.formats import prompt_of
 from trimtab.data.sources import fingerprint, read_rows
 from trimtab.engines.types import Completion, Request
-from trimtab.errors import ConfigError, DataError
-from trimtab.jobs import RowFile
+from trimtab.errors import ConfigError, DataError, TrimtabError
+from trimtab.jobs import RowFile, going_on
 from trimtab.steering import Steering
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ def main(argv: Sequence[str]) -> int:
     options = parse(GenerateOptions, argv, "generate", DESCRIPTION)
     if (options.prompt is None) == (options.input is None):
         raise ConfigError("nothing to answer", "give either --prompt TEXT or --input FILE")
+    if options.prompt == "":
+        raise ConfigError("the prompt is empty", "give at least one character")
     if options.batch_size < 1:
         raise ConfigError(f"--batch-size is {options.batch_size}", "it must be 1 or more")
     options.steering()
@@ -64,12 +67,13 @@ def main(argv: Sequence[str]) -> int:
         rows = [row for _, row in read_rows(options.input)]
     requests = [_request(options, number, row) for number, row in enumerate(rows)]
     if options.output is None:
-        return _print_answers(options, requests)
+        return _print_answers(options, rows, requests)
     job = RowFile(Path(options.output), _settings(options), overwrite=options.overwrite)
     if job.done >= len(requests):
         print(f"{options.output} is complete: {job.done} rows", file=sys.stderr)
         return 0
-    return _write_answers(options, job, rows, requests)
+    with going_on():
+        return _write_answers(options, job, rows, requests)
 
 
 def _request(options: GenerateOptions, number: int, row: dict[str, Any]) -> Request:
@@ -79,7 +83,7 @@ def _request(options: GenerateOptions, number: int, row: dict[str, Any]) -> Requ
         raise DataError(f"{place} has no `prompt`", "give text or messages")
     prompt = prompt_of(row["prompt"], place)
     sampling = options.sampling()
-    own = {key: value for key, value in row.items() if value is not None}  # tables fill with null
+    own = {k: v for k, v in row.items() if v is not None and v != ""}  # tables fill with nothing
     seed = own.get("seed", sampling.seed + number)
     if not str(seed).removeprefix("-").isdecimal():
         raise DataError(f"{place} has seed {seed!r}", "give a whole number")
@@ -89,8 +93,20 @@ def _request(options: GenerateOptions, number: int, row: dict[str, Any]) -> Requ
         own.get("strength", options.strength),
         replace(sampling, seed=int(seed)),
     )
-    Steering.of(list(options.arms), request.preference, request.strength)
+    with _naming(place if options.input else ""):
+        Steering.of(list(options.arms), request.preference, request.strength)
     return request
+
+
+@contextlib.contextmanager
+def _naming(place: str) -> Iterator[None]:
+    """Say in an error which row of the input it is about."""
+    try:
+        yield
+    except TrimtabError as error:
+        if not place:
+            raise
+        raise type(error)(f"{place}: {error.args[0]}", error.hint) from None
 
 
 def _settings(options: GenerateOptions) -> dict[str, Any]:
@@ -105,13 +121,24 @@ def _settings(options: GenerateOptions) -> dict[str, Any]:
     }
 
 
-def _print_answers(options: GenerateOptions, requests: list[Request]) -> int:
+def _load(options: GenerateOptions, requests: list[Request]) -> LocalEngine:
+    """The engine; a prompt too long for a stream is refused before the first answer."""
+    engine = options.load()
+    for number, request in enumerate(requests, 1):
+        with _naming(f"row {number} of the input" if options.input else ""):
+            engine.plan(request)
+    return engine
+
+
+def _print_answers(
+    options: GenerateOptions, rows: list[dict[str, Any]], requests: list[Request]
+) -> int:
     from trimtab.cli import show
 
-    engine = options.load()
+    engine = _load(options, requests)
     if options.json or options.report:
         done = _answers(engine, options, requests)
-        show.print_json([as_row(i, r, c) for i, (r, c) in enumerate(done)])
+        show.print_json([as_row(i, r, c, rows[i].get("id")) for i, (r, c) in enumerate(done)])
         return 0
     for request in requests:
         for chunk in engine.stream(request):
@@ -125,9 +152,7 @@ def _write_answers(
 ) -> int:
     from trimtab.cli import show
 
-    engine = options.load()
-    for request in requests:
-        engine.plan(request)  # a prompt too long for a stream is refused before the first answer
+    engine = _load(options, requests)
     with job, show.progress() as report:
         start = job.done
         report("answering", start, len(requests))

@@ -54,9 +54,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TrimtabError as error:
         return _complain(str(error))
     except KeyboardInterrupt as stop:
-        hint = str(stop) or "run the same command again to go on where it stopped"
-        print(f"\ntrimtab: interrupted; {hint}", file=sys.stderr)
+        hint = f"; {stop}" if str(stop) else ""
+        print(f"\ntrimtab: interrupted{hint}", file=sys.stderr)
         return 130
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's; not imported for its name alone
+            raise
+        return _complain("the device's memory is full; lower the batch size, or --dtype bfloat16")
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -79,7 +79,7 @@ def _read_config(options: type[Any], path: Path, given: set[str]) -> list[str]:
         raise ConfigError(f"no config file at {path}", "check the path")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML ({error})", "mend the file") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds no mapping", "write one `option: value` a line")
@@ -101,9 +101,12 @@ def _as_arguments(flag: str, value: Any, kind: str) -> list[str]:
         if kind != "bool":  # YAML reads `save_strategy: no` as false
             return [f"--{flag}", "yes" if value else "no"]
         return [f"--{flag}" if value else f"--no-{flag}"]
+    if isinstance(value, dict):  # `preference: {helpful: 1, harmless: 0}`
+        value = [f"{name}={item}" for name, item in value.items()]
     if "UseAppendAction" in kind:
         values = value if isinstance(value, list) else [value]
         return [part for item in values for part in (f"--{flag}", str(item))]
     if isinstance(value, list):
-        return [f"--{flag}", *map(str, value)]
+        texts = [str(item) for item in value]
+        return [f"--{flag}", *(texts if "list" in kind else [",".join(texts)])]
     return [f"--{flag}", str(value)]

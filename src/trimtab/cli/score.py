@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ from trimtab.data.formats import Unusable, pairs_of, prompt_of
 from trimtab.data.pairs import Prompt
 from trimtab.data.sources import Row, fingerprint, read_rows
 from trimtab.errors import DataError
-from trimtab.jobs import RowFile
+from trimtab.jobs import RowFile, going_on
 
 DESCRIPTION = "Per-token and per-response rewards of given responses."
 
@@ -43,17 +45,34 @@ class ScoreOptions:
     """Run model code that comes with the checkpoint."""
 
 
+@dataclass(frozen=True)
+class _Item:
+    """One response to be scored; a `verbatim` prompt is raw text cut anywhere."""
+
+    place: str
+    prompt: Prompt
+    response: str
+    verbatim: bool = False
+
+
 def main(argv: Sequence[str]) -> int:
     """Read, score, write or print."""
     options = parse(ScoreOptions, argv, "score", DESCRIPTION)
     items = [item for place, row in read_rows(options.input) for item in _items(place, row)]
-    from trimtab.arms.folder import check_folder
+    from trimtab.arms.folder import check_folder, weights_fingerprint
 
     check_folder(options.arm, what="reward model")
     job = None
     if options.output is not None:
-        settings = {"arm": options.arm, "input_sha256": fingerprint([options.input])}
+        settings = {
+            "arm": options.arm,
+            "weights": weights_fingerprint(options.arm),
+            "input_sha256": fingerprint([options.input]),
+        }
         job = RowFile(Path(options.output), settings, overwrite=options.overwrite)
+        if job.done >= len(items):
+            print(f"{options.output} is complete: {job.done} rows", file=sys.stderr)
+            return 0
         items = items[job.done :]
     from trimtab.cli import show
     from trimtab.evaluation.scoring import RewardModel
@@ -61,24 +80,27 @@ def main(argv: Sequence[str]) -> int:
     quiet_libraries()
     model = RewardModel(options.arm, trust_remote_code=options.trust_remote_code)
     rows: list[dict[str, Any]] = []
-    with show.progress() as report:
+    with going_on() if job else contextlib.nullcontext(), show.progress() as report:
         for start in range(0, len(items), 4 * options.batch_size):
             group = items[start : start + 4 * options.batch_size]
             found = model.score(
-                [prompt for _, prompt, _ in group],
-                [response for _, _, response in group],
+                [item.prompt for item in group],
+                [item.response for item in group],
                 batch_size=options.batch_size,
+                prompt_format=[
+                    "raw" if item.verbatim else model.sidecar.prompt_format for item in group
+                ],
             )
             rows += [
                 {
-                    "source": place,
-                    "prompt": prompt,
-                    "response": response,
+                    "source": item.place,
+                    "prompt": item.prompt,
+                    "response": item.response,
                     "reward": scored.reward,
                     "tokens": list(scored.tokens),
                     "token_rewards": list(scored.token_rewards),
                 }
-                for (place, prompt, response), scored in zip(group, found, strict=True)
+                for item, scored in zip(group, found, strict=True)
             ]
             if job is not None:
                 _append(job, rows)
@@ -89,19 +111,19 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _items(place: str, row: Row) -> list[tuple[str, Prompt, str]]:
-    """(place, prompt, response) of a row: one, or two for a preference pair."""
+def _items(place: str, row: Row) -> list[_Item]:
+    """What a row asks to be scored: one response, or the two of a preference pair."""
     if "response" in row:
         if row.get("prompt") is None or not isinstance(row["response"], str):
             raise DataError(f"{place} has no text `prompt` and `response`", "mend the row")
-        return [(place, prompt_of(row["prompt"], place), row["response"])]
+        return [_Item(place, prompt_of(row["prompt"], place), row["response"])]
     try:
         pair = next(pairs_of(row, place))
     except Unusable as reason:
         raise DataError(f"{place} cannot be scored: {reason}", "mend or delete it") from None
     return [
-        (f"{place} chosen", pair.prompt, pair.chosen),
-        (f"{place} rejected", pair.prompt, pair.rejected),
+        _Item(f"{place} chosen", pair.prompt, pair.chosen, pair.verbatim),
+        _Item(f"{place} rejected", pair.prompt, pair.rejected, pair.verbatim),
     ]
 
 

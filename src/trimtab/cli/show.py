@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -18,6 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 Report = Callable[[str, int, int], None]
 
@@ -28,14 +29,15 @@ def console() -> Console:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A plain table; the first column is left-aligned, the others right."""
+    """A plain table; the first column is left-aligned, the others right, but for `response`."""
     built = Table(
         title=title or None, title_justify="left", title_style="bold", header_style="bold"
     )
     for number, column in enumerate(columns):
-        built.add_column(column, justify="right" if number else "left", overflow="fold")
+        side: JustifyMethod = "right" if number and column != "response" else "left"
+        built.add_column(column, justify=side, overflow="fold")
     for row in rows:
-        built.add_row(*row)
+        built.add_row(*map(Text, row))  # as it stands: an answer may hold [tags]
     return built
 
 
@@ -48,10 +50,10 @@ def print_json(value: Any) -> None:
 def progress() -> Iterator[Report]:
     """A function (what, done, total) that draws one bar per `what`, on stderr.
 
-    Without a terminal it prints a line at the start and the end of each.
+    Without a terminal it prints a line for every tenth.
     """
     if not sys.stderr.isatty():
-        yield _line
+        yield _lines()
         return
     columns = (
         TextColumn("{task.description:<28}"),
@@ -71,6 +73,13 @@ def progress() -> Iterator[Report]:
         yield report
 
 
-def _line(what: str, done: int, total: int) -> None:
-    if done in (0, total):
-        print(f"{what}: {done}/{total}", file=sys.stderr, flush=True)
+def _lines() -> Report:
+    said: dict[str, int] = {}
+
+    def report(what: str, done: int, total: int) -> None:
+        tenth = 10 * done // max(total, 1)
+        if said.get(what) != tenth:
+            said[what] = tenth
+            print(f"{what}: {done}/{total}", file=sys.stderr, flush=True)
+
+    return report
