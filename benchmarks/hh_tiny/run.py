@@ -23,8 +23,10 @@ import torch
 import transformers
 
 import trimtab
+from trimtab.arms.load import load_config, load_tokenizer
 from trimtab.data.formats import read_pairs
 from trimtab.data.pairs import Pair, first_user_turn, prompt_hash, split_of
+from trimtab.data.tokenize import tokenize_pair
 from trimtab.engines.types import Request, Sampling
 from trimtab.evaluation.accuracy import measure_accuracy
 from trimtab.evaluation.scoring import RewardModel
@@ -50,7 +52,7 @@ COMMON: dict[str, Any] = {
     "resume_from_checkpoint": "auto",
 }
 EPOCHS = {"helpful": 2, "harmless": 1}  # there are four times as many harmless pairs
-ARM: dict[str, Any] = {"learning_rate": 1e-3, "length_normalize": True, "beta": 5.0}
+ARM: dict[str, Any] = {"learning_rate": 2e-3, "length_normalize": True, "beta": 1.0}
 JUDGE: dict[str, Any] = {"learning_rate": 1e-3, "method": "trajectory"}
 SELF = "guided by itself"  # the base as its own, untrained ARM: what sharpening alone does
 SETTINGS = {
@@ -68,15 +70,18 @@ def part_of(pair: Pair) -> str:
     return split if split != "train" else ("arm", "judge")[prompt_hash(pair.prompt) // 10 % 2]
 
 
-def prepare(data: Path, work: Path) -> dict[str, dict[str, list[Pair]]]:
-    """Objective -> part -> pairs; also written to the working folder as files."""
+def prepare(data: Path, model: str, work: Path) -> dict[str, dict[str, list[Pair]]]:
+    """Objective -> part -> pairs that the model can read; also written to the working folder."""
+    tokenizer = load_tokenizer(model)
+    context = load_config(model).max_position_embeddings
     parts: dict[str, dict[str, list[Pair]]] = {}
     for objective, files in FILES.items():
         pairs, report = read_pairs([str(data / name) for name in files], objective)
         print(objective, len(pairs), "pairs;", report.counts)
         parts[objective] = {"arm": [], "judge": [], "validation": [], "test": []}
         for pair in pairs:
-            parts[objective][part_of(pair)].append(pair)
+            if len(tokenize_pair(tokenizer, pair)) <= context:
+                parts[objective][part_of(pair)].append(pair)
         for name, group in parts[objective].items():
             rows = [
                 {
@@ -263,7 +268,7 @@ def main() -> None:
     options = arguments.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     started = time.time()
-    parts = prepare(options.data, options.work)
+    parts = prepare(options.data, options.model, options.work)
     seconds = train_all(options.model, options.work)
     results: dict[str, Any] = {"accuracy": accuracies(options.work, options.model, parts)}
     prompts = test_prompts(parts, options.prompts)
