@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,37 +11,50 @@ from typing import Any
 import torch
 from conftest import make_model
 from torch import Tensor
+from transformers.pytorch_utils import Conv1D
 
 from trimtab.arms.vocab import VocabularyMap
 from trimtab.engines import reference
 from trimtab.engines.local.engine import LocalEngine
-from trimtab.engines.local.streams import Voice
+from trimtab.engines.local.streams import Stream
 from trimtab.engines.types import Request, Sampling
 
 GREEDY = Sampling(max_new_tokens=8, temperature=0, ignore_eos=True)
 
 
-def next_logits(voice: Voice) -> reference.NextLogits:
-    """A voice's logits over the base's ids: one row, no cache, no padding, read from the start."""
-    return lambda ids: _own_row(voice, ids)[_own_of_base(voice)]
+def next_logits(stream: Stream) -> reference.NextLogits:
+    """A stream's logits over the base's ids: one row, no cache, no padding, read from the start."""
+    return lambda ids: _own_row(stream, ids)[_own_of_base(stream)]
 
 
-def next_logp(voice: Voice, ids: list[int]) -> Tensor:
-    """A voice's log-probs of the base's ids: the softmax runs over its own tokens, each once."""
-    return _own_row(voice, ids).log_softmax(-1)[_own_of_base(voice)]
+def next_logp(stream: Stream, ids: list[int]) -> Tensor:
+    """A stream's log-probs of the base's ids: the softmax runs over its own tokens, each once."""
+    return _own_row(stream, ids).log_softmax(-1)[_own_of_base(stream)]
 
 
-def _own_row(voice: Voice, ids: list[int]) -> Tensor:
-    moved = dict(voice.vocabulary.own_id)
+def _own_row(stream: Stream, ids: list[int]) -> Tensor:
+    moved = dict(stream.vocabulary.own_id)
     own = torch.tensor([[moved.get(i, i) for i in ids]])
     with torch.no_grad():
-        logits: Tensor = voice.model(input_ids=own, use_cache=False).logits[0, -1]
-    return logits[: voice.vocabulary.own_size].float()
+        logits: Tensor = whole_model(stream)(input_ids=own, use_cache=False).logits[0, -1]
+    return logits[: stream.vocabulary.own_size].float()
 
 
-def _own_of_base(voice: Voice) -> Tensor:
-    moved = dict(voice.vocabulary.own_id)
-    return torch.tensor([moved.get(i, i) for i in range(voice.vocabulary.size)])
+def whole_model(stream: Stream) -> Any:
+    """A stream's model by itself: its low-rank terms added to the weights as dense matrices."""
+    if stream.lora is None:
+        return stream.model
+    model = copy.deepcopy(stream.model)
+    for name, (a, b) in stream.lora.layers.items():
+        layer = model.get_submodule(name)
+        update = b @ a
+        layer.weight.data += update.t() if isinstance(layer, Conv1D) else update
+    return model
+
+
+def _own_of_base(stream: Stream) -> Tensor:
+    moved = dict(stream.vocabulary.own_id)
+    return torch.tensor([moved.get(i, i) for i in range(stream.vocabulary.size)])
 
 
 def specified(engine: LocalEngine, request: Request) -> list[int]:
@@ -48,7 +62,12 @@ def specified(engine: LocalEngine, request: Request) -> list[int]:
     plan = engine.plan(request)
     arms = [next_logits(arm) for arm in engine.arms]
     return reference.generate(
-        next_logits(engine.base), arms, plan.prompts, plan.weights, request.sampling, [*engine.ends]
+        next_logits(engine.base),
+        arms,
+        [*plan.prompts.values()],
+        plan.weights,
+        request.sampling,
+        [*engine.ends],
     )
 
 
@@ -57,7 +76,7 @@ def specified_logp(engine: LocalEngine, request: Request, generated: list[int]) 
     plan = engine.plan(request)
     arms = [next_logits(arm) for arm in engine.arms]
     return reference.next_logp(
-        next_logits(engine.base), arms, plan.prompts, generated, plan.weights
+        next_logits(engine.base), arms, [*plan.prompts.values()], generated, plan.weights
     )
 
 
@@ -71,19 +90,19 @@ def word_tokenizer(size: int) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="w0")
 
 
-def voice(name: str, seed: int, size: int, scale: float = 1.0, padding: int = 0) -> Voice:
+def stream(name: str, seed: int, size: int, scale: float = 1.0, padding: int = 0) -> Stream:
     """A random model over `size` words (and `padding` rows of its LM head) that takes part."""
     model = make_model(seed, size + padding)
     model.generation_config.eos_token_id = None
     tokenizer = word_tokenizer(size)
-    return Voice(name, model, tokenizer, VocabularyMap(size, size), "raw", scale)
+    return Stream(name, model, tokenizer, VocabularyMap(size, size), "raw", scale)
 
 
 def engine_of(seeds: Sequence[int], size: int = 12) -> LocalEngine:
     """A random base (the first seed) and one random ARM per further seed: `a`, `b`, `c`, …"""
     base, *arms = seeds
     return LocalEngine(
-        voice("base", base, size), [voice(chr(97 + i), s, size) for i, s in enumerate(arms)]
+        stream("base", base, size), [stream(chr(97 + i), s, size) for i, s in enumerate(arms)]
     )
 
 
@@ -93,19 +112,19 @@ def alone(engine: LocalEngine, *names: str) -> LocalEngine:
     return LocalEngine(engine.base, [arms[name] for name in names])
 
 
-def with_head(voice: Voice, weight: Tensor, name: str = "base") -> Voice:
-    """The voice with another LM head on the same body."""
+def with_head(stream: Stream, weight: Tensor, name: str = "base") -> Stream:
+    """The stream with another LM head on the same body."""
     from trimtab.arms.load import share_weights
 
-    model = share_weights(voice.model)
+    model = share_weights(stream.model)
     model.lm_head.weight = torch.nn.Parameter(weight)
-    return replace(voice, name=name, model=model)
+    return replace(stream, name=name, model=model)
 
 
 @contextmanager
-def changed_logits(voice: Voice, change: Any) -> Iterator[None]:
-    """Pass a voice's logits through a function while the block runs."""
-    hook = voice.model.get_output_embeddings().register_forward_hook(
+def changed_logits(stream: Stream, change: Any) -> Iterator[None]:
+    """Pass a stream's logits through a function while the block runs."""
+    hook = stream.model.get_output_embeddings().register_forward_hook(
         lambda module, inputs, logits: change(logits)
     )
     try:

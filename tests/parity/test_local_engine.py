@@ -15,6 +15,7 @@ from oracle import GREEDY, next_logits, next_logp, specified, specified_logp
 
 import trimtab
 from trimtab.engines.local.engine import LocalEngine
+from trimtab.engines.local.streams import GroupState, group_streams
 from trimtab.engines.types import Request, Sampling
 
 PROMPTS = [
@@ -77,8 +78,8 @@ def agrees(engine: LocalEngine, requests: list[Request]) -> None:
         for t, token in enumerate(answer.tokens):
             generated = list(answer.token_ids[:t])
             streams = [
-                float(next_logp(voice, prompt + generated)[token.token_id])
-                for voice, prompt in zip([engine.base, *engine.arms], plan.prompts, strict=True)
+                float(next_logp(stream, plan.prompts[stream.name] + generated)[token.token_id])
+                for stream in (engine.base, *engine.arms)
             ]
             found = [token.logp_base, *token.rewards.values()]
             assert found == pytest.approx(streams, abs=1e-3)
@@ -158,7 +159,7 @@ class TestVocabularies:
         assert engine.base.vocabulary.size == engine.arms[0].vocabulary.own_size == size
         agrees(engine, requests_for(engine))
         with torch.no_grad():
-            ids = torch.tensor([engine.plan(Request("moon")).prompts[0]])
+            ids = torch.tensor([engine.plan(Request("moon")).prompts["base"]])
             logits = engine.base.model(ids).logits[0, -1]
         assert logits.shape[-1] == size + 7
         [answer] = engine.generate(["moon"], strength=0, report=True, max_new_tokens=1)
@@ -189,7 +190,7 @@ class TestVocabularies:
         said: list[int] = []
         arm = engine.arms[0].model
         with torch.no_grad():
-            row = arm(torch.tensor([plan.prompts[1]])).logits[0, -1].log_softmax(-1)
+            row = arm(torch.tensor([plan.prompts["helpful"]])).logits[0, -1].log_softmax(-1)
         with _only(engine, over):
             options = {"max_new_tokens": 3, "ignore_eos": True, "report": True}
             [answer] = engine.generate(["moon"], **options)  # type: ignore[arg-type]
@@ -197,7 +198,7 @@ class TestVocabularies:
         assert said == [over] * 3
         assert answer.tokens[0].rewards["helpful"] == pytest.approx(float(row[3]), abs=1e-4)
         with torch.no_grad():
-            again = arm(torch.tensor([[*plan.prompts[1], 3]])).logits[0, -1].log_softmax(-1)
+            again = arm(torch.tensor([[*plan.prompts["helpful"], 3]])).logits[0, -1].log_softmax(-1)
         assert answer.tokens[1].rewards["helpful"] == pytest.approx(float(again[3]), abs=1e-4)
 
 
@@ -217,16 +218,16 @@ class TestTemplates:
         arm = save_model(tmp_path / "arm", 2, tokenizer=make_tokenizer(template=OTHER_TEMPLATE))
         engine = trimtab.load(str(base_dir), {"helpful": str(arm)})
         for prompt in PROMPTS:
-            base_ids, arm_ids = engine.plan(Request(prompt)).prompts
+            base_ids, arm_ids = engine.plan(Request(prompt)).prompts.values()
             assert len(arm_ids) > len(base_ids)
-        text = engine.arms[0].tokenizer.decode(engine.plan(Request("moon")).prompts[1])
+        text = engine.arms[0].tokenizer.decode(engine.plan(Request("moon")).prompts["helpful"])
         assert text == "user said, very very big: moon. assistant: "
         agrees(engine, requests_for(engine))
 
     def test_a_lora_with_its_own_template(self, tmp_path: Path, base_dir: Path) -> None:
         arm = make_lora(tmp_path, base_dir, 5, make_tokenizer(template=OTHER_TEMPLATE))
         engine = trimtab.load(str(base_dir), {"helpful": str(arm)})
-        base_ids, arm_ids = engine.plan(Request("moon")).prompts
+        base_ids, arm_ids = engine.plan(Request("moon")).prompts.values()
         assert base_ids != arm_ids
         agrees(engine, requests_for(engine))
 
@@ -235,20 +236,17 @@ class TestSharedWeights:
     def test_a_lora_shares_the_base(self, base_dir: Path, lora_dir: Path) -> None:
         engine = trimtab.load(str(base_dir), {"one": str(lora_dir)})
         base = dict(engine.base.model.named_parameters())
-        arm = engine.arms[0].model.get_base_model()
-        shared = {
-            n.replace(".base_layer", ""): p for n, p in arm.named_parameters() if "lora_" not in n
-        }
-        assert shared.keys() == base.keys()
-        assert all(shared[name].data_ptr() == base[name].data_ptr() for name in base)
-        assert not any("lora_" in name for name in base)
+        [group] = group_streams([engine.base, *engine.arms])
+        fused = {n.replace(".inner", ""): p for n, p in group.model.named_parameters()}
+        assert fused.keys() == base.keys()
+        assert all(fused[name].data_ptr() == base[name].data_ptr() for name in base)
 
     def test_two_loras_share_it_too(
         self, base_dir: Path, lora_dir: Path, second_lora_dir: Path
     ) -> None:
         engine = trimtab.load(str(base_dir), {"one": str(lora_dir), "two": str(second_lora_dir)})
-        heads = {arm.model.get_base_model().lm_head.weight.data_ptr() for arm in engine.arms}
-        assert heads == {engine.base.model.lm_head.weight.data_ptr()}
+        assert {id(arm.model) for arm in engine.arms} == {id(engine.base.model)}
+        assert len(group_streams([engine.base, *engine.arms])) == 1
         logits = [next_logits(arm)([5, 6, 7]) for arm in engine.arms]
         assert not torch.allclose(*logits, atol=0.1)
 
@@ -257,8 +255,8 @@ class TestSharedWeights:
         ids = torch.tensor([[5, 6, 7, 8]])
         plain = transformers.AutoModelForCausalLM.from_pretrained(base_dir).eval()
         engine = trimtab.load(str(base_dir), {"one": str(lora_dir)})
+        engine.generate(["hello"], max_new_tokens=2)
         with torch.no_grad():
-            engine.arms[0].model(ids)
             assert torch.equal(engine.base.model(ids).logits, plain(ids).logits)
 
     def test_the_arm_is_what_peft_loads(self, base_dir: Path, lora_dir: Path) -> None:
@@ -268,15 +266,18 @@ class TestSharedWeights:
         plain = transformers.AutoModelForCausalLM.from_pretrained(base_dir)
         theirs = PeftModel.from_pretrained(plain, lora_dir).eval()
         engine = trimtab.load(str(base_dir), {"one": str(lora_dir)})
+        groups = group_streams([engine.base, *engine.arms])
+        found = GroupState(groups[0]).prefill({"base": ids.tolist(), "one": ids.tolist()})
         with torch.no_grad():
-            ours = engine.arms[0].model(ids).logits
-            assert torch.equal(ours, theirs(ids).logits)
-            assert not torch.allclose(ours, engine.base.model(ids).logits, atol=0.1)
+            for name, model in (("base", engine.base.model), ("one", theirs)):
+                expected = model(ids).logits[:, -1].log_softmax(-1)
+                torch.testing.assert_close(found[name], expected, atol=1e-5, rtol=1e-5)
+        assert not torch.allclose(found["one"], found["base"], atol=0.1)
 
     def test_a_lora_of_another_model_gets_its_own(self, arm_dir: Path, lora_dir: Path) -> None:
         """Trained on the base, used beside another one: nothing is shared, and it still agrees."""
         engine = trimtab.load(str(arm_dir), {"one": str(lora_dir)})
-        own = engine.arms[0].model.get_base_model().lm_head.weight
+        own = engine.arms[0].model.lm_head.weight
         assert own.data_ptr() != engine.base.model.lm_head.weight.data_ptr()
         agrees(engine, requests_for(engine))
 

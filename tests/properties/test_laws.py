@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import alone, changed_logits, engine_of, specified, specified_logp, voice, with_head
+from oracle import alone, changed_logits, engine_of, specified, specified_logp, stream, with_head
 from torch import Tensor
 
 from trimtab import fusion
@@ -241,7 +241,7 @@ def test_a_constant_added_to_a_stream_changes_nothing(
 
 def test_scale_multiplies_strength(run: Any) -> None:
     """An ARM of scale ½ at strength 3 is the ARM of scale 1 at strength 1.5."""
-    base, arm = voice("base", 1, 12), voice("a", 2, 12)
+    base, arm = stream("base", 1, 12), stream("a", 2, 12)
     halved = LocalEngine(base, [replace(arm, scale=0.5)])
     for seed, prompt in enumerate(PROMPTS):
         sampling = SAMPLED.but(seed=seed)

@@ -122,31 +122,8 @@ def load_model(
     return model.to(device).eval()
 
 
-def load_arm(
-    name: str,
-    *,
-    backbone: Any = None,
-    backbone_name: str = "",
-    dtype: DType = "auto",
-    device: str = "cpu",
-    trust_remote_code: bool = False,
-) -> tuple[Any, Sidecar]:
-    """An ARM: a whole causal LM, or a LoRA on its backbone.
-
-    A LoRA trained on the model that is already in memory shares its weights: only the adapter is
-    loaded.
-
-    Args:
-        name: folder or hub id.
-        backbone: a loaded base model that an adapter may share.
-        backbone_name: where that base came from.
-        dtype: of weights that have to be loaded.
-        device: where to put them.
-        trust_remote_code: run model code that comes with the checkpoint.
-
-    Returns:
-        The model, in evaluation mode, and its sidecar.
-    """
+def arm_facts(name: str) -> Sidecar:
+    """An ARM folder's sidecar, after checking that the folder can be loaded and is an ARM's."""
     check_folder(name, what="ARM")
     sidecar = Sidecar.load(name)
     if sidecar.method != "genarm":
@@ -154,20 +131,38 @@ def load_arm(
             f"{name} was trained with --method {sidecar.method}: it scores whole responses",
             "guide with an ARM (--method genarm); a trajectory model can only judge",
         )
-    options = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
+    return sidecar
+
+
+def load_arm(
+    name: str,
+    *,
+    dtype: DType = "auto",
+    device: str = "cpu",
+    trust_remote_code: bool = False,
+) -> Any:
+    """An ARM as one model of its own: a whole causal LM, or PEFT's LoRA on its backbone."""
+    arm_facts(name)
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "device": device,
+        "trust_remote_code": trust_remote_code,
+    }
     if not is_adapter(name):
-        return load_model(name, **options), sidecar  # type: ignore[arg-type]
-    if backbone is not None and same_backbone(name, backbone_name):
-        carrier = share_weights(backbone)
-    else:
-        carrier = load_model(require_base(name), **options)  # type: ignore[arg-type]
+        return load_model(name, **options)
+    return with_adapter(load_model(require_base(name), **options), name)
+
+
+def with_adapter(carrier: Any, name: str) -> Any:
+    """A model with PEFT's adapter put into it (the carrier is changed)."""
+    device = carrier.device
     try:
         model = PeftModel.from_pretrained(carrier, name)
     except Exception as error:
         raise ModelLoadError(
             f"cannot load the adapter {name} ({_first_line(error)})", "train or copy it again"
         ) from error
-    return model.to(device).eval(), sidecar
+    return model.to(device).eval()
 
 
 def same_backbone(adapter: str, backbone_name: str) -> bool:

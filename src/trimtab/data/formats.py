@@ -197,8 +197,9 @@ def _messages(value: Any, place: str, column: str) -> list[Message]:
 
 
 def _after(before: list[Message], side: list[Message]) -> list[Message]:
-    """A side that repeats the prompt stays; one that holds the answer alone follows the prompt."""
-    return side if side[: len(before)] == before else before + side
+    """A side that repeats the prompt (perhaps after a system turn) stays; an answer follows it."""
+    ends = (i for i in range(len(side)) if side[: i + 1][-len(before) :] == before)
+    return side if next(ends, None) is not None else before + side
 
 
 def _part(chosen: list[Message], rejected: list[Message]) -> tuple[Prompt, str, str]:

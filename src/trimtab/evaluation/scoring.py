@@ -76,7 +76,7 @@ class RewardModel:
         if self.sidecar.method == "trajectory":
             self.model = _load_judge(folder, options)
         else:
-            self.model, _ = load_arm(folder, **options)
+            self.model = load_arm(folder, **options)
 
     @torch.inference_mode()
     def score(

@@ -262,3 +262,15 @@ def test_no_usable_pair_at_all_says_why(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "rows.jsonl", [{**GOOD, "chosen": ""}])
     with pytest.raises(DataError, match=r"no usable pair.*1 row left out: one side is empty"):
         read_pairs([str(path)])
+
+
+def test_sides_that_repeat_a_text_prompt_after_a_system_turn() -> None:
+    """Prompt "hi", sides [system, user hi, assistant …]: the user turn stands once."""
+    turns = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "hi"}]
+    row = {
+        "prompt": "hi",
+        "chosen": [*turns, {"role": "assistant", "content": "hello"}],
+        "rejected": [*turns, {"role": "assistant", "content": "no"}],
+    }
+    [pair] = pairs_of(row, "row")
+    assert pair.prompt == turns

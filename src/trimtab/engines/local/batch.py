@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from trimtab import fusion
-from trimtab.engines.local.streams import Stream, Voice
+from trimtab.engines.local.streams import Group, GroupState
 from trimtab.engines.text import TextStream
 from trimtab.engines.types import Chunk, Completion, Request, Sampling, TokenReport
 from trimtab.steering import Steering
+
+BASE = "base"
 
 
 @dataclass(frozen=True)
@@ -24,13 +26,13 @@ class RowPlan:
         request: as it was given.
         steering: its validated preference and strength.
         weights: fusion weight per ARM, [K].
-        prompts: prompt ids per voice, the base first.
+        prompts: stream name -> the prompt's ids in its own template.
     """
 
     request: Request
     steering: Steering
     weights: list[float]
-    prompts: list[list[int]]
+    prompts: dict[str, list[int]]
 
 
 class _Row:
@@ -78,15 +80,21 @@ class Batch:
     """Decodes some requests together, each by its own preference, strength, sampling and seed."""
 
     def __init__(
-        self, voices: Sequence[Voice], plans: Sequence[RowPlan], ends: frozenset[int], report: bool
+        self,
+        groups: Sequence[Group],
+        arms: Sequence[str],
+        tokenizer: Any,
+        plans: Sequence[RowPlan],
+        ends: frozenset[int],
+        report: bool,
     ) -> None:
-        self._streams = [Stream(voice) for voice in voices]
-        self._names = [voice.name for voice in voices[1:]]
-        self._tokenizer = voices[0].tokenizer
+        self._states = [GroupState(group) for group in groups]
+        self._names = list(arms)
+        self._tokenizer = tokenizer
         self._rows = [_Row(i, plan, self._tokenizer) for i, plan in enumerate(plans)]
         self._ends = ends
         self._report = report
-        self._device = self._streams[0].device
+        self._device = self._states[0].device
         self._gather_settings()
 
     def _gather_settings(self) -> None:
@@ -106,10 +114,9 @@ class Batch:
     @torch.inference_mode()
     def run(self) -> Iterator[tuple[int, Chunk]]:
         """Yield `(index of the request, chunk)` until every row is finished."""
-        logps = [
-            stream.prefill([row.plan.prompts[i] for row in self._rows])
-            for i, stream in enumerate(self._streams)
-        ]
+        names = [BASE, *self._names]
+        prompts = {name: [row.plan.prompts[name] for row in self._rows] for name in names}
+        logps = [state.prefill(prompts) for state in self._states]
         while True:
             tokens_B = self._choose(logps)
             yield from self._push(tokens_B)
@@ -118,10 +125,12 @@ class Batch:
                 return
             if len(alive) < len(self._rows):
                 tokens_B = self._keep(alive, tokens_B)
-            logps = [stream.step(tokens_B) for stream in self._streams]
+            logps = [state.step(tokens_B) for state in self._states]
 
-    def _choose(self, logps: list[Tensor]) -> Tensor:
-        logp_base_BV, *arms = [logp.to(self._device) for logp in logps]
+    def _choose(self, logps: list[dict[str, Tensor]]) -> Tensor:
+        named = {name: logp for group in logps for name, logp in group.items()}
+        logp_base_BV = named[BASE].to(self._device)
+        arms = [named[name].to(self._device) for name in self._names]
         logp_arms_KBV = (
             torch.stack(arms) if arms else logp_base_BV.new_zeros(0, *logp_base_BV.shape)
         )
@@ -156,7 +165,7 @@ class Batch:
         """Go on with the unfinished rows alone."""
         rows = torch.tensor(alive, device=self._device)
         self._rows = [self._rows[i] for i in alive]
-        for stream in self._streams:
-            stream.keep(rows)
+        for state in self._states:
+            state.keep(rows)
         self._gather_settings()
         return tokens_B[rows]

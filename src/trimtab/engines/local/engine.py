@@ -7,8 +7,8 @@ from itertools import islice
 from typing import Any
 
 from trimtab.data.pairs import Prompt
-from trimtab.engines.local.batch import Batch, RowPlan
-from trimtab.engines.local.streams import Voice
+from trimtab.engines.local.batch import BASE, Batch, RowPlan
+from trimtab.engines.local.streams import Stream, group_streams
 from trimtab.engines.types import Chunk, Completion, Request, Sampling
 from trimtab.errors import ConfigError
 from trimtab.steering import PreferenceLike, Steering
@@ -27,13 +27,16 @@ class LocalEngine:
         arms: one per objective, in the order of the objectives.
     """
 
-    def __init__(self, base: Voice, arms: Sequence[Voice] = ()) -> None:
+    def __init__(self, base: Stream, arms: Sequence[Stream] = ()) -> None:
         names = [arm.name for arm in arms]
         if len(set(names)) < len(names):
             raise ConfigError(f"two ARMs share a name ({', '.join(names)})", "name each once")
+        if BASE in names:
+            raise ConfigError(f"an ARM is called {BASE!r}", "that is the frozen model's name")
         self.base = base
         self.arms = list(arms)
         self.ends = end_ids(base)
+        self._groups = group_streams([base, *arms])
 
     @property
     def objectives(self) -> list[str]:
@@ -81,7 +84,7 @@ class LocalEngine:
         """Answer one prompt piece by piece; the last chunk carries the completion."""
         [request] = self.requests([prompt], preference=preference, strength=strength, **sampling)
         plan = self.plan(request)
-        return (c for _, c in Batch(self._voices, [plan], self.ends, report).run())
+        return (chunk for _, chunk in self._batch([plan], report).run())
 
     def requests(
         self,
@@ -111,7 +114,7 @@ class LocalEngine:
         plans = iter([self.plan(request) for request in requests])
         while group := list(islice(plans, batch_size)):
             done: dict[int, Completion] = {}
-            for index, chunk in Batch(self._voices, group, self.ends, report).run():
+            for index, chunk in self._batch(group, report).run():
                 if chunk.completion is not None:
                     done[index] = chunk.completion
             yield from (done[i] for i in range(len(group)))
@@ -122,15 +125,18 @@ class LocalEngine:
         weights = steering.weights({arm.name: arm.scale for arm in self.arms})
         room = request.sampling.max_new_tokens
         return RowPlan(
-            request, steering, weights, [v.prompt_ids(request.prompt, room) for v in self._voices]
+            request,
+            steering,
+            weights,
+            {v.name: v.prompt_ids(request.prompt, room) for v in (self.base, *self.arms)},
         )
 
-    @property
-    def _voices(self) -> list[Voice]:
-        return [self.base, *self.arms]
+    def _batch(self, plans: Sequence[RowPlan], report: bool) -> Batch:
+        tokenizer = self.base.tokenizer
+        return Batch(self._groups, self.objectives, tokenizer, plans, self.ends, report)
 
 
-def end_ids(base: Voice) -> frozenset[int]:
+def end_ids(base: Stream) -> frozenset[int]:
     """Ids at which the base ends a turn: its generation config's and its tokenizer's."""
     generation = getattr(base.model, "generation_config", None)
     configured = getattr(generation, "eos_token_id", None)

@@ -8,21 +8,28 @@ from typing import Any
 
 import transformers
 
+from trimtab.arms.adapter import LoraWeights, read_lora
 from trimtab.arms.folder import check_folder, is_adapter
 from trimtab.arms.load import (
     DType,
+    arm_facts,
     default_device,
-    load_arm,
     load_config,
     load_model,
     load_tokenizer,
+    require_base,
     require_device,
     same_backbone,
+    share_weights,
+    with_adapter,
 )
+from trimtab.arms.sidecar import Sidecar
 from trimtab.arms.vocab import VocabularyMap, match_vocabularies
 from trimtab.data.tokenize import PromptFormat
+from trimtab.engines.local.batch import BASE
 from trimtab.engines.local.engine import LocalEngine
-from trimtab.engines.local.streams import Voice
+from trimtab.engines.local.streams import Stream
+from trimtab.errors import ModelLoadError
 
 logger = logging.getLogger(__name__)
 
@@ -53,45 +60,30 @@ def load_engine(
     """
     base, arms = str(base), {name: str(folder) for name, folder in (arms or {}).items()}
     device = require_device(device) if device else default_device()
-    check_folder(base, what="base model")
-    for folder in arms.values():
-        check_folder(folder, what="ARM")
-    tokenizers = {
-        name: load_tokenizer(name, trust_remote_code=trust_remote_code)
-        for name in [base, *arms.values()]
-    }
-    ends = _end_ids(base, trust_remote_code)
-    heads = {
-        name: _head_size(
-            base if is_adapter(name) and same_backbone(name, base) else name, trust_remote_code
-        )
-        for name in tokenizers
-    }
-    maps = {
-        objective: match_vocabularies(
-            tokenizers[base],
-            tokenizers[folder],
-            base_head=heads[base],
-            arm_head=heads[folder],
-            base_ends=ends,
-            arm_name=f"the ARM {objective} ({folder})",
-        )
-        for objective, folder in arms.items()
-    }
     options: dict[str, Any] = {
         "dtype": dtype,
         "device": device,
         "trust_remote_code": trust_remote_code,
     }
-    backbone = load_model(base, **options)
-    size = min(heads[base], max(tokenizers[base].get_vocab().values()) + 1)
-    base_voice = Voice("base", backbone, tokenizers[base], VocabularyMap(size, size), prompt_format)
-    voices = []
+    check_folder(base, what="base model")
+    facts = {objective: arm_facts(folder) for objective, folder in arms.items()}
+    tokenizers, vocabularies = _vocabularies(base, arms, trust_remote_code)
+    backbones = {base: load_model(base, **options)}
+    streams = [Stream(BASE, backbones[base], tokenizers[BASE], vocabularies[BASE], prompt_format)]
     for objective, folder in arms.items():
-        model, sidecar = load_arm(folder, backbone=backbone, backbone_name=base, **options)
-        style = sidecar.prompt_format if prompt_format == "auto" else prompt_format
-        voice = Voice(objective, model, tokenizers[folder], maps[objective], style, sidecar.scale)
-        voices.append(voice)
+        sidecar = facts[objective]
+        model, lora = _arm(folder, sidecar, backbones, options)
+        streams.append(
+            Stream(
+                objective,
+                model,
+                tokenizers[objective],
+                vocabularies[objective],
+                sidecar.prompt_format if prompt_format == "auto" else prompt_format,
+                sidecar.scale,
+                lora,
+            )
+        )
         if sidecar.objective not in ("", objective):
             logger.warning(
                 "the ARM %s was trained for %r and is used as %r",
@@ -99,7 +91,71 @@ def load_engine(
                 sidecar.objective,
                 objective,
             )
-    return LocalEngine(base_voice, voices)
+    return LocalEngine(streams[0], streams[1:])
+
+
+def _vocabularies(
+    base: str, arms: Mapping[str, str], trust_remote_code: bool
+) -> tuple[dict[str, Any], dict[str, VocabularyMap]]:
+    """Tokenizer and vocabulary map of every stream, from configs and tokenizers alone."""
+    folders = {BASE: base, **arms}
+    tokenizers = {
+        name: load_tokenizer(folder, trust_remote_code=trust_remote_code)
+        for name, folder in folders.items()
+    }
+    heads = {
+        name: _head_size(
+            base if is_adapter(folder) and same_backbone(folder, base) else folder,
+            trust_remote_code,
+        )
+        for name, folder in folders.items()
+    }
+    ends = _end_ids(base, trust_remote_code)
+    maps = {
+        name: match_vocabularies(
+            tokenizers[BASE],
+            tokenizers[name],
+            base_head=heads[BASE],
+            arm_head=heads[name],
+            base_ends=ends,
+            arm_name=f"the ARM {name} ({folder})",
+        )
+        for name, folder in arms.items()
+    }
+    size = min(heads[BASE], max(tokenizers[BASE].get_vocab().values()) + 1)
+    return tokenizers, {BASE: VocabularyMap(size, size), **maps}
+
+
+def _arm(
+    folder: str, sidecar: Sidecar, backbones: dict[str, Any], options: dict[str, Any]
+) -> tuple[Any, LoraWeights | None]:
+    """An ARM's model and its low-rank terms, on a backbone that is in memory wherever it can be.
+
+    Plain LoRA joins its backbone's forward; an adapter with more than that is left to PEFT, on a
+    second module tree over the same weights.
+    """
+    if not is_adapter(folder):
+        return load_model(folder, **options), None
+    name = next((b for b in backbones if same_backbone(folder, b)), "") or require_base(folder)
+    if name not in backbones:
+        backbones[name] = load_model(name, **options)
+    carrier = backbones[name]
+    lora = read_lora(folder, dtype=carrier.dtype, device=options["device"])
+    if lora is None:
+        return with_adapter(share_weights(carrier), folder), None
+    _check_layers(folder, carrier, lora)
+    return carrier, lora
+
+
+def _check_layers(folder: str, carrier: Any, lora: LoraWeights) -> None:
+    modules = dict(carrier.named_modules())
+    for name, (a, b) in lora.layers.items():
+        shape = getattr(getattr(modules.get(name), "weight", None), "shape", None)
+        if shape is None or {*shape} != {a.shape[1], b.shape[0]}:
+            raise ModelLoadError(
+                f"the adapter {folder} does not fit its backbone at {name}",
+                "name the base that the ARM was trained on",
+            )
 
 
 def _head_size(name: str, trust_remote_code: bool) -> int:

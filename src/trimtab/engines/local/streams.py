@@ -1,10 +1,10 @@
-"""A stream: rows of tokens through one set of weights, with its KV cache."""
+"""Streams, grouped by the weights they run through, and their KV caches while they run."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,24 +12,28 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from trimtab import fusion
+from trimtab.arms.adapter import LoraWeights
 from trimtab.arms.vocab import VocabularyMap
 from trimtab.data.collate import position_ids
 from trimtab.data.pairs import Prompt
 from trimtab.data.tokenize import PromptFormat, prompt_ids
+from trimtab.engines.local.fused import fuse_backbone
 from trimtab.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Voice:
-    """One model that takes part in the fusion: the base, or an ARM.
+class Stream:
+    """What one stream runs through: the base, or an ARM.
 
     Attributes:
         name: `base`, or the ARM's objective.
-        model: a transformers causal LM, with or without a PEFT adapter.
+        model: a transformers causal LM. Streams with the same model object share its weights and
+            run in one forward.
         tokenizer: its own tokenizer, with its own chat template.
         vocabulary: how its ids line up with the base's.
         prompt_format: how it reads plain-text prompts.
         scale: calibration; multiplies the strength.
+        lora: low-rank terms added to the model for this stream alone.
     """
 
     name: str
@@ -38,6 +42,7 @@ class Voice:
     vocabulary: VocabularyMap
     prompt_format: PromptFormat = "auto"
     scale: float = 1.0
+    lora: LoraWeights | None = None
 
     @property
     def context(self) -> int | None:
@@ -64,60 +69,104 @@ class Voice:
         return ids
 
 
-@dataclass
-class Stream:
-    """The running state of one voice over a batch of rows. Rows are padded on the left."""
+class Group:
+    """Streams on one backbone, which run through it in one forward.
 
-    voice: Voice
-    _mask: Tensor = field(init=False)
-    _cache: Any = field(init=False)
+    Args:
+        streams: with the same model object; those without a LoRA come first.
+    """
+
+    def __init__(self, streams: Sequence[Stream]) -> None:
+        self.streams = sorted(streams, key=lambda stream: stream.lora is not None)
+        model = self.streams[0].model
+        adapters = [stream.lora for stream in self.streams if stream.lora is not None]
+        plain = len(self.streams) - len(adapters)
+        self.model = fuse_backbone(model, plain, adapters) if adapters else model
+
+
+def group_streams(streams: Sequence[Stream]) -> list[Group]:
+    """One group per model object, in order of first appearance."""
+    by_model: dict[int, list[Stream]] = {}
+    for stream in streams:
+        by_model.setdefault(id(stream.model), []).append(stream)
+    return [Group(members) for members in by_model.values()]
+
+
+class GroupState:
+    """The running state of one group over B requests: S · B rows, stream by stream.
+
+    Rows are padded on the left; each stream has its own prompt ids.
+    """
+
+    def __init__(self, group: Group) -> None:
+        self._streams, self._model = group.streams, group.model
+        self._last_only = "logits_to_keep" in _forward_parameters(self._model)
+        self._mask: Tensor
+        self._cache: Any
 
     @property
     def device(self) -> torch.device:
-        """Where the voice's weights are."""
-        device: torch.device = self.voice.model.device
+        """Where the weights are."""
+        device: torch.device = self._model.device
         return device
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """Read the prompts; log-probs of each row's next token over the base's ids, [B, V]."""
-        width = max(map(len, prompts))
-        rows = [[0] * (width - len(row)) + list(row) for row in prompts]
-        mask = [[0] * (width - len(row)) + [1] * len(row) for row in prompts]
+    def prefill(self, prompts: Mapping[str, Sequence[Sequence[int]]]) -> dict[str, Tensor]:
+        """Read the prompts (stream name -> B rows of its own ids).
+
+        Returns:
+            Stream name -> log-probs of each row's next token over the base's ids, [B, V].
+        """
+        rows = [list(row) for stream in self._streams for row in prompts[stream.name]]
+        width = max(map(len, rows))
+        ids = [[0] * (width - len(row)) + row for row in rows]
+        mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
         self._mask = torch.tensor(mask, device=self.device)
-        self._cache = DynamicCache(config=self.voice.model.config.get_text_config())
-        return self._forward(torch.tensor(rows, device=self.device), position_ids(self._mask))
+        self._cache = DynamicCache(config=self._model.config.get_text_config())
+        return self._forward(torch.tensor(ids, device=self.device), position_ids(self._mask))
 
-    def step(self, tokens_B: Tensor) -> Tensor:
-        """Append one token (a base id) to each row; log-probs of the next, [B, V]."""
+    def step(self, tokens_B: Tensor) -> dict[str, Tensor]:
+        """Append one token (a base id) to each request; as `prefill`."""
         tokens_B = tokens_B.to(self.device)
-        for base_id, own_id in self.voice.vocabulary.own_id:
-            tokens_B = torch.where(tokens_B == base_id, own_id, tokens_B)
-        self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens_B), 1)], dim=1)
+        tokens_N = torch.cat([own_ids(tokens_B, stream.vocabulary) for stream in self._streams])
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens_N), 1)], dim=1)
         positions = self._mask.sum(-1, keepdim=True) - 1
-        return self._forward(tokens_B[:, None], positions)
+        return self._forward(tokens_N[:, None], positions)
 
-    def keep(self, rows: Tensor) -> None:
-        """Drop all other rows."""
-        rows = rows.to(self.device)
+    def keep(self, requests: Tensor) -> None:
+        """Drop the rows of all other requests."""
+        starts = torch.arange(len(self._streams)) * (len(self._mask) // len(self._streams))
+        rows = (starts[:, None] + requests.cpu()[None]).flatten().to(self.device)
         self._mask = self._mask[rows]
         self._cache.batch_select_indices(rows)
 
-    def _forward(self, ids_BT: Tensor, positions_BT: Tensor) -> Tensor:
-        options: dict[str, Any] = {"logits_to_keep": 1} if _keeps_last(self.voice.model) else {}
-        logits_BV = self.voice.model(
-            input_ids=ids_BT,
+    def _forward(self, ids_NT: Tensor, positions_NT: Tensor) -> dict[str, Tensor]:
+        options: dict[str, Any] = {"logits_to_keep": 1} if self._last_only else {}
+        logits_NV = self._model(
+            input_ids=ids_NT,
             attention_mask=self._mask,
-            position_ids=positions_BT,
+            position_ids=positions_NT,
             past_key_values=self._cache,
             use_cache=True,
             **options,
         ).logits[:, -1]
-        return to_base(fusion.log_softmax(logits_BV, self.voice.vocabulary.own_size), self.voice)
+        parts = logits_NV.chunk(len(self._streams))
+        return {
+            stream.name: to_base(
+                fusion.log_softmax(logits_BV, stream.vocabulary.own_size), stream.vocabulary
+            )
+            for stream, logits_BV in zip(self._streams, parts, strict=True)
+        }
 
 
-def to_base(logp_BV: Tensor, voice: Voice) -> Tensor:
+def own_ids(tokens_B: Tensor, vocabulary: VocabularyMap) -> Tensor:
+    """Base ids as the stream's own."""
+    for base_id, own_id in vocabulary.own_id:
+        tokens_B = torch.where(tokens_B == base_id, own_id, tokens_B)
+    return tokens_B
+
+
+def to_base(logp_BV: Tensor, vocabulary: VocabularyMap) -> Tensor:
     """A stream's log-probs over its own ids, rearranged to the base's ids."""
-    vocabulary = voice.vocabulary
     if vocabulary.is_identity:
         return logp_BV
     missing = vocabulary.size - logp_BV.shape[-1]
@@ -130,6 +179,6 @@ def to_base(logp_BV: Tensor, voice: Voice) -> Tensor:
     return logp_base_BV
 
 
-def _keeps_last(model: Any) -> bool:
+def _forward_parameters(model: Any) -> Mapping[str, Any]:
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return "logits_to_keep" in inspect.signature(type(inner).forward).parameters
+    return inspect.signature(type(inner).forward).parameters
