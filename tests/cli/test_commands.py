@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import write_jsonl
+from conftest import make_tokenizer, save_model, write_jsonl
 
 from trimtab.arms.folder import is_adapter
 from trimtab.cli.main import COMMANDS, main
@@ -435,3 +435,38 @@ def test_a_killed_generate_goes_on_without_loss_or_repetition(
     assert killed.read_bytes().startswith(before[: before.rfind(b"\n") + 1])  # not done again
     assert rows(killed) == rows(whole)
     assert [row["id"] for row in rows(killed)] == list(range(total))
+
+
+def test_an_arm_from_the_hub_is_fetched_whole(
+    trained: Path, base_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """The hub client is replaced by one that has the folder; sidecar and adapter are both used."""
+    asked: list[str] = []
+
+    def snapshot(repo_id: str, allow_patterns: list[str]) -> str:
+        asked.append(repo_id)
+        assert "*.safetensors" in allow_patterns and not any("bin" in p for p in allow_patterns)
+        return str(trained)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    options = ["--base", base_dir, "--prompt", "hello", "--temperature", 0, "--max-new-tokens", 3]
+    [ours] = run_json(capsys, "generate", *options, "--arm", f"happy={trained}")
+    [theirs] = run_json(capsys, "generate", *options, "--arm", "happy=someone/happy-arm")
+    assert theirs == ours and asked == ["someone/happy-arm"]
+
+
+def test_rows_of_a_file_are_printed_and_may_have_their_own_sampling(
+    base_dir: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    prompts = [{"prompt": "hello", "id": "a"}, {"prompt": "hello", "max_new_tokens": 2}]
+    path = write_jsonl(tmp_path / "in.jsonl", prompts)
+    capsys.readouterr()
+    run("generate", "--base", base_dir, "--input", path, "--max-new-tokens", 5, "--temperature", 0)
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first["id"] == "a" and len(second["text"]) < len(first["text"])
+
+
+def test_chat_needs_a_chat_template(tmp_path: Path, capsys: Capture) -> None:
+    base = save_model(tmp_path / "base", tokenizer=make_tokenizer(template=None))
+    assert main(["chat", "--base", str(base)]) == 2
+    assert "has no chat template" in capsys.readouterr().err

@@ -382,8 +382,11 @@ class TestArchitectures:
                 num_key_value_heads=1, intermediate_size=32, head_dim=8, sliding_window=8,
                 max_position_embeddings=128, initializer_range=0.3,
             ),
+            lambda v: transformers.BloomConfig(
+                vocab_size=v, hidden_size=16, n_layer=2, n_head=2, initializer_range=0.3,
+            ),
         ],
-        ids=["gpt2", "gpt_neox", "qwen2-tied", "gemma2-sliding-window"],
+        ids=["gpt2", "gpt_neox", "qwen2-tied", "gemma2-sliding-window", "bloom-alibi"],
     )  # fmt: skip
     def test_greedy(self, tmp_path: Path, make: Callable[[int], Any]) -> None:
         tokenizer = make_tokenizer()

@@ -21,6 +21,30 @@ def is_local(name: str) -> bool:
     return Path(name).is_dir()
 
 
+def fetch(name: str) -> str:
+    """A folder on this machine with what is at a hub id: weights (safetensors), config, tokenizer.
+
+    An ARM's sidecar and adapter config are read before its weights are, so a hub id is fetched
+    whole. A local path passes as it is.
+
+    Raises:
+        MissingFileError: nothing of that name, here or on the hub.
+    """
+    if Path(name).exists():
+        return name
+    check_folder(name, what="ARM")
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
+    try:
+        return str(snapshot_download(name, allow_patterns=patterns))
+    except Exception as error:  # the hub client raises a zoo of types: all mean "not to be had"
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else "no reason"
+        raise MissingFileError(
+            f"no folder and no hub model {name!r} ({reason})", "check the path or the hub id"
+        ) from error
+
+
 def is_adapter(name: str) -> bool:
     """Whether a local folder holds a PEFT adapter rather than a whole model."""
     return (Path(name) / "adapter_config.json").is_file()

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
+from trimtab.cli.options import LoadOptions
 from trimtab.cli.parse import parse, quiet_libraries
 
 DESCRIPTION = "Pairwise accuracy of a reward model on held-out pairs, beside its floors."
 
 
 @dataclass(kw_only=True)
-class AccuracyOptions:
+class AccuracyOptions(LoadOptions):
     """Pairwise accuracy of a reward model."""
 
     arm: str
@@ -55,6 +56,9 @@ def main(argv: Sequence[str]) -> int:
         train_data=options.floor_data,
         skip_bad_rows=options.skip_bad_rows,
         batch_size=options.batch_size,
+        dtype=options.dtype,
+        device=options.device,
+        trust_remote_code=options.trust_remote_code,
     )
     if options.json:
         show.print_json(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from trimtab.cli.options import EngineOptions, SamplingOptions
 from trimtab.cli.parse import parse
 from trimtab.data.pairs import Message
+from trimtab.data.tokenize import require_template
 from trimtab.engines.types import Request
 from trimtab.errors import TrimtabError
 from trimtab.steering import PreferenceLike, Steering, parse_strength
@@ -86,7 +87,10 @@ def main(argv: Sequence[str]) -> int:
     options.sampling()
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  line editing and history in input()
-    session = Session(options.load(), options)
+    engine = options.load()
+    for stream in (engine.base, *engine.arms):
+        require_template(stream.tokenizer)
+    session = Session(engine, options)
     print(HELP)
     session.show()
     while True:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from trimtab.cli.options import EngineOptions, SamplingOptions
 from trimtab.cli.parse import parse
 from trimtab.data.formats import prompt_of
 from trimtab.data.sources import fingerprint, read_rows
-from trimtab.engines.types import Completion, Request
+from trimtab.engines.types import Completion, Request, Sampling
 from trimtab.errors import ConfigError, DataError, TrimtabError
 from trimtab.jobs import RowFile, going_on
 from trimtab.steering import Steering
@@ -22,6 +23,9 @@ from trimtab.steering import Steering
 if TYPE_CHECKING:
     from trimtab.engines.local import LocalEngine
 
+_ROW_SAMPLING: dict[str, Callable[[Any], Any]] = {
+    "max_new_tokens": int, "temperature": float, "top_k": int, "top_p": float, "min_p": float,
+}  # fmt: skip
 DESCRIPTION = "Answer prompts with a frozen base steered by ARMs."
 
 
@@ -34,10 +38,12 @@ class GenerateOptions(EngineOptions, SamplingOptions):
 
     input: str | None = None
     """File of rows with `prompt` (text or chat messages) and, where a row differs, `preference`,
-    `strength`, `seed`, `id`."""
+    `strength`, `seed`, `max_new_tokens`, `temperature`, `top_k`, `top_p`, `min_p`. An `id` is
+    kept."""
 
     output: str | None = None
-    """JSONL file; rows are appended as they are done, and a killed run goes on where it stopped."""
+    """JSONL file; rows are appended as they are done, and a killed run goes on where it stopped.
+    Without it the rows of an input file are printed."""
 
     overwrite: bool = False
     """Replace an output file of another run."""
@@ -94,8 +100,21 @@ def _request(options: GenerateOptions, number: int, row: dict[str, Any]) -> Requ
         replace(sampling, seed=int(seed)),
     )
     with _naming(place if options.input else ""):
+        request = replace(request, sampling=_own_sampling(request.sampling, own))
         Steering.of(list(options.arms), request.preference, request.strength)
     return request
+
+
+def _own_sampling(sampling: Sampling, row: dict[str, Any]) -> Sampling:
+    """A row's own sampling settings, where it has some."""
+    changes: dict[str, Any] = {}
+    for name, kind in _ROW_SAMPLING.items():
+        if name in row:
+            try:
+                changes[name] = kind(row[name])
+            except (TypeError, ValueError):
+                raise DataError(f"{name} is {row[name]!r}", "give a number") from None
+    return sampling.but(**changes)
 
 
 @contextlib.contextmanager
@@ -136,14 +155,18 @@ def _print_answers(
     from trimtab.cli import show
 
     engine = _load(options, requests)
-    if options.json or options.report:
-        done = _answers(engine, options, requests)
-        show.print_json([as_row(i, r, c, rows[i].get("id")) for i, (r, c) in enumerate(done)])
-        return 0
-    for request in requests:
-        for chunk in engine.stream(request):
+    if options.prompt is not None and not (options.json or options.report):
+        for chunk in engine.stream(requests[0]):
             print(chunk.text, end="", flush=True)
         print()
+        return 0
+    done = _answers(engine, options, requests)
+    found = (as_row(i, r, c, rows[i].get("id")) for i, (r, c) in enumerate(done))
+    if options.json or options.report:
+        show.print_json(list(found))
+        return 0
+    for row in found:
+        print(json.dumps(row, ensure_ascii=False), flush=True)
     return 0
 
 

@@ -17,7 +17,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class EngineOptions:
+class LoadOptions:
+    """How models are loaded."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of the weights; `auto` is float32 on a CPU, the checkpoint's own on a GPU."""
+
+    device: str | None = None
+    """Where the models run; the GPU by default where there is one."""
+
+    trust_remote_code: bool = False
+    """Run model code that comes with a checkpoint."""
+
+
+@dataclass(kw_only=True)
+class EngineOptions(LoadOptions):
     """Which models, and how they are steered."""
 
     base: str
@@ -35,17 +49,8 @@ class EngineOptions:
     engine: Literal["local"] = "local"
     """The decoding engine."""
 
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Type of the weights; `auto` is float32 on a CPU, the checkpoint's own on a GPU."""
-
-    device: str | None = None
-    """Where the models run; the GPU by default where there is one."""
-
     prompt_format: Literal["auto", "chat", "raw"] = "auto"
     """How a plain-text prompt is read: as one user turn, as it stands, or by the tokenizer."""
-
-    trust_remote_code: bool = False
-    """Run model code that comes with a checkpoint."""
 
     @property
     def arms(self) -> dict[str, str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trimtab.cli.options import LoadOptions
 from trimtab.cli.parse import parse, quiet_libraries
 from trimtab.data.formats import Unusable, pairs_of, prompt_of
 from trimtab.data.pairs import Prompt
@@ -20,7 +21,7 @@ DESCRIPTION = "Per-token and per-response rewards of given responses."
 
 
 @dataclass(kw_only=True)
-class ScoreOptions:
+class ScoreOptions(LoadOptions):
     """Rewards of given responses."""
 
     arm: str
@@ -41,9 +42,6 @@ class ScoreOptions:
     json: bool = False
     """Print rewards, tokens included, as JSON."""
 
-    trust_remote_code: bool = False
-    """Run model code that comes with the checkpoint."""
-
 
 @dataclass(frozen=True)
 class _Item:
@@ -59,8 +57,9 @@ def main(argv: Sequence[str]) -> int:
     """Read, score, write or print."""
     options = parse(ScoreOptions, argv, "score", DESCRIPTION)
     items = [item for place, row in read_rows(options.input) for item in _items(place, row)]
-    from trimtab.arms.folder import check_folder, weights_fingerprint
+    from trimtab.arms.folder import check_folder, fetch, weights_fingerprint
 
+    options.arm = fetch(options.arm)
     check_folder(options.arm, what="reward model")
     job = None
     if options.output is not None:
@@ -78,7 +77,12 @@ def main(argv: Sequence[str]) -> int:
     from trimtab.evaluation.scoring import RewardModel
 
     quiet_libraries()
-    model = RewardModel(options.arm, trust_remote_code=options.trust_remote_code)
+    model = RewardModel(
+        options.arm,
+        dtype=options.dtype,
+        device=options.device,
+        trust_remote_code=options.trust_remote_code,
+    )
     rows: list[dict[str, Any]] = []
     with going_on() if job else contextlib.nullcontext(), show.progress() as report:
         for start in range(0, len(items), 4 * options.batch_size):

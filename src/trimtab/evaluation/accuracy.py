@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from trimtab.arms.folder import check_folder, fetch
+from trimtab.arms.load import DType
+from trimtab.arms.sidecar import Sidecar
 from trimtab.data.formats import read_pairs
 from trimtab.data.pairs import Pair, RowReport, split_of
 from trimtab.data.sources import fingerprint
@@ -50,6 +53,9 @@ def measure_accuracy(
     train_data: Sequence[str] = (),
     skip_bad_rows: bool = False,
     batch_size: int = 16,
+    dtype: DType = "auto",
+    device: str | None = None,
+    trust_remote_code: bool = False,
 ) -> AccuracyReport:
     """Measure a reward model on one split of the data.
 
@@ -62,13 +68,14 @@ def measure_accuracy(
             split.
         skip_bad_rows: leave malformed rows out, counted.
         batch_size: rows in one forward pass.
+        dtype: of the weights.
+        device: where to put them; the GPU by default where there is one.
+        trust_remote_code: run model code that comes with the checkpoint.
 
     Raises:
         DataError: no pair in the split, several objectives, or none that the model can read.
     """
-    from trimtab.arms.folder import check_folder
-    from trimtab.arms.sidecar import Sidecar
-
+    arm = fetch(arm)
     check_folder(arm, what="reward model")
     sidecar = Sidecar.load(arm)
     if sidecar.split == "none" and sidecar.data_sha256 == fingerprint(data):
@@ -92,7 +99,7 @@ def measure_accuracy(
         fitted = [
             p for p in pairs if split in ("test", "validation") and split_of(p.prompt) == "train"
         ]
-    model = RewardModel(arm)
+    model = RewardModel(arm, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     measured = _readable(model, measured, report)
     n = len(measured)
     floor = bag_of_words(fitted, measured) if fitted else None

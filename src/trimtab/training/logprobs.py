@@ -6,6 +6,7 @@ chunk's logits are recomputed in the backward pass: peak memory holds one chunk 
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -35,11 +36,15 @@ def response_logp(
         `logp_M` float32 and `row_M` int64: one entry per response token, and its row in the batch.
     """
     lm = causal_lm(model)
-    hidden_NTH = lm.base_model(
+    body = lm.base_model
+    positions: dict[str, Tensor] = {}
+    if "position_ids" in inspect.signature(type(body).forward).parameters:  # not with ALiBi
+        positions["position_ids"] = position_ids(batch["attention_mask"])
+    hidden_NTH = body(
         input_ids=batch["input_ids"],
         attention_mask=batch["attention_mask"],
-        position_ids=position_ids(batch["attention_mask"]),
         use_cache=False,
+        **positions,
     ).last_hidden_state
     predicts = batch["response_mask"][:, 1:].bool()
     hidden_MH = hidden_NTH[:, :-1][predicts]

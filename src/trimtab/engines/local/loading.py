@@ -9,7 +9,7 @@ from typing import Any
 import transformers
 
 from trimtab.arms.adapter import LoraWeights, read_lora
-from trimtab.arms.folder import check_folder, is_adapter
+from trimtab.arms.folder import check_folder, fetch, is_adapter
 from trimtab.arms.load import (
     DType,
     arm_facts,
@@ -58,7 +58,7 @@ def load_engine(
         VocabularyError: an ARM whose tokens are not the base's, named.
         ModelLoadError, MissingFileError: a folder that cannot be loaded.
     """
-    base, arms = str(base), {name: str(folder) for name, folder in (arms or {}).items()}
+    base, arms = str(base), {name: fetch(str(folder)) for name, folder in (arms or {}).items()}
     device = require_device(device) if device else default_device()
     options: dict[str, Any] = {
         "dtype": dtype,

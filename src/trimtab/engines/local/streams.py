@@ -100,7 +100,7 @@ class GroupState:
 
     def __init__(self, group: Group) -> None:
         self._streams, self._model = group.streams, group.model
-        self._last_only = "logits_to_keep" in _forward_parameters(self._model)
+        self._accepts = _forward_parameters(self._model)
         self._mask: Tensor
         self._cache: Any
 
@@ -140,11 +140,14 @@ class GroupState:
         self._cache.batch_select_indices(rows)
 
     def _forward(self, ids_NT: Tensor, positions_NT: Tensor) -> dict[str, Tensor]:
-        options: dict[str, Any] = {"logits_to_keep": 1} if self._last_only else {}
+        wanted = {
+            "logits_to_keep": 1,
+            "position_ids": positions_NT,
+        }  # ALiBi models take no positions
+        options = {name: value for name, value in wanted.items() if name in self._accepts}
         logits_NV = self._model(
             input_ids=ids_NT,
             attention_mask=self._mask,
-            position_ids=positions_NT,
             past_key_values=self._cache,
             use_cache=True,
             **options,
