@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -159,6 +159,7 @@ def tokenize_pairs(
     max_length: int,
     prompt_format: PromptFormat = "auto",
     report: RowReport,
+    progress: Callable[[int], None] | None = None,
 ) -> list[TokenPair]:
     """Tokenise pairs; those longer than `max_length` tokens are left out and counted, never cut.
 
@@ -168,13 +169,16 @@ def tokenize_pairs(
         max_length: tokens of prompt and longer response together.
         prompt_format: how plain-text prompts are read.
         report: where unusable pairs are counted.
+        progress: told now and then how many pairs are done.
 
     Raises:
         DataError: no pair is left.
     """
     tokens: list[TokenPair] = []
     too_long: list[int] = []
-    for pair in pairs:
+    for number, pair in enumerate(pairs, 1):
+        if progress and (number % 500 == 0 or number == len(pairs)):
+            progress(number)
         try:
             item = tokenize_pair(tokenizer, pair, prompt_format)
         except TemplateError as error:

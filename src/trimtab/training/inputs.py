@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ from trimtab.data.formats import read_pairs
 from trimtab.data.pairs import Pair, RowReport, split_of
 from trimtab.data.tokenize import TokenPair, load_chat_template, require_template, tokenize_pairs
 from trimtab.errors import ConfigError, DataError
+from trimtab.training.callbacks import Progress
 from trimtab.training.config import TrainConfig
 from trimtab.training.lora import lora_targets
+
+WORTH_TELLING = 2000  # pairs: fewer are tokenised in a few seconds
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Inputs:
     report: RowReport
 
 
-def prepare_inputs(config: TrainConfig, objective: str) -> Inputs:
+def prepare_inputs(config: TrainConfig, objective: str, progress: Progress | None = None) -> Inputs:
     """Check everything that can be checked without weights, and tokenise the pairs.
 
     Raises:
@@ -62,7 +66,7 @@ def prepare_inputs(config: TrainConfig, objective: str) -> Inputs:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     parts, report = _read_splits(config, objective)
-    splits = _tokenize(config, parts, tokenizer, report)
+    splits = _tokenize(config, parts, tokenizer, report, progress)
     _check_context(model_config, splits)
     return Inputs(tokenizer, targets, splits, report)
 
@@ -104,8 +108,17 @@ def _read_splits(config: TrainConfig, objective: str) -> tuple[dict[str, list[Pa
 
 
 def _tokenize(
-    config: TrainConfig, parts: dict[str, list[Pair]], tokenizer: Any, report: RowReport
+    config: TrainConfig,
+    parts: dict[str, list[Pair]],
+    tokenizer: Any,
+    report: RowReport,
+    progress: Progress | None,
 ) -> dict[str, list[TokenPair]]:
+    def told(name: str, total: int) -> Callable[[int], None] | None:
+        if progress is None or total < WORTH_TELLING:
+            return None
+        return lambda done: progress(f"reading {name} pairs", done, total)
+
     if any(not isinstance(pair.prompt, str) for part in parts.values() for pair in part):
         require_template(tokenizer)
     return {
@@ -115,6 +128,7 @@ def _tokenize(
             max_length=config.max_length,
             prompt_format=config.prompt_format,
             report=report,
+            progress=told(name, len(part)),
         )
         for name, part in parts.items()
     }

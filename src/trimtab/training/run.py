@@ -61,18 +61,20 @@ def train(config: TrainConfig, progress: Progress | None = None) -> list[TrainRe
     """
     names = config.objective_names
     folders = {n: Path(config.output_dir) / (n if len(names) > 1 else "") for n in names}
-    runs = [_prepare(config, name, folder) for name, folder in folders.items()]
+    progress = progress if PartialState().is_main_process else None
+    runs = [_prepare(config, name, folder, progress) for name, folder in folders.items()]
     PartialState().wait_for_everyone()  # no process writes before all have looked
     return [run.go(progress) for run in runs]
 
 
-def _prepare(config: TrainConfig, objective: str, folder: Path) -> _Run:
+def _prepare(config: TrainConfig, objective: str, folder: Path, progress: Progress | None) -> _Run:
     identity = {**config.identity(), "data_sha256": fingerprint(config.data)}
     if folder.resolve() == Path(config.model).resolve():
         raise ConfigError(f"{folder} is the model's own folder", "choose another --output-dir")
     wanted = config.resume_from_checkpoint
     start = find_start(folder, identity, wanted, overwrite=config.overwrite)
-    return _Run(config, objective, folder, prepare_inputs(config, objective), identity, start)
+    inputs = prepare_inputs(config, objective, progress)
+    return _Run(config, objective, folder, inputs, identity, start)
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,7 @@ class _Run:
                 logger.warning("%s", line)
         transformers.set_seed(self.config.seed)
         label = f"training {self.objective}".strip()
-        trainer, stop = build_trainer(
-            self.config, self.inputs, self.folder, label, progress if first else None
-        )
+        trainer, stop = build_trainer(self.config, self.inputs, self.folder, label, progress)
         with storage_errors(self.folder):
             if first:
                 begin(self.folder, self.identity, self.start)
