@@ -21,7 +21,7 @@ def is_local(name: str) -> bool:
     return Path(name).is_dir()
 
 
-def fetch(name: str) -> str:
+def fetch(name: str, *, what: str = "ARM") -> str:
     """A folder on this machine with what is at a hub id: weights (safetensors), config, tokenizer.
 
     An ARM's sidecar and adapter config are read before its weights are, so a hub id is fetched
@@ -32,7 +32,7 @@ def fetch(name: str) -> str:
     """
     if Path(name).exists():
         return name
-    check_folder(name, what="ARM")
+    check_folder(name, what=what)
     from huggingface_hub import snapshot_download
 
     patterns = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken"]

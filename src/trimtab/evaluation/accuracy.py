@@ -75,7 +75,7 @@ def measure_accuracy(
     Raises:
         DataError: no pair in the split, several objectives, or none that the model can read.
     """
-    arm = fetch(arm)
+    arm = fetch(arm, what="reward model")
     check_folder(arm, what="reward model")
     sidecar = Sidecar.load(arm)
     if sidecar.split == "none" and sidecar.data_sha256 == fingerprint(data):

@@ -65,7 +65,7 @@ class RewardModel:
         trust_remote_code: bool = False,
     ) -> None:
         device = require_device(device) if device else default_device()
-        folder = fetch(folder)
+        folder = fetch(folder, what="reward model")
         check_folder(folder, what="reward model")
         self.sidecar = Sidecar.load(folder)
         self.tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
