@@ -162,7 +162,7 @@ class TestWhatMustNotMatter:
         shop.same("chunk-7", "chunk-1024", tolerance=1e-4)
 
     def test_side_of_the_padding(self, shop: Workshop, lora: TrainResult) -> None:
-        model, _ = load_arm(lora.output_dir)
+        model = load_arm(lora.output_dir)
         sides = [PairCollator(0, side)(shop.validation()) for side in ("left", "right")]
         assert int(sides[0]["attention_mask"][:, 0].min()) == 0  # there is padding, and it moves
         assert int(sides[1]["attention_mask"][:, 0].min()) == 1
@@ -379,7 +379,7 @@ class TestWhatItLeavesBehind:
         else:
             theirs = auto.from_pretrained(result.output_dir)
         theirs.eval()
-        ours, _ = load_arm(result.output_dir)
+        ours = load_arm(result.output_dir)
         ids = torch.tensor([[5, 6, 7, 8, 9]])
         with torch.no_grad():
             assert torch.equal(ours(ids).logits, theirs(ids).logits)
