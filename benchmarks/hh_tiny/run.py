@@ -80,8 +80,9 @@ def prepare(data: Path, model: str, work: Path) -> dict[str, dict[str, list[Pair
         print(objective, len(pairs), "pairs;", report.counts)
         parts[objective] = {"arm": [], "judge": [], "validation": [], "test": []}
         for pair in pairs:
-            if len(tokenize_pair(tokenizer, pair)) <= context:
-                parts[objective][part_of(pair)].append(pair)
+            part = part_of(pair)  # training leaves long pairs out itself, and counts them
+            if part != "test" or len(tokenize_pair(tokenizer, pair)) <= context:
+                parts[objective][part].append(pair)
         for name, group in parts[objective].items():
             rows = [
                 {
