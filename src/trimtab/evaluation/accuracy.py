@@ -82,17 +82,7 @@ def measure_accuracy(
         logger.warning("%s was trained on every row of these data: nothing is held out", arm)
     name = sidecar.objective if objective is None else objective
     pairs, report = read_pairs(data, name, skip_bad_rows=skip_bad_rows)
-    if len(named := sorted({pair.objective for pair in pairs})) > 1:
-        raise DataError(
-            f"the data hold several objectives: {', '.join(filter(None, named))}",
-            f"choose with --objective {named[-1]}",
-        )
-    measured = [p for p in pairs if split in ("all", split_of(p.prompt))]
-    if not measured:
-        raise DataError(
-            f"the {split} split is empty ({len(pairs)} usable pairs in all)",
-            "pass --split all to measure every row",
-        )
+    measured = _of_split(pairs, split)
     if train_data:
         fitted, _ = read_pairs(train_data, name, skip_bad_rows=skip_bad_rows)
     else:
@@ -110,6 +100,22 @@ def measure_accuracy(
         split=split,
         rows=report,
     )
+
+
+def _of_split(pairs: Sequence[Pair], split: EvalSplit) -> list[Pair]:
+    """The pairs of one split, which must be of one objective."""
+    if len(named := sorted({pair.objective for pair in pairs})) > 1:
+        raise DataError(
+            f"the data hold several objectives: {', '.join(filter(None, named))}",
+            f"choose with --objective {named[-1]}",
+        )
+    measured = [p for p in pairs if split in ("all", split_of(p.prompt))]
+    if not measured:
+        raise DataError(
+            f"the {split} split is empty ({len(pairs)} usable pairs in all)",
+            "pass --split all to measure every row",
+        )
+    return measured
 
 
 def _readable(model: RewardModel, pairs: Sequence[Pair], report: RowReport) -> list[Pair]:
