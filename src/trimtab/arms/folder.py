@@ -25,14 +25,15 @@ def fetch(name: str, *, what: str = "ARM") -> str:
     """A folder on this machine with what is at a hub id: weights (safetensors), config, tokenizer.
 
     An ARM's sidecar and adapter config are read before its weights are, so a hub id is fetched
-    whole. A local path passes as it is.
+    whole. A local folder is checked and passes as it is.
 
     Raises:
         MissingFileError: nothing of that name, here or on the hub.
+        ModelLoadError: a local folder that cannot be loaded.
     """
+    check_folder(name, what=what)
     if Path(name).exists():
         return name
-    check_folder(name, what=what)
     from huggingface_hub import snapshot_download
 
     patterns = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken"]

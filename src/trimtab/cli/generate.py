@@ -22,6 +22,7 @@ from trimtab.steering import Steering
 
 if TYPE_CHECKING:
     from trimtab.engines.local import LocalEngine
+    from trimtab.engines.local.batch import RowPlan
 
 _ROW_SAMPLING: dict[str, Callable[[Any], Any]] = {
     "max_new_tokens": int, "temperature": float, "top_k": int, "top_p": float, "min_p": float,
@@ -140,13 +141,14 @@ def _settings(options: GenerateOptions) -> dict[str, Any]:
     }
 
 
-def _load(options: GenerateOptions, requests: list[Request]) -> LocalEngine:
-    """The engine; a prompt too long for a stream is refused before the first answer."""
+def _load(options: GenerateOptions, requests: list[Request]) -> tuple[LocalEngine, list[RowPlan]]:
+    """The engine and its plans; a prompt too long for a stream is refused before any answer."""
     engine = options.load()
+    plans = []
     for number, request in enumerate(requests, 1):
         with _naming(f"row {number} of the input" if options.input else ""):
-            engine.plan(request)
-    return engine
+            plans.append(engine.plan(request))
+    return engine, plans
 
 
 def _print_answers(
@@ -154,13 +156,13 @@ def _print_answers(
 ) -> int:
     from trimtab.cli import show
 
-    engine = _load(options, requests)
+    engine, plans = _load(options, requests)
     if options.prompt is not None and not (options.json or options.report):
         for chunk in engine.stream(requests[0]):
             print(chunk.text, end="", flush=True)
         print()
         return 0
-    done = _answers(engine, options, requests)
+    done = _answers(engine, options, plans)
     found = (as_row(i, r, c, rows[i].get("id")) for i, (r, c) in enumerate(done))
     if options.json or options.report:
         show.print_json(list(found))
@@ -175,23 +177,21 @@ def _write_answers(
 ) -> int:
     from trimtab.cli import show
 
-    engine = _load(options, requests)
+    engine, plans = _load(options, requests)
     with job, show.progress() as report:
         start = job.done
         report("answering", start, len(requests))
-        for i, (request, completion) in enumerate(
-            _answers(engine, options, requests[start:]), start
-        ):
+        for i, (request, completion) in enumerate(_answers(engine, options, plans[start:]), start):
             job.append(as_row(i, request, completion, rows[i].get("id")))
             report("answering", job.done, len(requests))
     return 0
 
 
 def _answers(
-    engine: LocalEngine, options: GenerateOptions, requests: list[Request]
+    engine: LocalEngine, options: GenerateOptions, plans: list[RowPlan]
 ) -> Iterator[tuple[Request, Completion]]:
-    completions = engine.completions(requests, batch_size=options.batch_size, report=options.report)
-    return zip(requests, completions, strict=True)
+    completions = engine.answers(plans, batch_size=options.batch_size, report=options.report)
+    return zip((plan.request for plan in plans), completions, strict=True)
 
 
 def as_row(

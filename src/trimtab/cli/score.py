@@ -57,10 +57,9 @@ def main(argv: Sequence[str]) -> int:
     """Read, score, write or print."""
     options = parse(ScoreOptions, argv, "score", DESCRIPTION)
     items = [item for place, row in read_rows(options.input) for item in _items(place, row)]
-    from trimtab.arms.folder import check_folder, fetch, weights_fingerprint
+    from trimtab.arms.folder import fetch, weights_fingerprint
 
     options.arm = fetch(options.arm, what="reward model")
-    check_folder(options.arm, what="reward model")
     job = None
     if options.output is not None:
         settings = {

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from trimtab.arms.folder import check_folder, fetch
+from trimtab.arms.folder import fetch
 from trimtab.arms.load import DType
 from trimtab.arms.sidecar import Sidecar
 from trimtab.data.formats import read_pairs
@@ -76,7 +76,6 @@ def measure_accuracy(
         DataError: no pair in the split, several objectives, or none that the model can read.
     """
     arm = fetch(arm, what="reward model")
-    check_folder(arm, what="reward model")
     sidecar = Sidecar.load(arm)
     if sidecar.split == "none" and sidecar.data_sha256 == fingerprint(data):
         logger.warning("%s was trained on every row of these data: nothing is held out", arm)

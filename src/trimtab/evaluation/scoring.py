@@ -10,7 +10,7 @@ import torch
 import transformers
 from peft import PeftModel
 
-from trimtab.arms.folder import check_folder, fetch, is_adapter
+from trimtab.arms.folder import fetch, is_adapter
 from trimtab.arms.load import (
     DType,
     default_device,
@@ -66,7 +66,6 @@ class RewardModel:
     ) -> None:
         device = require_device(device) if device else default_device()
         folder = fetch(folder, what="reward model")
-        check_folder(folder, what="reward model")
         self.sidecar = Sidecar.load(folder)
         self.tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
         options: dict[str, Any] = {

@@ -108,11 +108,21 @@ class LocalEngine:
     def completions(
         self, requests: Iterable[Request], *, batch_size: int = 8, report: bool = False
     ) -> Iterator[Completion]:
-        """Answer requests in order, yielding each batch when it is done."""
+        """Answer requests in order, yielding each batch when it is done.
+
+        All requests are checked before the first is answered.
+        """
+        plans = [self.plan(request) for request in requests]
+        return self.answers(plans, batch_size=batch_size, report=report)
+
+    def answers(
+        self, plans: Iterable[RowPlan], *, batch_size: int = 8, report: bool = False
+    ) -> Iterator[Completion]:
+        """Answer requests that `plan` has checked, as `completions` does."""
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}", "it must be 1 or more")
-        plans = iter([self.plan(request) for request in requests])
-        while group := list(islice(plans, batch_size)):
+        waiting = iter(plans)
+        while group := list(islice(waiting, batch_size)):
             done: dict[int, Completion] = {}
             for index, chunk in self._batch(group, report).run():
                 if chunk.completion is not None:
