@@ -122,12 +122,15 @@ def with_head(stream: Stream, weight: Tensor, name: str = "base") -> Stream:
 
 
 @contextmanager
-def changed_logits(stream: Stream, change: Any) -> Iterator[None]:
-    """Pass a stream's logits through a function while the block runs."""
-    hook = stream.model.get_output_embeddings().register_forward_hook(
-        lambda module, inputs, logits: change(logits)
-    )
+def changed_logits(engine: LocalEngine, name: str, change: Any) -> Iterator[None]:
+    """Pass the logits of a stream with its own backbone through a function while the block runs."""
+    [group] = [group for group in engine.groups if name in group.index]
+    assert len(group.index) == 1
+    heads = [group.lm.get_output_embeddings()]
+    heads += [s.model.get_output_embeddings() for s in group.streams if s.model is not group.model]
+    hooks = [head.register_forward_hook(lambda _, __, logits: change(logits)) for head in heads]
     try:
         yield
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()

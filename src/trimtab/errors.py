@@ -46,3 +46,14 @@ class ConfigError(TrimtabError, ValueError):
 
 class OutputError(TrimtabError, OSError):
     """An output path that must not be overwritten or cannot be written."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or this machine had no memory left (PyTorch has no one class for both)."""
+    text = str(error)
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in text
+        or "not enough memory" in text
+    )

@@ -44,12 +44,66 @@ def fuse(logp_base_BV: Tensor, logp_arms_KBV: Tensor, weights_BK: Tensor) -> Ten
     return torch.where(unsteered_B1, logp_base_BV, fused_BV)
 
 
+def strength_within(
+    logp_base_BV: Tensor, logp_arms_KBV: Tensor, weights_BK: Tensor, budget_B: Tensor
+) -> Tensor:
+    """How much of its strength each row may keep so that KL(fused || base) stays in a budget.
+
+    With g = Σ_i w_i · log π_i the steered model at a share c of its strength is π_b · exp(c · g)
+    / Z; its KL from the base grows with c (its derivative is c · Var(g) under it), so the largest
+    c is found by Newton's method, kept inside a bracket.
+
+    Args:
+        logp_base_BV: log-probs of the base, [B, V].
+        logp_arms_KBV: log-probs of each ARM, [K, B, V].
+        weights_BK: w at full strength, [B, K].
+        budget_B: nats; infinity for none.
+
+    Returns:
+        c in [0, 1], [B]; 1 where the full strength is within the budget. The KL at c is at most
+        the budget and, where c is neither 0 nor 1, within a hundredth of it.
+    """
+    weights_KB1 = weights_BK.t().unsqueeze(-1)
+    pull_BV = torch.where(weights_KB1 == 0, 0.0, weights_KB1 * logp_arms_KBV).sum(0)
+    low_B, high_B = torch.zeros_like(budget_B), torch.ones_like(budget_B)
+    share_B = high_B.clone()
+    for step in range(_NEWTON_STEPS):
+        fused_BV = (logp_base_BV + share_B[:, None] * pull_BV).log_softmax(-1)
+        p_BV = fused_BV.exp()
+        possible_BV = p_BV > 0
+        kl_B = torch.where(possible_BV, p_BV * (fused_BV - logp_base_BV), 0.0).sum(-1)
+        within_B = kl_B <= budget_B
+        low_B = torch.where(within_B, share_B, low_B)
+        high_B = torch.where(within_B, high_B, share_B)
+        if step == 0 and bool(within_B.all()):
+            return share_B
+        mean_B1 = torch.where(possible_BV, p_BV * pull_BV, 0.0).sum(-1, keepdim=True)
+        spread_BV = torch.where(possible_BV, p_BV * (pull_BV - mean_B1).square(), 0.0)
+        slope_B = share_B * spread_BV.sum(-1)
+        newton_B = share_B - (kl_B - _AIM * budget_B) / slope_B
+        inside_B = (newton_B > low_B) & (newton_B < high_B)
+        share_B = torch.where(inside_B, newton_B, (low_B + high_B) / 2)
+    return low_B
+
+
+_NEWTON_STEPS = 16
+_AIM = 0.995  # of the budget: Newton comes down from above and has to arrive below it
+
+
+def divergence(logp_BV: Tensor, logp_base_BV: Tensor) -> Tensor:
+    """KL(fused || base) of each row in nats, [B]."""
+    p_BV = logp_BV.exp()
+    return torch.where(p_BV > 0, p_BV * (logp_BV - logp_base_BV), 0.0).sum(-1)
+
+
 def shape(
     logp_BV: Tensor,
     temperature_B: Tensor,
     top_k_B: Tensor,
     top_p_B: Tensor,
     min_p_B: Tensor,
+    *,
+    filters: bool = True,
 ) -> Tensor:
     """Temper and filter the fused distribution, each row by its own settings.
 
@@ -63,13 +117,14 @@ def shape(
         top_k_B: number of tokens kept; 0 keeps all.
         top_p_B: in (0, 1]; 1 keeps all.
         min_p_B: in [0, 1]; 0 keeps all.
+        filters: False says that no row has any of the three, and saves the sort.
 
     Returns:
         [B, V] log-probs, normalised over what was kept, −inf elsewhere.
     """
     warm_B1 = torch.where(temperature_B > 0, temperature_B, 1.0).unsqueeze(-1)
     logp_BV = (logp_BV / warm_B1).log_softmax(-1)
-    if not bool((top_k_B.gt(0) | top_p_B.lt(1) | min_p_B.gt(0)).any()):
+    if not filters:
         return logp_BV
     ranked_BV, order_BV = logp_BV.sort(dim=-1, descending=True, stable=True)
     rank_V = torch.arange(logp_BV.shape[-1], device=logp_BV.device)
@@ -84,14 +139,20 @@ def shape(
     return logp_BV.masked_fill(~kept_BV, NEVER).log_softmax(-1)
 
 
-def uniform(seed: int, position: int) -> float:
+def uniform(seed: int, position: int, lane: int = 0) -> float:
     """The random number in [0, 1) that decides token `position` of the row with this seed.
 
-    A pure function (SplitMix64's output mix over both counters), so a row's draws depend on
+    A pure function (SplitMix64's output mix over the counters), so a row's draws depend on
     nothing else in the batch and a run can be resumed anywhere.
+
+    Args:
+        seed: of the row.
+        position: tokens generated before.
+        lane: independent numbers for one position: 0 draws the token, others serve speculation.
     """
     mask = (1 << 64) - 1
-    x = (_mix64(seed & mask) + (position + 1) * 0x9E3779B97F4A7C15) & mask
+    start = _mix64((seed ^ (lane * 0xD1342543DE82EF95)) & mask)
+    x = (start + (position + 1) * 0x9E3779B97F4A7C15) & mask
     return (_mix64(x) >> 11) / (1 << 53)
 
 
@@ -118,13 +179,21 @@ def draw(logp_BV: Tensor, uniform_B: Tensor) -> Tensor:
     return torch.minimum(token_B, last_possible_B)
 
 
-def choose(logp_BV: Tensor, temperature_B: Tensor, uniform_B: Tensor) -> Tensor:
+def choose(
+    logp_BV: Tensor, temperature_B: Tensor, uniform_B: Tensor, *, samples: bool = True
+) -> Tensor:
     """Next token of each row from its shaped distribution: drawn, or the likeliest at T = 0.
+
+    Args:
+        logp_BV: shaped log-probs, [B, V].
+        temperature_B: 0 is greedy.
+        uniform_B: in [0, 1).
+        samples: False says that every row is greedy, and saves the draw.
 
     Returns:
         [B] token ids, int64.
     """
     greedy_B = logp_BV.argmax(-1)
-    if not bool((temperature_B > 0).any()):
+    if not samples:
         return greedy_B
     return torch.where(temperature_B > 0, draw(logp_BV, uniform_B), greedy_B)

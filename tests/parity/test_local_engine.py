@@ -15,7 +15,7 @@ from oracle import GREEDY, next_logits, next_logp, specified, specified_logp
 
 import trimtab
 from trimtab.engines.local.engine import LocalEngine
-from trimtab.engines.local.streams import GroupState, group_streams
+from trimtab.engines.local.slots import Slots
 from trimtab.engines.types import Request, Sampling
 
 PROMPTS = [
@@ -210,7 +210,7 @@ def _only(engine: LocalEngine, token: int) -> Any:
         mask = torch.arange(logits.shape[-1]) != token
         return logits.masked_fill(mask, float("-inf"))
 
-    return changed_logits(engine.base, forbid)
+    return changed_logits(engine, "base", forbid)
 
 
 class TestTemplates:
@@ -236,17 +236,17 @@ class TestSharedWeights:
     def test_a_lora_shares_the_base(self, base_dir: Path, lora_dir: Path) -> None:
         engine = trimtab.load(str(base_dir), {"one": str(lora_dir)})
         base = dict(engine.base.model.named_parameters())
-        [group] = group_streams([engine.base, *engine.arms])
-        fused = {n.replace(".inner", ""): p for n, p in group.model.named_parameters()}
-        assert fused.keys() == base.keys()
-        assert all(fused[name].data_ptr() == base[name].data_ptr() for name in base)
+        [group] = engine.groups
+        tensors = [*group.model.named_parameters(), *group.model.named_buffers()]
+        fused = {n.replace(".inner", ""): p.data_ptr() for n, p in tensors}
+        assert all(fused[name] == base[name].data_ptr() for name in base)
 
     def test_two_loras_share_it_too(
         self, base_dir: Path, lora_dir: Path, second_lora_dir: Path
     ) -> None:
         engine = trimtab.load(str(base_dir), {"one": str(lora_dir), "two": str(second_lora_dir)})
         assert {id(arm.model) for arm in engine.arms} == {id(engine.base.model)}
-        assert len(group_streams([engine.base, *engine.arms])) == 1
+        assert len(engine.groups) == 1
         logits = [next_logits(arm)([5, 6, 7]) for arm in engine.arms]
         assert not torch.allclose(*logits, atol=0.1)
 
@@ -266,12 +266,12 @@ class TestSharedWeights:
         plain = transformers.AutoModelForCausalLM.from_pretrained(base_dir)
         theirs = PeftModel.from_pretrained(plain, lora_dir).eval()
         engine = trimtab.load(str(base_dir), {"one": str(lora_dir)})
-        groups = group_streams([engine.base, *engine.arms])
-        found = GroupState(groups[0]).prefill({"base": ids.tolist(), "one": ids.tolist()})
+        slots = Slots(engine.groups[0], 1, 8)
         with torch.no_grad():
+            found = slots.read(0, [[*ids.tolist(), *ids.tolist()]], [1])
             for name, model in (("base", engine.base.model), ("one", theirs)):
                 expected = model(ids).logits[:, -1].log_softmax(-1)
-                torch.testing.assert_close(found[name], expected, atol=1e-5, rtol=1e-5)
+                torch.testing.assert_close(found[name][:, 0], expected, atol=1e-5, rtol=1e-5)
         assert not torch.allclose(found["one"], found["base"], atol=0.1)
 
     def test_a_lora_of_another_model_gets_its_own(self, arm_dir: Path, lora_dir: Path) -> None:

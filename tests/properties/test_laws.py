@@ -231,10 +231,10 @@ def test_a_constant_added_to_a_stream_changes_nothing(
     request = Request(
         data.draw(prompts), data.draw(preferences), data.draw(strengths), SAMPLED.but(seed=5)
     )
-    stream = data.draw(st.sampled_from([engine.base, *engine.arms]))
+    name = data.draw(st.sampled_from(["base", *engine.objectives]))
     constant = data.draw(constants)
     before = run.tokens(engine, [request]), run.fused(engine, request)
-    with changed_logits(stream, lambda logits: logits + constant):
+    with changed_logits(engine, name, lambda logits: logits + constant):
         assert run.tokens(engine, [request]) == before[0]
         assert run.fused(engine, request) == pytest.approx(before[1], abs=5e-4)
 
@@ -293,7 +293,7 @@ def test_what_the_base_forbids_is_never_said(
 
     sampling = SAMPLED.but(temperature=5.0, seed=data.draw(seeds), max_new_tokens=10)
     request = Request(data.draw(prompts), data.draw(preferences), data.draw(strengths), sampling)
-    with changed_logits(engine.base, forbid):
+    with changed_logits(engine, "base", forbid):
         [tokens] = run.tokens(engine, [request])
         assert set(tokens) <= allowed
         assert all(math.isfinite(x) for x in run.fused(engine, request))
@@ -355,7 +355,7 @@ def test_dpo_is_recovered_at_strength_one(run: Any, constant: float) -> None:
     w_dpo = engine_of([2]).base.model.lm_head.weight.detach()
     guided = LocalEngine(ref, [with_head(ref, w_dpo - w_ref, "dpo")])
     tuned = LocalEngine(with_head(ref, w_dpo))
-    with changed_logits(guided.arms[0], lambda logits: logits + constant):
+    with changed_logits(guided, "dpo", lambda logits: logits + constant):
         for seed, prompt in enumerate(PROMPTS):
             request = Request(prompt, sampling=SAMPLED.but(seed=seed))
             same(run, guided, tuned, request)

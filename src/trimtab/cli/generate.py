@@ -22,7 +22,7 @@ from trimtab.steering import Steering
 
 if TYPE_CHECKING:
     from trimtab.engines.local import LocalEngine
-    from trimtab.engines.local.batch import RowPlan
+    from trimtab.engines.local.rows import RowPlan
 
 _ROW_SAMPLING: dict[str, Callable[[Any], Any]] = {
     "max_new_tokens": int, "temperature": float, "top_k": int, "top_p": float, "min_p": float,

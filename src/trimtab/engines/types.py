@@ -70,12 +70,24 @@ class Request:
         preference: weight per objective; None weighs all alike.
         strength: how hard the guide pulls; 0 is the base exactly.
         sampling: how tokens are chosen.
+        kl_budget: nats per token; the strength is lowered, token by token, so that the KL
+            divergence of the steered distribution from the base's stays within it.
+        gate: tokens for which the base gives one token more than this probability come from the
+            base alone, and ARMs with their own backbone are not run for them.
     """
 
     prompt: Prompt
     preference: PreferenceLike | None = None
     strength: float = 1.0
     sampling: Sampling = field(default_factory=Sampling)
+    kl_budget: float | None = None
+    gate: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.kl_budget is not None and not 0 <= self.kl_budget < math.inf:
+            raise ConfigError(f"kl_budget is {self.kl_budget}", "it must be 0 nats or more")
+        if self.gate is not None and not 0 < self.gate <= 1:
+            raise ConfigError(f"gate is {self.gate}", "it must be a probability in (0, 1]")
 
 
 @dataclass(frozen=True)
@@ -86,8 +98,11 @@ class TokenReport:
         token_id: in the base's vocabulary.
         text: the token's own text.
         logp_base: under the base.
-        rewards: objective -> the ARM's log-prob, which is the token's reward.
+        rewards: objective -> the ARM's log-prob, which is the token's reward; empty where the
+            gate left the ARMs out.
         logp_fused: under the fused distribution, before temperature and filters.
+        strength: what was used of the request's strength under its budget and gate.
+        kl: divergence of the fused distribution from the base's, nats.
     """
 
     token_id: int
@@ -95,6 +110,8 @@ class TokenReport:
     logp_base: float
     rewards: Mapping[str, float]
     logp_fused: float
+    strength: float = 1.0
+    kl: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -108,6 +125,9 @@ class Completion:
         preference: the normalised weights that were used.
         strength: the strength that was used.
         tokens: a report per token, when asked for.
+        gated: tokens that came from the base alone because of the gate.
+        drafted: tokens that speculation proposed.
+        accepted: those of them that were kept.
     """
 
     text: str
@@ -116,6 +136,9 @@ class Completion:
     preference: Mapping[str, float]
     strength: float
     tokens: Sequence[TokenReport] = ()
+    gated: int = 0
+    drafted: int = 0
+    accepted: int = 0
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from trimtab.engines.local.fused import FusedLinear
+from trimtab.engines.local.fused import FusedLinear, RowTerms
 
 
 def test_by_hand() -> None:
@@ -16,8 +16,11 @@ def test_by_hand() -> None:
     """
     inner = nn.Linear(2, 2, bias=False)
     inner.weight.data = torch.eye(2)
-    layer = FusedLinear(inner, 1, [(torch.tensor([[1.0, 1.0]]), torch.tensor([[1.0], [0.0]]))])
-    x = torch.tensor([[[1.0, 2.0]], [[1.0, 2.0]]])  # 2 streams x 1 request, 1 token
+    terms = RowTerms(2, 1, rank=1)
+    pair = (torch.tensor([[1.0, 1.0]]), torch.tensor([[1.0], [0.0]]))
+    layer = FusedLinear(inner, terms, [pair])
+    x = torch.tensor([[[1.0, 2.0]], [[1.0, 2.0]]])  # 1 request x 2 streams, 1 token
+    terms.open(1, 1, x)
     with torch.inference_mode():
         assert layer(x).tolist() == [[[1.0, 2.0]], [[4.0, 2.0]]]
 
@@ -32,14 +35,16 @@ def test_ranks_may_differ_and_a_stream_may_have_no_term() -> None:
         (torch.randn(3, 4, generator=generator), torch.randn(5, 3, generator=generator)),
     ]
     x = torch.randn(6, 7, 4, generator=generator)
+    terms = RowTerms(3, 3, rank=4)
+    terms.open(2, 7, x)
     with torch.inference_mode():
-        found = FusedLinear(inner, 0, pairs)(x)
+        found = FusedLinear(inner, terms, pairs)(x)
         for stream, pair in enumerate(pairs):
-            rows = x[2 * stream : 2 * stream + 2]
+            rows = x[stream::3]
             expected = inner(rows)
             if pair is not None:
                 expected = expected + rows @ (pair[1] @ pair[0]).t()
-            torch.testing.assert_close(found[2 * stream : 2 * stream + 2], expected)
+            torch.testing.assert_close(found[stream::3], expected)
 
 
 def test_gpt2_layers_are_transposed() -> None:
@@ -47,5 +52,7 @@ def test_gpt2_layers_are_transposed() -> None:
     inner = Conv1D(6, 4)
     a, b = torch.ones(2, 4), torch.ones(6, 2)
     x = torch.ones(1, 3, 4)
+    terms = RowTerms(1, 1, rank=2)
+    terms.open(1, 3, x)
     with torch.inference_mode():
-        torch.testing.assert_close(FusedLinear(inner, 0, [(a, b)])(x), inner(x) + 8.0)
+        torch.testing.assert_close(FusedLinear(inner, terms, [(a, b)])(x), inner(x) + 8.0)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 from trimtab.data.pairs import Prompt
-from trimtab.engines.local.batch import BASE, Batch, RowPlan
-from trimtab.engines.local.streams import Stream, group_streams
+from trimtab.engines.local.rows import RowPlan
+from trimtab.engines.local.scheduler import Fleet, Scheduler
+from trimtab.engines.local.speculating import DRAFT, SPECULATE, Speculate, speculation
+from trimtab.engines.local.streams import BASE, Stream, group_streams
 from trimtab.engines.types import Chunk, Completion, Request, Sampling
 from trimtab.errors import ConfigError
 from trimtab.steering import PreferenceLike, Steering
@@ -25,18 +26,35 @@ class LocalEngine:
     Args:
         base: the frozen model.
         arms: one per objective, in the order of the objectives.
+        draft: a small model with the base's vocabulary that proposes tokens, called `draft`; or
+            `ngram`. None lets a small ARM propose them, or else the text so far.
+        max_length: tokens that a request may have, prompt and response; None for the models' own
+            limit.
+        pack: take the models over and rearrange their weights for this machine.
     """
 
-    def __init__(self, base: Stream, arms: Sequence[Stream] = ()) -> None:
+    def __init__(
+        self,
+        base: Stream,
+        arms: Sequence[Stream] = (),
+        *,
+        draft: Stream | Literal["ngram"] | None = None,
+        max_length: int | None = None,
+        pack: bool = False,
+    ) -> None:
         names = [arm.name for arm in arms]
         if len(set(names)) < len(names):
             raise ConfigError(f"two ARMs share a name ({', '.join(names)})", "name each once")
-        if BASE in names:
-            raise ConfigError(f"an ARM is called {BASE!r}", "that is the frozen model's name")
+        for taken, owner in ((BASE, "frozen model"), (DRAFT, "drafter")):
+            if taken in names:
+                raise ConfigError(f"an ARM is called {taken!r}", f"that is the {owner}'s name")
         self.base = base
         self.arms = list(arms)
         self.ends = end_ids(base)
-        self._groups = group_streams([base, *arms])
+        self.max_length = max_length
+        self._draft = draft
+        self._streams = [base, *arms, *([draft] if isinstance(draft, Stream) else [])]
+        self.groups = group_streams(self._streams, pack=pack)
 
     @property
     def objectives(self) -> list[str]:
@@ -49,8 +67,11 @@ class LocalEngine:
         *,
         preference: PreferenceLike | None = None,
         strength: float = 1.0,
+        kl_budget: float | None = None,
+        gate: float | None = None,
         batch_size: int = 8,
         report: bool = False,
+        speculate: Speculate = "off",
         **sampling: Any,
     ) -> list[Completion]:
         """Answer all prompts.
@@ -59,8 +80,12 @@ class LocalEngine:
             prompts: texts, chats or `Request`s; a `Request` carries its own settings.
             preference: weight per objective for prompts that carry none; None weighs all alike.
             strength: how hard the guide pulls; 0 is the base exactly.
-            batch_size: rows decoded together.
+            kl_budget: nats per token that the steered distribution may be from the base.
+            gate: leave the ARMs out where the base gives one token more than this probability.
+            batch_size: requests decoded together; the next one starts as soon as one is done.
             report: keep base log-prob, rewards and fused log-prob of every token.
+            speculate: `on` drafts tokens with a small model and verifies them in one pass, with
+                exactly the same distribution; `auto` only while that saves time; `off` never.
             **sampling: fields of `Sampling`. Prompt number i gets the seed `seed + i`.
 
         Returns:
@@ -69,8 +94,18 @@ class LocalEngine:
         Raises:
             PreferenceError, ConfigError: before anything is decoded.
         """
-        requests = self.requests(prompts, preference=preference, strength=strength, **sampling)
-        return list(self.completions(requests, batch_size=batch_size, report=report))
+        requests = self.requests(
+            prompts,
+            preference=preference,
+            strength=strength,
+            kl_budget=kl_budget,
+            gate=gate,
+            **sampling,
+        )
+        plans = [self.plan(request) for request in requests]
+        return list(
+            self.answers(plans, batch_size=batch_size, report=report, speculate=speculate)
+        )
 
     def stream(
         self,
@@ -78,13 +113,25 @@ class LocalEngine:
         *,
         preference: PreferenceLike | None = None,
         strength: float = 1.0,
+        kl_budget: float | None = None,
+        gate: float | None = None,
         report: bool = False,
+        speculate: Speculate = "off",
         **sampling: Any,
     ) -> Iterator[Chunk]:
         """Answer one prompt piece by piece; the last chunk carries the completion."""
-        [request] = self.requests([prompt], preference=preference, strength=strength, **sampling)
+        [request] = self.requests(
+            [prompt],
+            preference=preference,
+            strength=strength,
+            kl_budget=kl_budget,
+            gate=gate,
+            **sampling,
+        )
         plan = self.plan(request)
-        return (chunk for _, chunk in self._batch([plan], report).run())
+        scheduler = self.scheduler(1, plan.length, report=report, speculate=speculate)
+        scheduler.add(plan)
+        return (chunk for _, chunk in _run(scheduler))
 
     def requests(
         self,
@@ -92,6 +139,8 @@ class LocalEngine:
         *,
         preference: PreferenceLike | None = None,
         strength: float = 1.0,
+        kl_budget: float | None = None,
+        gate: float | None = None,
         **sampling: Any,
     ) -> list[Request]:
         """Prompts with the settings they share, as requests; `Request`s pass as they are."""
@@ -101,49 +150,76 @@ class LocalEngine:
         return [
             p
             if isinstance(p, Request)
-            else Request(p, preference, strength, common.but(seed=common.seed + i))
+            else Request(
+                p, preference, strength, common.but(seed=common.seed + i), kl_budget, gate
+            )
             for i, p in enumerate(prompts)
         ]
 
-    def completions(
-        self, requests: Iterable[Request], *, batch_size: int = 8, report: bool = False
-    ) -> Iterator[Completion]:
-        """Answer requests in order, yielding each batch when it is done.
-
-        All requests are checked before the first is answered.
-        """
-        plans = [self.plan(request) for request in requests]
-        return self.answers(plans, batch_size=batch_size, report=report)
-
     def answers(
-        self, plans: Iterable[RowPlan], *, batch_size: int = 8, report: bool = False
+        self,
+        plans: Iterable[RowPlan],
+        *,
+        batch_size: int = 8,
+        report: bool = False,
+        speculate: Speculate = "off",
     ) -> Iterator[Completion]:
-        """Answer requests that `plan` has checked, as `completions` does."""
+        """Answer requests that `plan` has checked, in their order."""
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}", "it must be 1 or more")
-        waiting = iter(plans)
-        while group := list(islice(waiting, batch_size)):
-            done: dict[int, Completion] = {}
-            for index, chunk in self._batch(group, report).run():
-                if chunk.completion is not None:
-                    done[index] = chunk.completion
-            yield from (done[i] for i in range(len(group)))
+        plans = list(plans)
+        if not plans:
+            return
+        length = max(plan.length for plan in plans)
+        slots = min(batch_size, len(plans))
+        scheduler = self.scheduler(slots, length, report=report, speculate=speculate)
+        keys = [scheduler.add(plan) for plan in plans]
+        done: dict[int, Completion] = {}
+        for key, chunk in _run(scheduler):
+            if chunk.completion is not None:
+                done[key] = chunk.completion
+            while keys and keys[0] in done:
+                yield done.pop(keys.pop(0))
+
+    def scheduler(
+        self, slots: int, length: int, *, report: bool = False, speculate: Speculate = "off"
+    ) -> Scheduler:
+        """Slots that requests can be added to, and cancelled in, while they run.
+
+        Args:
+            slots: requests decoded together.
+            length: tokens a request may have, prompt and response.
+            report: keep a report of every token.
+            speculate: as for `generate`.
+        """
+        if speculate not in SPECULATE:
+            raise ConfigError(f"speculate is {speculate!r}", f"it is one of {', '.join(SPECULATE)}")
+        fleet = Fleet(self.groups, self.objectives, self.base.tokenizer, self.ends)
+        how = speculation(speculate, self.groups, self.objectives, slots, self._draft == "ngram")
+        return Scheduler(fleet, slots=slots, length=length, report=report, speculation=how)
 
     def plan(self, request: Request) -> RowPlan:
         """Check one request against this engine and tokenise it for every stream."""
         steering = Steering.of(self.objectives, request.preference, request.strength)
         weights = steering.weights({arm.name: arm.scale for arm in self.arms})
-        room = request.sampling.max_new_tokens
-        return RowPlan(
-            request,
-            steering,
-            weights,
-            {v.name: v.prompt_ids(request.prompt, room) for v in (self.base, *self.arms)},
-        )
+        prompts = {v.name: v.prompt_ids(request.prompt) for v in self._streams}
+        for stream in self._streams:
+            self._require_room(stream, len(prompts[stream.name]), request.sampling.max_new_tokens)
+        return RowPlan(request, steering, weights, prompts)
 
-    def _batch(self, plans: Sequence[RowPlan], report: bool) -> Batch:
-        tokenizer = self.base.tokenizer
-        return Batch(self._groups, self.objectives, tokenizer, plans, self.ends, report)
+    def _require_room(self, stream: Stream, prompt: int, response: int) -> None:
+        limits = [limit for limit in (stream.context, self.max_length) if limit]
+        if limits and prompt + response > min(limits):
+            raise ConfigError(
+                f"the prompt has {prompt} tokens for {stream.name} and max_new_tokens is "
+                f"{response}, but the model reads {min(limits)}",
+                "shorten the prompt or lower --max-new-tokens; nothing is cut in silence",
+            )
+
+
+def _run(scheduler: Scheduler) -> Iterator[tuple[int, Chunk]]:
+    while scheduler.busy:
+        yield from scheduler.step()
 
 
 def end_ids(base: Stream) -> frozenset[int]:

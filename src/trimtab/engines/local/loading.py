@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 import transformers
 
 from trimtab.arms.adapter import LoraWeights, read_lora
@@ -26,9 +27,9 @@ from trimtab.arms.load import (
 from trimtab.arms.sidecar import Sidecar
 from trimtab.arms.vocab import VocabularyMap, match_vocabularies
 from trimtab.data.tokenize import PromptFormat
-from trimtab.engines.local.batch import BASE
 from trimtab.engines.local.engine import LocalEngine
-from trimtab.engines.local.streams import Stream
+from trimtab.engines.local.speculating import DRAFT, NGRAM
+from trimtab.engines.local.streams import BASE, Stream
 from trimtab.errors import ModelLoadError
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,8 @@ def load_engine(
     device: str | None = None,
     prompt_format: PromptFormat = "auto",
     trust_remote_code: bool = False,
+    draft: str | None = None,
+    max_length: int | None = None,
 ) -> LocalEngine:
     """Load a frozen base and the ARMs that steer it.
 
@@ -53,6 +56,10 @@ def load_engine(
         device: `cpu`, `cuda`, …; the GPU by default where there is one.
         prompt_format: how plain-text prompts are read.
         trust_remote_code: run model code that comes with a checkpoint.
+        draft: what proposes tokens when speculating: folder or hub id of a small model with the
+            base's vocabulary, or `ngram` for the text so far. By default a small ARM, or else the
+            text so far.
+        max_length: tokens a request may have, prompt and response; the models' limit by default.
 
     Raises:
         VocabularyError: an ARM whose tokens are not the base's, named.
@@ -67,31 +74,51 @@ def load_engine(
     }
     check_folder(base, what="base model")
     facts = {objective: arm_facts(folder) for objective, folder in arms.items()}
-    tokenizers, vocabularies = _vocabularies(base, arms, trust_remote_code)
+    guides = {**arms, DRAFT: draft} if draft and draft != NGRAM else arms
+    tokenizers, vocabularies = _vocabularies(base, guides, trust_remote_code)
     backbones = {base: load_model(base, **options)}
-    streams = [Stream(BASE, backbones[base], tokenizers[BASE], vocabularies[BASE], prompt_format)]
-    for objective, folder in arms.items():
-        sidecar = facts[objective]
-        model, lora = _arm(folder, sidecar, backbones, options)
-        streams.append(
-            Stream(
-                objective,
-                model,
-                tokenizers[objective],
-                vocabularies[objective],
-                sidecar.prompt_format if prompt_format == "auto" else prompt_format,
-                sidecar.scale,
-                lora,
-            )
+    loaded = {name: _arm(folder, facts[name], backbones, options) for name, folder in arms.items()}
+
+    def stream(name: str, model: Any, lora: LoraWeights | None = None) -> Stream:
+        facts_of = facts.get(name)
+        own_format = facts_of.prompt_format if facts_of and prompt_format == "auto" else None
+        return Stream(
+            name,
+            model,
+            tokenizers[name],
+            vocabularies[name],
+            own_format or prompt_format,
+            facts_of.scale if facts_of else 1.0,
+            lora,
         )
-        if sidecar.objective not in ("", objective):
+
+    _warn_of_other_objectives(arms, facts)
+    drafter: Any = draft
+    if draft and draft != NGRAM:
+        drafter = stream(DRAFT, load_model(draft, **options))
+    return LocalEngine(
+        stream(BASE, backbones[base]),
+        [stream(name, *model) for name, model in loaded.items()],
+        draft=drafter,
+        max_length=max_length,
+        pack=_may_pack([backbones[base], *(model for model, _ in loaded.values())]),
+    )
+
+
+def _may_pack(models: Sequence[Any]) -> bool:
+    """Whether the weights may be rearranged: not while PEFT works on the same ones."""
+    return not any(
+        hasattr(model, "get_base_model") or model.dtype != torch.bfloat16 for model in models
+    )
+
+
+def _warn_of_other_objectives(arms: Mapping[str, str], facts: Mapping[str, Sidecar]) -> None:
+    for objective, folder in arms.items():
+        trained_for = facts[objective].objective
+        if trained_for not in ("", objective):
             logger.warning(
-                "the ARM %s was trained for %r and is used as %r",
-                folder,
-                sidecar.objective,
-                objective,
+                "the ARM %s was trained for %r and is used as %r", folder, trained_for, objective
             )
-    return LocalEngine(streams[0], streams[1:])
 
 
 def _vocabularies(
@@ -135,7 +162,9 @@ def _arm(
     second module tree over the same weights.
     """
     if not is_adapter(folder):
-        return load_model(folder, **options), None
+        if folder not in backbones:
+            backbones[folder] = load_model(folder, **options)
+        return backbones[folder], None
     name = next((b for b in backbones if same_backbone(folder, b)), "") or require_base(folder)
     if name not in backbones:
         backbones[name] = load_model(name, **options)

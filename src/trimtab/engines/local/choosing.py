@@ -1,0 +1,166 @@
+"""From the streams' log-probs to tokens, each row by its own settings.
+
+B rows, M positions per row, K ARMs, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from trimtab import fusion
+from trimtab.engines.local.rows import Row
+from trimtab.engines.local.streams import BASE
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Per-row settings as tensors.
+
+    Attributes:
+        weights_BK: fusion weights.
+        temperature_B: 0 is greedy.
+        top_k_B: 0 keeps all.
+        top_p_B: 1 keeps all.
+        min_p_B: 0 keeps all.
+        budget_B: nats that the fused distribution may be from the base; infinity for none.
+        gate_B: log-prob of the base's likeliest token above which the ARMs are not asked; above 0
+            for never.
+        filters: whether any row filters.
+        samples: whether any row samples.
+        budgets: whether any row has a budget.
+        gates: whether any row has a gate.
+    """
+
+    weights_BK: Tensor
+    temperature_B: Tensor
+    top_k_B: Tensor
+    top_p_B: Tensor
+    min_p_B: Tensor
+    budget_B: Tensor
+    gate_B: Tensor
+    filters: bool
+    samples: bool
+    budgets: bool
+    gates: bool
+
+    @classmethod
+    def of(cls, rows: Sequence[Row | None], arms: int, device: torch.device) -> Settings:
+        """Of some rows; an empty slot is greedy and unsteered."""
+
+        def column(values: Sequence[float], dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.tensor(values, dtype=dtype, device=device)
+
+        samplings = [row.sampling if row else None for row in rows]
+        requests = [row.plan.request if row else None for row in rows]
+        budgets = [math.inf if r is None or r.kl_budget is None else r.kl_budget for r in requests]
+        gates = [1.0 if r is None or r.gate is None else math.log(r.gate) for r in requests]
+        live = [s for s in samplings if s]
+        return cls(
+            weights_BK=torch.tensor(
+                [row.plan.weights if row else [0.0] * arms for row in rows],
+                dtype=torch.float32,
+                device=device,
+            ).view(len(rows), arms),
+            temperature_B=column([s.temperature if s else 0.0 for s in samplings]),
+            top_k_B=column([s.top_k if s else 0 for s in samplings], torch.int64),
+            top_p_B=column([s.top_p if s else 1.0 for s in samplings]),
+            min_p_B=column([s.min_p if s else 0.0 for s in samplings]),
+            budget_B=column(budgets),
+            gate_B=column(gates),
+            filters=any(s.top_k > 0 or s.top_p < 1 or s.min_p > 0 for s in live),
+            samples=any(s.temperature > 0 for s in live),
+            budgets=any(b < math.inf for b in budgets),
+            gates=any(g <= 0 for g in gates),
+        )
+
+    def rows(self, first: int, count: int, positions: int = 1) -> Settings:
+        """Those of some rows, each `positions` times in a row."""
+        tensors = {
+            f.name: value[first : first + count].repeat_interleave(positions, 0)
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        return replace(self, **tensors)
+
+
+@dataclass(frozen=True)
+class Fused:
+    """The steered distributions of some rows, [B · M, V], and how they came about.
+
+    Attributes:
+        logp_base_BV: the base's log-probs.
+        logp_arms_KBV: each ARM's; the base's in their place where all rows were gated.
+        logp_BV: fused, before temperature and filters.
+        shaped_BV: what tokens are drawn from.
+        share_B: how much of its strength each row kept; 0 where its gate was shut.
+        gated_B: where a gate was shut; None if no row has one.
+    """
+
+    logp_base_BV: Tensor
+    logp_arms_KBV: Tensor
+    logp_BV: Tensor
+    shaped_BV: Tensor
+    share_B: Tensor
+    gated_B: Tensor | None
+
+
+def gated(logp_base_BMV: Tensor, gate_B: Tensor) -> Tensor:
+    """Positions where the base is more certain than its row's gate, [B, M]."""
+    return logp_base_BMV.amax(-1) > gate_B[:, None]
+
+
+def fuse(settings: Settings, logps: Mapping[str, Tensor], arms: Sequence[str]) -> Fused:
+    """Fuse, within budget and gate, and shape.
+
+    Args:
+        settings: of the rows, each repeated for its positions.
+        logps: stream name -> log-probs, [B, M, V]; without the ARMs if all positions are gated.
+        arms: names of the ARMs in the order of the weights.
+    """
+    base_BV = logps[BASE].flatten(0, 1)
+    device = base_BV.device
+    found = [logps[name].flatten(0, 1).to(device) if name in logps else base_BV for name in arms]
+    arms_KBV = torch.stack(found) if found else base_BV.new_zeros(0, *base_BV.shape)
+    weights_BK = settings.weights_BK
+    share_B = torch.ones(len(base_BV), device=device)
+    shut_B = None
+    if settings.gates:
+        shut_B = gated(base_BV[:, None], settings.gate_B)[:, 0]
+        share_B = 1.0 - shut_B.float()
+        weights_BK = weights_BK * share_B[:, None]
+    if settings.budgets and found:
+        kept_B = fusion.strength_within(base_BV, arms_KBV, weights_BK, settings.budget_B)
+        share_B, weights_BK = share_B * kept_B, weights_BK * kept_B[:, None]
+    logp_BV = fusion.fuse(base_BV, arms_KBV, weights_BK)
+    shaped_BV = shape(settings, logp_BV)
+    return Fused(base_BV, arms_KBV, logp_BV, shaped_BV, share_B, shut_B)
+
+
+def shape(settings: Settings, logp_BV: Tensor) -> Tensor:
+    """Temper and filter each row by its settings."""
+    return fusion.shape(
+        logp_BV,
+        settings.temperature_B,
+        settings.top_k_B,
+        settings.top_p_B,
+        settings.min_p_B,
+        filters=settings.filters,
+    )
+
+
+def uniforms(
+    rows: Sequence[Row | None], positions: int, lane: int, device: torch.device, ahead: int = 0
+) -> Tensor:
+    """Each row's random numbers for its next positions, [B, M] float64."""
+    values = [
+        [fusion.uniform(row.sampling.seed, len(row.ids) + ahead + m, lane) for m in range(positions)]
+        if row
+        else [0.5] * positions
+        for row in rows
+    ]
+    return torch.tensor(values, dtype=torch.float64, device=device)

@@ -1,0 +1,102 @@
+"""What a group has read of every request, for architectures that cannot share a slot cache.
+
+Recurrent layers, ALiBi, attention outside transformers' interface: every request gets the
+architecture's own cache and is read by itself. Exact, and slower than `Slots` for a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from trimtab.data.collate import position_ids
+from trimtab.engines.local.slots import Tokens, log_probs, unread
+from trimtab.engines.local.streams import Group
+
+
+class OwnCaches:
+    """The rows of one group, each request with a cache of its own; used as `Slots`."""
+
+    can_rewind = False
+
+    def __init__(self, group: Group, slots: int, length: int) -> None:
+        self.group = group
+        self.read_so_far = [[0] * len(group.streams) for _ in range(slots)]
+        self._caches: list[Any] = [None] * slots
+        self._masks: list[Any] = [None] * slots
+
+    def read(self, first: int, tokens: Tokens, tails: Sequence[int]) -> dict[str, Tensor]:
+        """As `Slots.read`."""
+        hidden, wanted = [], max(tails)
+        for slot, (own, tail) in enumerate(zip(tokens, tails, strict=True), start=first):
+            width = max(map(len, own))
+            if width == 0:
+                hidden.append(None)
+                continue
+            hidden_STH = self._forward(slot, own, width)
+            at = [min(max(width - tail, 0) + m, width - 1) for m in range(wanted)]
+            hidden.append(hidden_STH[:, at])
+        if not wanted:
+            return {}
+        blank = next(h for h in hidden if h is not None).new_zeros(1).expand
+        some = next(h for h in hidden if h is not None)
+        rows = torch.cat([blank(some.shape) if h is None else h for h in hidden])
+        return log_probs(self.group, rows, [list(range(wanted))] * len(rows))
+
+    def _forward(self, slot: int, own: Sequence[Sequence[int]], width: int) -> Tensor:
+        device = self.group.device
+        ids = [[0] * (width - len(row)) + list(row) for row in own]
+        mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in own], device=device)
+        if self._caches[slot] is None:
+            self._caches[slot] = DynamicCache(config=self.group.lm.config.get_text_config())
+            self._masks[slot] = mask
+        else:
+            self._masks[slot] = torch.cat([self._masks[slot], mask], 1)
+        if self.group.terms:
+            self.group.terms.open(1, width, next(self.group.lm.parameters()))
+        options: dict[str, Tensor] = {}
+        if "position_ids" in self.group.parameters:  # ALiBi models take none
+            options["position_ids"] = position_ids(self._masks[slot])[:, -width:]
+        output = self.group.lm.base_model(
+            input_ids=torch.tensor(ids, device=device),
+            attention_mask=self._masks[slot],
+            use_cache=True,
+            **{self._cache_name: self._caches[slot]},
+            **options,
+        )
+        for stream, row in enumerate(own):
+            self.read_so_far[slot][stream] += len(row)
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
+    @property
+    def _cache_name(self) -> str:
+        parameters = self.group.parameters
+        return "cache_params" if "cache_params" in parameters else "past_key_values"
+
+    def unread(
+        self, slot: int, sequences: Sequence[Sequence[int]], drafts: Sequence[int] = ()
+    ) -> list[list[int]]:
+        """As `Slots.unread`."""
+        return unread(self.group, self.read_so_far[slot], sequences, drafts)
+
+    def recall(self, slot: int, stream: int, ids: Sequence[int]) -> None:
+        """Nothing: what a recurrent state has read cannot be shared in part."""
+
+    def rewind(self, slot: int, lengths: Sequence[int]) -> None:
+        """Never needed: nothing is drafted for these architectures."""
+
+    def move(self, source: int, target: int) -> None:
+        """As `Slots.move`."""
+        for kept in (self._caches, self._masks, self.read_so_far):
+            kept[target] = kept[source]  # type: ignore[index]
+        self.clear(source)
+
+    def clear(self, slot: int) -> None:
+        """As `Slots.clear`."""
+        self._caches[slot] = self._masks[slot] = None
+        self.read_so_far[slot] = [0] * len(self.group.streams)

@@ -1,0 +1,212 @@
+"""What a group has read of every request: its streams' rows in a slot cache.
+
+B requests (slots) of S streams are B · S rows, request by request. T new tokens, V vocabulary,
+M positions whose log-probs are wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trimtab import fusion
+from trimtab.arms.vocab import VocabularyMap
+from trimtab.engines.local import attention
+from trimtab.engines.local.cache import SlotCache
+from trimtab.engines.local.streams import Group
+from trimtab.training.logprobs import head_logits
+
+Tokens = Sequence[Sequence[Sequence[int]]]
+"""Per slot, per stream: the stream's own token ids, of any lengths."""
+
+
+class Slots:
+    """The rows of one group.
+
+    Args:
+        group: its streams.
+        slots: requests that can run at once.
+        length: tokens each may have.
+    """
+
+    can_rewind = True
+
+    def __init__(self, group: Group, slots: int, length: int) -> None:
+        self.group = group
+        self.read_so_far = [[0] * len(group.streams) for _ in range(slots)]
+        self._held: list[list[list[int]]] = [[[] for _ in group.streams] for _ in range(slots)]
+        self._config = group.lm.config.get_text_config()
+        self._cache = SlotCache(slots * len(group.streams), length)
+
+    def read(self, first: int, tokens: Tokens, tails: Sequence[int]) -> dict[str, Tensor]:
+        """Append tokens to some slots' streams.
+
+        Args:
+            first: the first of the slots; the others follow.
+            tokens: what to append; a stream may get none.
+            tails: per slot, how many of its last new tokens' successors are wanted; M is the
+                largest. All zero skips the LM head.
+
+        Returns:
+            Stream name -> log-probs over the base's ids, [slots, M, V]; behind a slot's own tail
+            they mean nothing.
+        """
+        width = max(1, *(len(ids) for slot in tokens for ids in slot))
+        ids = [[*own, *[0] * (width - len(own))] for slot in tokens for own in slot]
+        before = [n for slot in self.read_so_far[first : first + len(tokens)] for n in slot]
+        new = [len(own) for slot in tokens for own in slot]
+        hidden_NTH = self._forward(first, ids, before, new)
+        for slot, appended in enumerate(tokens, start=first):
+            for stream, own in enumerate(appended):
+                held, n = self._held[slot][stream], self.read_so_far[slot][stream]
+                if own:
+                    held[n:] = own
+                self.read_so_far[slot][stream] += len(own)
+        if not any(tails):
+            return {}
+        firsts = [
+            max(len(own) - tail, 0) for slot, tail in zip(tokens, tails, strict=True) for own in slot
+        ]
+        index = [[min(at + m, width - 1) for m in range(max(tails))] for at in firsts]
+        return log_probs(self.group, hidden_NTH, index)
+
+    def _forward(
+        self, first: int, ids: list[list[int]], before: list[int], new: list[int]
+    ) -> Tensor:
+        device = self.group.device
+        streams, width = len(self.group.streams), len(ids[0])
+        ids_NT = torch.tensor(ids, device=device)
+        before_N1, new_N1 = torch.tensor([before, new], device=device)[..., None]
+        step_T = torch.arange(width, device=device)
+        at_NT = before_N1 + step_T
+        upto = min(max(before) + width, self._cache.length)
+        written_NT = at_NT.where(step_T < new_N1, self._cache.length)  # padding is thrown away
+        self._cache.open(first * streams, written_NT, upto)
+        if self.group.terms:
+            self.group.terms.open(len(ids) // streams, width, next(self.group.lm.parameters()))
+        # padding may lie beyond the last position of the model; any position will do for it
+        positions_NT = at_NT.clamp(max=self._cache.length - 1)
+        hidden: Tensor = self.group.lm.base_model(
+            input_ids=ids_NT,
+            position_ids=positions_NT,
+            attention_mask=attention.masks(self._config, positions_NT, upto, self.group.lm.dtype),
+            past_key_values=self._cache,
+            use_cache=True,
+        ).last_hidden_state
+        return hidden
+
+    def unread(
+        self, slot: int, sequences: Sequence[Sequence[int]], drafts: Sequence[int] = ()
+    ) -> list[list[int]]:
+        """What each stream of a slot has still to read of its sequence and of drafts after it.
+
+        Args:
+            slot: where the request runs.
+            sequences: per stream, its own ids.
+            drafts: base ids.
+        """
+        return unread(self.group, self.read_so_far[slot], sequences, drafts)
+
+    def rewind(self, slot: int, lengths: Sequence[int]) -> None:
+        """Forget what a slot's streams read beyond these lengths."""
+        self.read_so_far[slot] = [*map(min, self.read_so_far[slot], lengths)]
+
+    def recall(self, slot: int, stream: int, ids: Sequence[int]) -> None:
+        """Let an empty stream take over the longest beginning of `ids` that any slot still holds.
+
+        What a finished request left in its slot counts until it is overwritten. The last id is
+        always left to be read, because its successor is wanted.
+        """
+        lengths = [common_prefix(held[stream], ids[:-1]) for held in self._held]
+        best = max(range(len(lengths)), key=lambda i: (lengths[i], i == slot))
+        if lengths[best]:
+            self._copy(best, slot, stream, lengths[best])
+
+    def move(self, source: int, target: int) -> None:
+        """Continue a request in another slot."""
+        for stream, length in enumerate(self.read_so_far[source]):
+            self._copy(source, target, stream, length)
+        self.clear(source)
+
+    def _copy(self, source: int, target: int, stream: int, length: int) -> None:
+        streams = len(self.group.streams)
+        if source != target:
+            self._cache.copy_row(source * streams + stream, target * streams + stream, length)
+        self._held[target][stream] = self._held[source][stream][:length]
+        self.read_so_far[target][stream] = length
+
+    def clear(self, slot: int) -> None:
+        """Empty a slot; what it holds can still be recalled."""
+        self.read_so_far[slot] = [0] * len(self.group.streams)
+
+
+def log_probs(
+    group: Group, hidden_NTH: Tensor, index: Sequence[Sequence[int]]
+) -> dict[str, Tensor]:
+    """One LM-head product for all streams, and each stream's log-probs over the base's ids.
+
+    Args:
+        group: its streams.
+        hidden_NTH: last hidden states of slots x streams rows.
+        index: per row, the M positions that are wanted.
+
+    Returns:
+        Stream name -> [slots, M, V].
+    """
+    at_NM1 = torch.tensor(index, device=hidden_NTH.device)[..., None]
+    wanted_NMH = hidden_NTH.gather(1, at_NM1.expand(-1, -1, hidden_NTH.shape[-1]))
+    logits_NMV = head_logits(group.lm, wanted_NMH)
+    logits_BSMV = logits_NMV.view(-1, len(group.streams), *logits_NMV.shape[1:])
+    own = [
+        to_base(fusion.log_softmax(logits_BSMV[:, i], s.vocabulary.own_size), s.vocabulary)
+        for i, s in enumerate(group.streams)
+    ]
+    return {name: own[i] for name, i in group.index.items()}
+
+
+def unread(
+    group: Group,
+    read: Sequence[int],
+    sequences: Sequence[Sequence[int]],
+    drafts: Sequence[int] = (),
+) -> list[list[int]]:
+    """Per stream, what lies behind the tokens it has read."""
+    return [
+        [*sequence[n:], *own_ids(drafts, stream.vocabulary)[max(n - len(sequence), 0) :]]
+        for stream, sequence, n in zip(group.streams, sequences, read, strict=True)
+    ]
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens two sequences begin with alike."""
+    length = min(len(a), len(b))
+    if a[:length] == b[:length]:
+        return length
+    return next(i for i in range(length) if a[i] != b[i])
+
+
+def own_ids(ids: Sequence[int], vocabulary: VocabularyMap) -> list[int]:
+    """Base ids as the stream's own."""
+    if not vocabulary.own_id:
+        return list(ids)
+    moved = dict(vocabulary.own_id)
+    return [moved.get(i, i) for i in ids]
+
+
+def to_base(logp_BV: Tensor, vocabulary: VocabularyMap) -> Tensor:
+    """A stream's log-probs over its own ids, rearranged to the base's ids."""
+    if vocabulary.is_identity:
+        return logp_BV
+    missing = vocabulary.size - logp_BV.shape[-1]
+    if missing > 0:
+        logp_base_BV = torch.nn.functional.pad(logp_BV, (0, missing), value=fusion.NEVER)
+    else:
+        logp_base_BV = logp_BV[..., : vocabulary.size].clone()
+    for base_id, own_id in vocabulary.own_id:
+        logp_base_BV[..., base_id] = logp_BV[..., own_id]
+    return logp_base_BV
+
+
