@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from trimtab.engines.local.fused import FusedLinear, RowTerms
+from trimtab.engines.local.fused import FusedLayer, RowTerms
 
 
 def test_by_hand() -> None:
@@ -18,9 +18,9 @@ def test_by_hand() -> None:
     inner.weight.data = torch.eye(2)
     terms = RowTerms(2, 1, rank=1)
     pair = (torch.tensor([[1.0, 1.0]]), torch.tensor([[1.0], [0.0]]))
-    layer = FusedLinear(inner, terms, [pair])
+    layer = FusedLayer(inner, terms, [pair])
     x = torch.tensor([[[1.0, 2.0]], [[1.0, 2.0]]])  # 1 request x 2 streams, 1 token
-    terms.open(1, 1, x)
+    terms.open(1, 1)
     with torch.inference_mode():
         assert layer(x).tolist() == [[[1.0, 2.0]], [[4.0, 2.0]]]
 
@@ -36,9 +36,9 @@ def test_ranks_may_differ_and_a_stream_may_have_no_term() -> None:
     ]
     x = torch.randn(6, 7, 4, generator=generator)
     terms = RowTerms(3, 3, rank=4)
-    terms.open(2, 7, x)
+    terms.open(2, 7)
     with torch.inference_mode():
-        found = FusedLinear(inner, terms, pairs)(x)
+        found = FusedLayer(inner, terms, pairs)(x)
         for stream, pair in enumerate(pairs):
             rows = x[stream::3]
             expected = inner(rows)
@@ -53,6 +53,6 @@ def test_gpt2_layers_are_transposed() -> None:
     a, b = torch.ones(2, 4), torch.ones(6, 2)
     x = torch.ones(1, 3, 4)
     terms = RowTerms(1, 1, rank=2)
-    terms.open(1, 3, x)
+    terms.open(1, 3)
     with torch.inference_mode():
-        torch.testing.assert_close(FusedLinear(inner, terms, [(a, b)])(x), inner(x) + 8.0)
+        torch.testing.assert_close(FusedLayer(inner, terms, [(a, b)])(x), inner(x) + 8.0)

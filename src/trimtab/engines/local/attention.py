@@ -42,10 +42,11 @@ def attend(
         s_aux: a logit per query head that takes attention and gives nothing (gpt-oss).
 
     Returns:
-        [N, T, G · H, D], and no attention weights.
+        [N, T, G · H, D] in the query's type, and no attention weights.
     """
     rows, heads, tokens, _features = query.shape
     groups = heads // key.shape[1]
+    dtype, query = query.dtype, query.to(key.dtype)
     query = query.reshape(rows, key.shape[1], groups * tokens, -1)
     if groups > 1 and tokens > 1:
         attention_mask = attention_mask.repeat(1, 1, groups, 1)
@@ -58,7 +59,7 @@ def attend(
         if softcap is not None:
             scores = softcap * torch.tanh(scores / softcap)
         out = _softmax(scores + attention_mask, s_aux, tokens) @ value
-    return out.reshape(rows, heads, tokens, -1).transpose(1, 2).contiguous(), None
+    return out.reshape(rows, heads, tokens, -1).transpose(1, 2).to(dtype), None
 
 
 def _softmax(scores: Tensor, sinks: Tensor | None, tokens: int) -> Tensor:

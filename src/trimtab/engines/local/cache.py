@@ -22,11 +22,12 @@ class SlotCache(Cache):
     Args:
         rows: N.
         length: L, positions that can be read.
+        dtype: of what is stored; attention over it runs in this type.
     """
 
-    def __init__(self, rows: int, length: int) -> None:
+    def __init__(self, rows: int, length: int, dtype: torch.dtype) -> None:
         super().__init__(layers=[])
-        self.length = length
+        self.length, self.dtype = length, dtype
         self._rows = rows
         self._stored: dict[int, tuple[Tensor, Tensor]] = {}
         self._first = self._count = self._upto = 0
@@ -56,11 +57,12 @@ class SlotCache(Cache):
 
     def _allocate(self, like: Tensor) -> Tensor:
         # zeros: a masked position has weight 0, and 0 times garbage could be NaN
-        return like.new_zeros(self._rows, self.length + 1, like.shape[1], like.shape[3])
+        shape = (self._rows, self.length + 1, like.shape[1], like.shape[3])
+        return like.new_zeros(shape, dtype=self.dtype)
 
     def _write(self, stored: Tensor, new_NHTD: Tensor) -> Tensor:
         heads, features = stored.shape[2:]
-        flat = new_NHTD.transpose(1, 2).reshape(-1, heads, features)
+        flat = new_NHTD.transpose(1, 2).reshape(-1, heads, features).to(self.dtype)
         stored.view(-1, heads, features).index_copy_(0, self._at_M, flat)
         return stored[self._first : self._first + self._count, : self._upto].transpose(1, 2)
 

@@ -142,7 +142,9 @@ def fuse(settings: Settings, logps: Mapping[str, Tensor], arms: Sequence[str]) -
 
 
 def shape(settings: Settings, logp_BV: Tensor) -> Tensor:
-    """Temper and filter each row by its settings."""
+    """Temper and filter each row by its settings; neither changes what greedy rows choose."""
+    if not settings.samples:
+        return logp_BV
     return fusion.shape(
         logp_BV,
         settings.temperature_B,

@@ -1,61 +1,176 @@
-"""Linear layers for decoding on a CPU: a few rows against a large matrix.
+"""The linear layers of a decoder, joined: fewer and better products for a few rows.
 
-PyTorch's default for float32 (MKL) reads the weights once per row or two on some processors;
-oneDNN reads them once for all rows. In bfloat16 oneDNN is the default already, but rearranges
-the weights at every call unless that was done once before (docs/log.md has the measurements).
+- Layers that read the same input (query, key and value; gate and up) are one product, and the
+  low-rank factors A of their adapters are further rows of the same matrix.
+- On a CPU oneDNN reads the weights once for all rows, where PyTorch's default for float32 (MKL)
+  reads them once per row or two on some processors.
+- In bfloat16 on a CPU oneDNN rearranges the weights at every call, unless that is done once.
+
+docs/log.md has the measurements.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from trimtab.arms.adapter import LoraWeights
+from trimtab.engines.local.fused import FusedLayer, Pairs, RowTerms
 
-class OneDnnLinear(nn.Module):
-    """`nn.Linear` through oneDNN, for inference.
+_TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+
+
+class JointLinear:
+    """Linear layers on one input, as one product.
+
+    The layers' weights become views of one matrix, so whoever else holds them loses nothing.
 
     Args:
-        linear: the layer; its own tensors are used.
-        pack: rearrange the weights once (a copy in oneDNN's own layout).
+        layers: M layers with the same input features.
+        pairs: per layer, the factors of its adapters; None if there are none.
+        terms: what the rows of the current forward take.
+        pack: rearrange the matrix for oneDNN; the layers are of no use afterwards.
     """
 
-    def __init__(self, linear: nn.Linear, *, pack: bool = False) -> None:
-        super().__init__()
-        weight = linear.weight.detach()
-        if pack:
+    def __init__(
+        self,
+        layers: Sequence[nn.Linear],
+        pairs: Sequence[Pairs | None],
+        terms: RowTerms | None,
+        *,
+        pack: bool,
+    ) -> None:
+        self._terms = terms
+        self._outs = [layer.out_features for layer in layers]
+        factors = [terms.side_by_side(p) if terms and p else None for p in pairs]
+        self._ups = [factor[1] if factor else None for factor in factors]
+        weight = layers[0].weight.detach()
+        if len(layers) > 1 or any(factors):
+            downs = [factor[0].to(weight.dtype) for factor in factors if factor]
+            weight = torch.cat([*(layer.weight.detach() for layer in layers), *downs])
+            for layer, own in zip(layers, weight.split([*self._outs, len(weight) - sum(self._outs)])):
+                layer.weight.data = own
+        self._bias = _joint_bias(layers, len(weight))
+        self._onednn = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+        if weight.dtype != torch.float32 and not pack:
+            self._onednn = False  # the default is oneDNN, too
+        if self._onednn and weight.dtype != torch.float32:
             weight = torch.ops.mkldnn._reorder_linear_weight(weight, 1)
-        self.weight: Tensor
-        self.register_buffer("weight", weight, persistent=False)
-        self.bias = linear.bias
-        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self._weight = weight
+        self._input: Tensor | None = None
+        self._outputs: Sequence[Tensor] = ()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., in] -> [..., out]."""
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(
-            x, self.weight, self.bias, "none", [], ""
-        )
+    def output(self, index: int, x: Tensor) -> Tensor:
+        """One layer's output; the others' are kept until they are asked for with the same input."""
+        if x is not self._input:
+            self._input, self._outputs = x, self._product(x)
+        y = self._outputs[index]
+        if index == len(self._outs) - 1:
+            self._input, self._outputs = None, ()
         return y
 
+    def _product(self, x: Tensor) -> Sequence[Tensor]:
+        if self._onednn:
+            y = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
+        else:
+            y = nn.functional.linear(x, self._weight, self._bias)
+        if self._terms is None or not any(up is not None for up in self._ups):
+            return list(y.split(self._outs, -1)) if len(self._outs) > 1 else [y]
+        *outs, z = y.split([*self._outs, y.shape[-1] - sum(self._outs)], -1)
+        z_MC, at = z.reshape(-1, z.shape[-1]), 0
+        for out, up in zip(outs, self._ups, strict=True):
+            if up is not None:
+                columns = self._terms.columns
+                self._terms.add(out.flatten(0, -2), z_MC[:, at : at + columns], up)
+                at += columns
+        return outs
 
-def speed_up(model: nn.Module, *, pack: bool) -> None:
-    """Replace, in place, the layers of a model that oneDNN runs faster.
+
+class Piece(nn.Module):
+    """One layer of a `JointLinear`, in the layer's own place in the model."""
+
+    def __init__(self, joint: JointLinear, index: int, layer: nn.Linear) -> None:
+        super().__init__()
+        self._joint, self._index = joint, index
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, T, in] -> [N, T, out]."""
+        return self._joint.output(self._index, x)
+
+
+def _joint_bias(layers: Sequence[nn.Linear], rows: int) -> Tensor | None:
+    if all(layer.bias is None for layer in layers):
+        return None
+    bias, at = layers[0].weight.new_zeros(rows), 0
+    for layer in layers:
+        if layer.bias is not None:
+            bias[at : at + layer.out_features] = layer.bias.detach()
+        at += layer.out_features
+    return bias
+
+
+def join_layers(
+    model: Any, streams: int, adapters: Sequence[LoraWeights], *, pack: bool
+) -> RowTerms | None:
+    """Replace a model's linear layers, in place, by joint ones that carry the streams' terms.
 
     Args:
-        model: a module tree of its own; float32 weights stay shared with whoever else holds them.
-        pack: also replace bfloat16 layers, by packed copies; the originals are let go one by one.
+        model: a transformers causal LM, a module tree of its own.
+        streams: S, with those that have no adapter first.
+        adapters: one per stream after those.
+        pack: the weights are this model's alone and may be rearranged.
+
+    Returns:
+        What to tell about the rows before every forward; None without adapters.
     """
-    if not torch.backends.mkldnn.is_available():
-        return
-    for name, layer in [*model.named_modules()]:
-        if type(layer) is nn.Linear and _wanted(layer.weight, pack):
-            packed = layer.weight.dtype == torch.bfloat16
-            model.set_submodule(name, OneDnnLinear(layer, pack=packed))
+    terms = _terms(streams, adapters)
+    with torch.no_grad():
+        for names in clusters(model):
+            layers = [model.get_submodule(name) for name in names]
+            pairs = [_pairs(name, adapters) for name in names]
+            joint = JointLinear(layers, pairs, terms, pack=pack)
+            for index, (name, layer) in enumerate(zip(names, layers, strict=True)):
+                model.set_submodule(name, Piece(joint, index, layer))
+        for name in sorted({name for adapter in adapters for name in adapter.layers}):
+            layer, own = model.get_submodule(name), _pairs(name, adapters)
+            if not isinstance(layer, Piece) and terms and own:
+                model.set_submodule(name, FusedLayer(layer, terms, own))
+    return terms
 
 
-def _wanted(weight: Any, pack: bool) -> bool:
-    if weight.device.type != "cpu" or type(weight.data) is not Tensor:
-        return False  # a quantised weight has kernels of its own
-    packable = pack and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and packable)
+def clusters(model: nn.Module) -> list[list[str]]:
+    """Names of the plain linear layers, those that read the same input together."""
+    modules: Mapping[str, nn.Module] = dict(model.named_modules())
+    plain = {name: m for name, m in modules.items() if type(m) is nn.Linear and _is_plain(m)}
+    found, seen = [], set()
+    for name in plain:
+        parent, _, own = name.rpartition(".")
+        siblings = next((group for group in _TOGETHER if own in group), (own,))
+        names = [f"{parent}.{sibling}" if parent else sibling for sibling in siblings]
+        alike = all(n in plain and plain[n].weight.dtype == plain[name].weight.dtype for n in names)
+        names = names if alike else [name]
+        if name not in seen:
+            seen.update(names)
+            found.append(names)
+    return found
+
+
+def _is_plain(layer: nn.Linear) -> bool:
+    return type(layer.weight.data) is Tensor and layer.weight.is_floating_point()
+
+
+def _pairs(name: str, adapters: Sequence[LoraWeights]) -> Pairs | None:
+    pairs = [adapter.layers.get(name) for adapter in adapters]
+    return pairs if any(pair is not None for pair in pairs) else None
+
+
+def _terms(streams: int, adapters: Sequence[LoraWeights]) -> RowTerms | None:
+    factors = [a for adapter in adapters for a, _ in adapter.layers.values()]
+    if not factors:
+        return None
+    rank = max(len(a) for a in factors)
+    return RowTerms(streams, len(adapters), rank, factors[0].device, factors[0].dtype)

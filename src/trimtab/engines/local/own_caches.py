@@ -57,7 +57,7 @@ class OwnCaches:
         else:
             self._masks[slot] = torch.cat([self._masks[slot], mask], 1)
         if self.group.terms:
-            self.group.terms.open(1, width, next(self.group.lm.parameters()))
+            self.group.terms.open(1, width)
         options: dict[str, Tensor] = {}
         if "position_ids" in self.group.parameters:  # ALiBi models take none
             options["position_ids"] = position_ids(self._masks[slot])[:, -width:]

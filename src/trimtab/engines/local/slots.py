@@ -39,7 +39,9 @@ class Slots:
         self.read_so_far = [[0] * len(group.streams) for _ in range(slots)]
         self._held: list[list[list[int]]] = [[[] for _ in group.streams] for _ in range(slots)]
         self._config = group.lm.config.get_text_config()
-        self._cache = SlotCache(slots * len(group.streams), length)
+        # on a CPU attention over half-precision keys takes several times as long as over float32
+        dtype = torch.float32 if group.device.type == "cpu" else group.lm.dtype
+        self._cache = SlotCache(slots * len(group.streams), length, dtype)
 
     def read(self, first: int, tokens: Tokens, tails: Sequence[int]) -> dict[str, Tensor]:
         """Append tokens to some slots' streams.
@@ -86,13 +88,13 @@ class Slots:
         written_NT = at_NT.where(step_T < new_N1, self._cache.length)  # padding is thrown away
         self._cache.open(first * streams, written_NT, upto)
         if self.group.terms:
-            self.group.terms.open(len(ids) // streams, width, next(self.group.lm.parameters()))
+            self.group.terms.open(len(ids) // streams, width)
         # padding may lie beyond the last position of the model; any position will do for it
         positions_NT = at_NT.clamp(max=self._cache.length - 1)
         hidden: Tensor = self.group.lm.base_model(
             input_ids=ids_NT,
             position_ids=positions_NT,
-            attention_mask=attention.masks(self._config, positions_NT, upto, self.group.lm.dtype),
+            attention_mask=attention.masks(self._config, positions_NT, upto, self._cache.dtype),
             past_key_values=self._cache,
             use_cache=True,
         ).last_hidden_state

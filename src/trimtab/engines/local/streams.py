@@ -15,8 +15,7 @@ from trimtab.arms.vocab import VocabularyMap
 from trimtab.data.pairs import Prompt
 from trimtab.data.tokenize import PromptFormat, prompt_ids
 from trimtab.engines.local import attention
-from trimtab.engines.local.fused import add_terms
-from trimtab.engines.local.linear import speed_up
+from trimtab.engines.local.linear import join_layers
 from trimtab.errors import ConfigError
 from trimtab.training.logprobs import causal_lm
 
@@ -96,9 +95,8 @@ class Group:
         self.in_slots = attention.reads_slots(self.lm, self.parameters)
         if self.in_slots:
             self.lm.set_attn_implementation(attention.NAME)
-        speed_up(self.model, pack=pack)
         adapters = [stream.lora for stream in unique if stream.lora is not None]
-        self.terms = add_terms(self.lm, len(unique), adapters) if adapters else None
+        self.terms = join_layers(self.lm, len(unique), adapters, pack=pack)
 
     @property
     def device(self) -> torch.device:
