@@ -13,6 +13,7 @@ from conftest import make_model
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
+from trimtab.arms.adapter import LoraWeights
 from trimtab.arms.vocab import VocabularyMap
 from trimtab.engines import reference
 from trimtab.engines.local.engine import LocalEngine
@@ -20,6 +21,7 @@ from trimtab.engines.local.streams import Stream
 from trimtab.engines.types import Request, Sampling
 
 GREEDY = Sampling(max_new_tokens=8, temperature=0, ignore_eos=True)
+QKV = ("q_proj", "k_proj", "v_proj")
 
 
 def next_logits(stream: Stream) -> reference.NextLogits:
@@ -110,6 +112,29 @@ def alone(engine: LocalEngine, *names: str) -> LocalEngine:
     """The same base with some of the ARMs, in the order named."""
     arms = {arm.name: arm for arm in engine.arms}
     return LocalEngine(engine.base, [arms[name] for name in names])
+
+
+def with_lora(
+    stream: Stream, name: str, seed: int, rank: int = 2, layers: tuple[str, ...] = QKV
+) -> Stream:
+    """A stream on the same model with random low-rank terms on the layers that are so called."""
+    generator = torch.Generator().manual_seed(seed)
+    terms = {
+        key: (
+            0.5 * torch.randn(rank, layer.in_features, generator=generator),
+            0.5 * torch.randn(layer.out_features, rank, generator=generator),
+        )
+        for key, layer in stream.model.named_modules()
+        if key.rpartition(".")[2] in layers
+    }
+    return replace(stream, name=name, lora=LoraWeights(terms))
+
+
+def templated(stream: Stream, before: str) -> Stream:
+    """The stream with a chat template that puts words before every prompt."""
+    tokenizer = copy.deepcopy(stream.tokenizer)
+    tokenizer.chat_template = before + " {{ messages[0]['content'] }}"
+    return replace(stream, tokenizer=tokenizer, prompt_format="chat")
 
 
 def with_head(stream: Stream, weight: Tensor, name: str = "base") -> Stream:

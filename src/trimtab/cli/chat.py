@@ -41,13 +41,15 @@ class Session:
         self._sampling = options.sampling()
         self.preference: PreferenceLike | None = options.preference
         self.strength = options.strength
+        self._options = options
         self.messages: list[Message] = []
 
     def say(self, text: str) -> None:
         """Send one user turn and stream the answer; an error leaves the conversation as it was."""
         turns = [*self.messages, Message(role="user", content=text)]
-        request = Request(turns, self.preference, self.strength, self._sampling)
-        for chunk in self._engine.stream(request):
+        limits = self._options.kl_budget, self._options.gate
+        request = Request(turns, self.preference, self.strength, self._sampling, *limits)
+        for chunk in self._engine.stream(request, speculate=self._options.speculate):
             print(chunk.text, end="", flush=True)
             if chunk.completion is not None:
                 answer = Message(role="assistant", content=chunk.completion.text)

@@ -50,7 +50,7 @@ class GenerateOptions(EngineOptions, SamplingOptions):
     """Replace an output file of another run."""
 
     batch_size: int = 8
-    """Prompts decoded together."""
+    """Prompts decoded together; the next one starts as soon as one is done."""
 
     report: bool = False
     """Add base log-prob, rewards and fused log-prob of every token."""
@@ -99,6 +99,8 @@ def _request(options: GenerateOptions, number: int, row: dict[str, Any]) -> Requ
         own.get("preference", options.preference),
         own.get("strength", options.strength),
         replace(sampling, seed=int(seed)),
+        options.kl_budget,
+        options.gate,
     )
     with _naming(place if options.input else ""):
         request = replace(request, sampling=_own_sampling(request.sampling, own))
@@ -158,7 +160,7 @@ def _print_answers(
 
     engine, plans = _load(options, requests)
     if options.prompt is not None and not (options.json or options.report):
-        for chunk in engine.stream(requests[0]):
+        for chunk in engine.stream(requests[0], speculate=options.speculate):
             print(chunk.text, end="", flush=True)
         print()
         return 0
@@ -190,7 +192,12 @@ def _write_answers(
 def _answers(
     engine: LocalEngine, options: GenerateOptions, plans: list[RowPlan]
 ) -> Iterator[tuple[Request, Completion]]:
-    completions = engine.answers(plans, batch_size=options.batch_size, report=options.report)
+    completions = engine.answers(
+        plans,
+        batch_size=options.batch_size,
+        report=options.report,
+        speculate=options.speculate,
+    )
     return zip((plan.request for plan in plans), completions, strict=True)
 
 
@@ -209,6 +216,10 @@ def as_row(
         "strength": completion.strength,
         "seed": request.sampling.seed,
     }
+    if request.gate is not None:
+        row["gated"] = completion.gated
+    if completion.drafted:
+        row |= {"drafted": completion.drafted, "accepted": completion.accepted}
     if completion.tokens:
         row["tokens"] = [asdict(token) for token in completion.tokens]
     return row

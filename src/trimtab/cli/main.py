@@ -17,6 +17,7 @@ COMMANDS = {
     "chat": "the same, interactively; preference and strength change live",
     "score": "per-token and per-response rewards of given responses",
     "accuracy": "pairwise accuracy of a reward model, beside its floors",
+    "bench": "the price of guidance on this machine",
 }
 
 USAGE = """\

@@ -46,8 +46,30 @@ class EngineOptions(LoadOptions):
     strength: float = 1.0
     """How hard the guide pulls (1/β of the papers); 0 is the base exactly."""
 
+    kl_budget: float | None = None
+    """Nats per token; the strength is lowered, token by token, so that the steered distribution's
+    KL divergence from the base's stays within it."""
+
+    gate: float | None = None
+    """Leave the ARMs out where the base gives one token more than this probability."""
+
     engine: Literal["local"] = "local"
     """The decoding engine."""
+
+    speculate: Literal["off", "on", "auto"] = "off"
+    """Draft tokens with a small model and verify them in one pass: the same distribution, fewer
+    passes. `auto` drafts only while that saves time."""
+
+    draft_model: str | None = None
+    """What drafts: folder or hub id of a small model with the base's vocabulary, or `ngram` for
+    the text so far. By default a small ARM, or else the text so far."""
+
+    max_length: int | None = None
+    """Tokens a request may have, prompt and response; the models' own limit by default."""
+
+    quantization: Literal["int8", "int4"] | None = None
+    """Load the base with weights of this many bits (pip install 'trimtab[quant]');
+    ARMs stay as they are."""
 
     prompt_format: Literal["auto", "chat", "raw"] = "auto"
     """How a plain-text prompt is read: as one user turn, as it stands, or by the tokenizer."""
@@ -84,6 +106,9 @@ class EngineOptions(LoadOptions):
             device=self.device,
             prompt_format=self.prompt_format,
             trust_remote_code=self.trust_remote_code,
+            draft=self.draft_model,
+            max_length=self.max_length,
+            quantization=self.quantization,
         )
 
 

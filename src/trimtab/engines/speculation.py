@@ -62,7 +62,7 @@ def verify(
         q_BV = logq_BKV[rows_B, at_B].exp()
     residual_BV = (p_BV.exp() - q_BV).clamp(min=0)
     total_B1 = residual_BV.sum(-1, keepdim=True)
-    # where p and q agree to the last bit nothing is left over, and nothing was refused but by rounding
+    # where p and q agree to the last bit nothing is left over: only rounding refused
     use_B1 = refused_B[:, None] & (total_B1 > 0)
     return kept_B, torch.where(use_B1, (residual_BV / total_B1).log(), p_BV)
 
@@ -72,7 +72,7 @@ def guess(logp_BV: Tensor, power_B: Tensor) -> Tensor:
 
     The target is π_b · Π π_i^{w_i}. Of a model that resembles all of them the power 1 + Σ w_i does.
     """
-    return fusion.log_softmax(torch.where(power_B[:, None] == 1, logp_BV, power_B[:, None] * logp_BV))
+    return fusion.log_softmax(power_B[:, None] * logp_BV)
 
 
 class DraftLength:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from trimtab.evaluation.stats import Estimate
 from trimtab.files import storage_errors
@@ -71,3 +72,30 @@ def tradeoff_plot(
 def _arms(estimates: Sequence[Estimate]) -> list[list[float]]:
     """Lengths of the error bars, below and above."""
     return [[e.value - e.low for e in estimates], [e.high - e.value for e in estimates]]
+
+
+def speed_plot(path: Path, rows: Sequence[Any]) -> None:
+    """Draw each row's time per token as a multiple of the base alone, a panel per point."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    points = list(dict.fromkeys((row.batch, row.prompt) for row in rows))
+    names = list(dict.fromkeys(row.name for row in rows))
+    height = 1.4 + 0.3 * len(names)
+    figure = Figure(figsize=(2.6 + 2.6 * len(points), height), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(points), sharey=True, squeeze=False)[0]
+    for axes, point in zip(panels, points, strict=True):
+        found = [row for row in rows if (row.batch, row.prompt) == point]
+        at = [len(names) - names.index(row.name) for row in found]
+        axes.barh(at, [row.ratio for row in found], color=BLUE, height=0.62)
+        for y, row in zip(at, found, strict=True):
+            axes.annotate(f" {row.ratio:.2f}", (row.ratio, y), va="center", fontsize=8)
+        axes.axvline(1, color=GREY, linewidth=0.8)
+        axes.set_xlim(0, 1.18 * max(row.ratio for row in found))
+        axes.set_title(f"batch {point[0]}, prompt {point[1]}", fontsize=9)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_yticks([len(names) - i for i in range(len(names))], names, fontsize=8)
+    figure.supxlabel("time per token, base alone = 1", fontsize=9)
+    with storage_errors(path):
+        figure.savefig(path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -80,7 +81,7 @@ class Settings:
 
     def rows(self, first: int, count: int, positions: int = 1) -> Settings:
         """Those of some rows, each `positions` times in a row."""
-        tensors = {
+        tensors: dict[str, Any] = {
             f.name: value[first : first + count].repeat_interleave(positions, 0)
             for f in fields(self)
             if isinstance(value := getattr(self, f.name), Tensor)
@@ -159,10 +160,9 @@ def uniforms(
     rows: Sequence[Row | None], positions: int, lane: int, device: torch.device, ahead: int = 0
 ) -> Tensor:
     """Each row's random numbers for its next positions, [B, M] float64."""
+    steps = range(ahead, ahead + positions)
     values = [
-        [fusion.uniform(row.sampling.seed, len(row.ids) + ahead + m, lane) for m in range(positions)]
-        if row
-        else [0.5] * positions
+        [fusion.uniform(row.sampling.seed, len(row.ids) + m, lane) if row else 0.5 for m in steps]
         for row in rows
     ]
     return torch.tensor(values, dtype=torch.float64, device=device)

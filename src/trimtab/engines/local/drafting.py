@@ -71,6 +71,7 @@ class ModelDrafter:
     """
 
     def __init__(self, index: int, group: Group, arms: Sequence[str]) -> None:
+        self._index = index
         self.group: int | None = index
         self._is_arm = DRAFT not in group.index
         self._names = [name for name in arms if name in group.index] or [DRAFT]
@@ -80,15 +81,16 @@ class ModelDrafter:
         self, rows: Sequence[Row | None], lengths: Sequence[int], settings: Settings, states: Any
     ) -> Draft:
         """A draft of `lengths` tokens per slot; an ARM also reads the last of them."""
-        state = states[self.group]
+        state = states[self._index]
         drafts: list[list[int]] = [[] for _ in rows]
         logqs: list[Tensor] = []
         logps: list[dict[str, Tensor]] = []
         longest = max(lengths)
         for k in range(longest + self._is_arm):
-            active = [bool(row) and k < n + self._is_arm for row, n in zip(rows, lengths, strict=True)]
+            reads = [n + self._is_arm if row else 0 for row, n in zip(rows, lengths, strict=True)]
+            active = [k < n for n in reads]
             tokens = [
-                state.unread(slot, row.sequences[self.group], drafts[slot]) if row and go else []
+                state.unread(slot, row.sequences[self._index], drafts[slot]) if row and go else []
                 for slot, (row, go) in enumerate(zip(rows, active, strict=True))
             ]
             tokens = [own or [[]] * len(state.group.streams) for own in tokens]
@@ -104,9 +106,11 @@ class ModelDrafter:
             for slot, token in enumerate(picked_B.tolist()):
                 if k < lengths[slot]:
                     drafts[slot].append(token)
-        kept = {
-            name: torch.cat([logp[name] for logp in logps], 1) for name in self._names
-        } if self._is_arm else {}
+        kept = (
+            {name: torch.cat([logp[name] for logp in logps], 1) for name in self._names}
+            if self._is_arm
+            else {}
+        )
         return Draft(drafts, torch.stack(logqs, 1), kept)
 
     def _guess(self, logps: dict[str, Tensor], settings: Settings) -> Tensor:

@@ -103,9 +103,7 @@ class LocalEngine:
             **sampling,
         )
         plans = [self.plan(request) for request in requests]
-        return list(
-            self.answers(plans, batch_size=batch_size, report=report, speculate=speculate)
-        )
+        return list(self.answers(plans, batch_size=batch_size, report=report, speculate=speculate))
 
     def stream(
         self,
@@ -150,9 +148,7 @@ class LocalEngine:
         return [
             p
             if isinstance(p, Request)
-            else Request(
-                p, preference, strength, common.but(seed=common.seed + i), kl_budget, gate
-            )
+            else Request(p, preference, strength, common.but(seed=common.seed + i), kl_budget, gate)
             for i, p in enumerate(prompts)
         ]
 

@@ -12,6 +12,7 @@ docs/log.md has the measurements.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -50,11 +51,12 @@ class JointLinear:
         weight = layers[0].weight.detach()
         if len(layers) > 1 or any(factors):
             downs = [factor[0].to(weight.dtype) for factor in factors if factor]
-            weight = torch.cat([*(layer.weight.detach() for layer in layers), *downs])
-            for layer, own in zip(layers, weight.split([*self._outs, len(weight) - sum(self._outs)])):
-                layer.weight.data = own
+            weight, at = torch.cat([*(layer.weight.detach() for layer in layers), *downs]), 0
+            for layer in layers:
+                layer.weight.data = weight[at : at + layer.out_features]
+                at += layer.out_features
         self._bias = _joint_bias(layers, len(weight))
-        self._onednn = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+        self._onednn = weight.device.type == "cpu" and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
         if weight.dtype != torch.float32 and not pack:
             self._onednn = False  # the default is oneDNN, too
         if self._onednn and weight.dtype != torch.float32:
@@ -78,8 +80,8 @@ class JointLinear:
         else:
             y = nn.functional.linear(x, self._weight, self._bias)
         if self._terms is None or not any(up is not None for up in self._ups):
-            return list(y.split(self._outs, -1)) if len(self._outs) > 1 else [y]
-        *outs, z = y.split([*self._outs, y.shape[-1] - sum(self._outs)], -1)
+            return _cut(y, self._outs) if len(self._outs) > 1 else [y]
+        *outs, z = _cut(y, [*self._outs, y.shape[-1] - sum(self._outs)])
         z_MC, at = z.reshape(-1, z.shape[-1]), 0
         for out, up in zip(outs, self._ups, strict=True):
             if up is not None:
@@ -100,6 +102,11 @@ class Piece(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[N, T, in] -> [N, T, out]."""
         return self._joint.output(self._index, x)
+
+
+def _cut(y: Tensor, widths: Sequence[int]) -> list[Tensor]:
+    starts = accumulate(widths, initial=0)
+    return [y.narrow(-1, at, width) for at, width in zip(starts, widths, strict=False)]
 
 
 def _joint_bias(layers: Sequence[nn.Linear], rows: int) -> Tensor | None:

@@ -24,6 +24,7 @@ from trimtab.arms.load import (
     share_weights,
     with_adapter,
 )
+from trimtab.arms.quantization import Quantization, quantized_loading
 from trimtab.arms.sidecar import Sidecar
 from trimtab.arms.vocab import VocabularyMap, match_vocabularies
 from trimtab.data.tokenize import PromptFormat
@@ -45,6 +46,7 @@ def load_engine(
     trust_remote_code: bool = False,
     draft: str | None = None,
     max_length: int | None = None,
+    quantization: Quantization | None = None,
 ) -> LocalEngine:
     """Load a frozen base and the ARMs that steer it.
 
@@ -60,6 +62,8 @@ def load_engine(
             base's vocabulary, or `ngram` for the text so far. By default a small ARM, or else the
             text so far.
         max_length: tokens a request may have, prompt and response; the models' limit by default.
+        quantization: load the base with weights of so many bits (needs optimum-quanto). ARMs stay
+            as they are, and a base that was saved quantised needs no option.
 
     Raises:
         VocabularyError: an ARM whose tokens are not the base's, named.
@@ -76,7 +80,8 @@ def load_engine(
     facts = {objective: arm_facts(folder) for objective, folder in arms.items()}
     guides = {**arms, DRAFT: draft} if draft and draft != NGRAM else arms
     tokenizers, vocabularies = _vocabularies(base, guides, trust_remote_code)
-    backbones = {base: load_model(base, **options)}
+    quantized = quantized_loading(quantization, dtype) if quantization else {}
+    backbones = {base: load_model(base, **{**options, **quantized})}
     loaded = {name: _arm(folder, facts[name], backbones, options) for name, folder in arms.items()}
 
     def stream(name: str, model: Any, lora: LoraWeights | None = None) -> Stream:

@@ -31,20 +31,18 @@ class OwnCaches:
 
     def read(self, first: int, tokens: Tokens, tails: Sequence[int]) -> dict[str, Tensor]:
         """As `Slots.read`."""
-        hidden, wanted = [], max(tails)
-        for slot, (own, tail) in enumerate(zip(tokens, tails, strict=True), start=first):
+        found: dict[int, Tensor] = {}
+        wanted = max(tails)
+        for i, (own, tail) in enumerate(zip(tokens, tails, strict=True)):
             width = max(map(len, own))
-            if width == 0:
-                hidden.append(None)
-                continue
-            hidden_STH = self._forward(slot, own, width)
-            at = [min(max(width - tail, 0) + m, width - 1) for m in range(wanted)]
-            hidden.append(hidden_STH[:, at])
+            if width:
+                hidden_STH = self._forward(first + i, own, width)
+                at = [min(max(width - tail, 0) + m, width - 1) for m in range(wanted)]
+                found[i] = hidden_STH[:, at]
         if not wanted:
             return {}
-        blank = next(h for h in hidden if h is not None).new_zeros(1).expand
-        some = next(h for h in hidden if h is not None)
-        rows = torch.cat([blank(some.shape) if h is None else h for h in hidden])
+        nothing = torch.zeros_like(next(iter(found.values())))
+        rows = torch.cat([found.get(i, nothing) for i in range(len(tokens))])
         return log_probs(self.group, rows, [list(range(wanted))] * len(rows))
 
     def _forward(self, slot: int, own: Sequence[Sequence[int]], width: int) -> Tensor:
@@ -92,8 +90,9 @@ class OwnCaches:
 
     def move(self, source: int, target: int) -> None:
         """As `Slots.move`."""
-        for kept in (self._caches, self._masks, self.read_so_far):
-            kept[target] = kept[source]  # type: ignore[index]
+        kept: list[list[Any]] = [self._caches, self._masks, self.read_so_far]
+        for values in kept:
+            values[target] = values[source]
         self.clear(source)
 
     def clear(self, slot: int) -> None:

@@ -47,7 +47,12 @@ class Row:
     """
 
     def __init__(
-        self, key: int, plan: RowPlan, groups: Sequence[Group], tokenizer: object, drafts: DraftLength
+        self,
+        key: int,
+        plan: RowPlan,
+        groups: Sequence[Group],
+        tokenizer: object,
+        drafts: DraftLength,
     ) -> None:
         self.key, self.plan, self.drafts = key, plan, drafts
         self.sampling: Sampling = plan.request.sampling

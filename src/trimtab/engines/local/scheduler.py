@@ -75,6 +75,9 @@ class Scheduler:
         length: tokens a request may have, prompt and response.
         report: keep a report of every token.
         speculation: draft and verify; None decodes token by token.
+
+    Attributes:
+        waiting: requests that have no slot yet.
     """
 
     def __init__(
@@ -89,7 +92,7 @@ class Scheduler:
         self._fleet, self._length = fleet, length
         self._report, self._speculation = report, speculation
         self._device = fleet.groups[0].device
-        self._waiting: deque[Row] = deque()
+        self.waiting: deque[Row] = deque()
         self._keys = 0
         self._resize(slots)
 
@@ -102,7 +105,7 @@ class Scheduler:
     @property
     def busy(self) -> bool:
         """Whether any request is running or waiting."""
-        return bool(self._waiting) or any(self._slots)
+        return bool(self.waiting) or any(self._slots)
 
     def add(self, plan: RowPlan) -> int:
         """Queue a request; returns the key that its chunks will carry.
@@ -117,20 +120,24 @@ class Scheduler:
             )
         drafts = self._speculation.length() if self._speculation else DraftLength(0, 0, 0, 0)
         fleet = self._fleet
-        self._waiting.append(Row(self._keys, plan, fleet.groups, fleet.tokenizer, drafts))
+        self.waiting.append(Row(self._keys, plan, fleet.groups, fleet.tokenizer, drafts))
         self._keys += 1
         return self._keys - 1
 
     def cancel(self, key: int) -> None:
         """Forget a request, running or waiting; its slot is free at once."""
-        self._waiting = deque(row for row in self._waiting if row.key != key)
+        self.waiting = deque(row for row in self.waiting if row.key != key)
         for slot, row in enumerate(self._slots):
             if row and row.key == key:
                 self._free(slot)
 
-    @torch.inference_mode()
     def step(self) -> list[tuple[int, Chunk]]:
         """Read a chunk of prompts and decode one round: (key, text that was released)."""
+        plain = not any(group.quantized for group in self._fleet.groups)
+        with torch.inference_mode(plain), torch.no_grad():  # some kernels bear no inference mode
+            return self._step()
+
+    def _step(self) -> list[tuple[int, Chunk]]:
         chunks: list[tuple[int, Chunk]] = []
         try:
             self._admit()
@@ -148,8 +155,8 @@ class Scheduler:
 
     def _admit(self) -> None:
         for slot, row in enumerate(self._slots):
-            if row is None and self._waiting:
-                new = self._slots[slot] = self._waiting.popleft()
+            if row is None and self.waiting:
+                new = self._slots[slot] = self.waiting.popleft()
                 self._settings = None
                 new.prefilling = True
                 new.awaits = self._leader(slot, new)
@@ -178,7 +185,7 @@ class Scheduler:
 
     def _compact(self) -> None:
         """Once nothing waits, keep the running requests in the first slots."""
-        while not self._waiting and None in self._slots[: self._used]:
+        while not self.waiting and None in self._slots[: self._used]:
             source, target = self._used - 1, self._slots.index(None)
             self._slots[target], self._slots[source] = self._slots[source], None
             self._settings = None
@@ -201,7 +208,7 @@ class Scheduler:
             )
         logger.warning("out of memory with %d slots: going on with %d", len(self._slots), slots)
         self._states = []  # let the old caches go before new ones are made
-        self._waiting.extendleft(reversed(running))
+        self.waiting.extendleft(reversed(running))
         self._resize(slots)
 
     # --- prompts -------------------------------------------------------------------------------
@@ -248,11 +255,12 @@ class Scheduler:
     def _pending(self, slot: int) -> int:
         row = self._slots[slot]
         assert row is not None
-        return max(
+        unread: list[int] = [
             len(sequence) - n
             for state, sequences in zip(self._states, row.sequences, strict=True)
             for sequence, n in zip(sequences, state.read_so_far[slot], strict=True)
-        )
+        ]
+        return max(unread)
 
     def _chunk(self, g: int, slot: int, width: int, done: bool) -> list[list[int]]:
         """What a slot's streams read of their prompts now; the last token waits for all."""
@@ -317,7 +325,7 @@ class Scheduler:
         settings: Settings,
         tails: Sequence[int],
     ) -> list[bool]:
-        """Slots whose ARMs must be read: those that the gate lets through anywhere, or must catch up."""
+        """Slots whose ARMs must be read: the gate is open somewhere, or too much is unread."""
         closed = gated(logp_base_BMV, settings.gate_B).tolist()
         return [
             bool(row) and (not all(shut[:tail]) or self._pending(slot) >= CHUNK)
@@ -363,8 +371,7 @@ class Scheduler:
         uniform_B = torch.tensor(last, dtype=torch.float64, device=self._device)
         ends = fusion.choose(logp_BV, settings.temperature_B, uniform_B, samples=settings.samples)
         tokens = [
-            [*ids[:n], end]
-            for ids, n, end in zip(draft.tokens, kept, ends.tolist(), strict=True)
+            [*ids[:n], end] for ids, n, end in zip(draft.tokens, kept, ends.tolist(), strict=True)
         ]
         for row, n, drafted in zip(rows, kept, lengths, strict=True):
             if row:

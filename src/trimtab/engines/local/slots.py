@@ -7,7 +7,6 @@ M positions whose log-probs are wanted.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,9 +68,8 @@ class Slots:
                 self.read_so_far[slot][stream] += len(own)
         if not any(tails):
             return {}
-        firsts = [
-            max(len(own) - tail, 0) for slot, tail in zip(tokens, tails, strict=True) for own in slot
-        ]
+        pairs = zip(tokens, tails, strict=True)
+        firsts = [max(len(own) - tail, 0) for slot, tail in pairs for own in slot]
         index = [[min(at + m, width - 1) for m in range(max(tails))] for at in firsts]
         return log_probs(self.group, hidden_NTH, index)
 
@@ -210,5 +208,3 @@ def to_base(logp_BV: Tensor, vocabulary: VocabularyMap) -> Tensor:
     for base_id, own_id in vocabulary.own_id:
         logp_base_BV[..., base_id] = logp_BV[..., own_id]
     return logp_base_BV
-
-

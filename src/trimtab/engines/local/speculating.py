@@ -93,7 +93,7 @@ def _pass_cost(group: Group) -> float:
     """Seconds that one pass of a group takes, roughly."""
     kind = _kind(group)
     layers = int(getattr(group.lm.config.get_text_config(), "num_hidden_layers", 1))
-    return group.weight_bytes * _SECONDS_PER_BYTE[kind] + layers * _SECONDS_PER_LAYER[kind]
+    return float(group.weight_bytes * _SECONDS_PER_BYTE[kind] + layers * _SECONDS_PER_LAYER[kind])
 
 
 def _kind(group: Group) -> str:

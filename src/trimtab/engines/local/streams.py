@@ -92,6 +92,7 @@ class Group:
         self.lm = causal_lm(self.model)
         self.parameters = inspect.signature(type(self.lm.base_model).forward).parameters
         self.weight_bytes = sum(p.numel() * p.element_size() for p in self.model.parameters())
+        self.quantized = any(type(p.data) is not torch.Tensor for p in self.model.parameters())
         self.in_slots = attention.reads_slots(self.lm, self.parameters)
         if self.in_slots:
             self.lm.set_attn_implementation(attention.NAME)

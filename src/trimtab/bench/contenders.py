@@ -1,0 +1,141 @@
+"""What is compared: ways to decode the same prompts for the same number of tokens, greedily."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import transformers
+from torch import Tensor
+
+from trimtab.engines.local import LocalEngine
+from trimtab.engines.local.rows import RowPlan
+from trimtab.engines.local.speculating import Speculate
+from trimtab.engines.types import Request, Sampling
+from trimtab.steering import Steering
+
+Prompts = Sequence[list[int]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One measurement.
+
+    Attributes:
+        first: seconds until every request had its first token.
+        per_token: seconds per further token of each request.
+        accepted: share of drafted tokens that were kept, where any were drafted.
+    """
+
+    first: float
+    per_token: float
+    accepted: float | None = None
+
+
+class Contender(Protocol):
+    """One way to decode."""
+
+    def run(self, prompts: Prompts, new_tokens: int) -> Run:
+        """Decode and measure."""
+
+
+class Engine:
+    """Trimtab's local engine; all objectives weigh alike."""
+
+    def __init__(self, engine: LocalEngine, speculate: Speculate = "off") -> None:
+        self.engine, self._speculate = engine, speculate
+
+    def run(self, prompts: Prompts, new_tokens: int) -> Run:
+        """As `Contender`."""
+        plans = [self.plan(ids, new_tokens) for ids in prompts]
+        length = max(plan.length for plan in plans)
+        scheduler = self.engine.scheduler(len(plans), length, speculate=self._speculate)
+        for plan in plans:
+            scheduler.add(plan)
+        rows, start = list(scheduler.waiting), time.perf_counter()
+        while not all(row.ids for row in rows):
+            scheduler.step()
+        first = time.perf_counter()
+        left = sum(new_tokens - len(row.ids) for row in rows)
+        while scheduler.busy:
+            scheduler.step()
+        seconds = time.perf_counter() - first
+        drafted = sum(row.drafted for row in rows)
+        accepted = sum(row.accepted for row in rows) / drafted if drafted else None
+        return Run(first - start, seconds * len(rows) / max(left, 1), accepted)
+
+    def plan(self, ids: list[int], new_tokens: int) -> RowPlan:
+        """A greedy request of given prompt ids for exactly so many tokens."""
+        engine = self.engine
+        steering = Steering.of(engine.objectives, None, 1.0)
+        weights = steering.weights({arm.name: arm.scale for arm in engine.arms})
+        sampling = Sampling(max_new_tokens=new_tokens, temperature=0, ignore_eos=True)
+        prompts = {name: ids for group in engine.groups for name in group.index}
+        return RowPlan(Request("…", sampling=sampling), steering, weights, prompts)
+
+
+class Generate:
+    """`transformers`' own `generate` with its default cache: the base alone."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def run(self, prompts: Prompts, new_tokens: int) -> Run:
+        """As `Contender`."""
+        clock = _Clock()
+        ids = torch.tensor(list(prompts), device=self._model.device)
+        start = time.perf_counter()
+        with torch.inference_mode():
+            self._model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=new_tokens,
+                min_new_tokens=new_tokens,
+                do_sample=False,
+                pad_token_id=0,
+                stopping_criteria=transformers.StoppingCriteriaList([clock]),
+            )
+        first, *_, last = clock.times
+        return Run(first - start, (last - first) / (new_tokens - 1))
+
+
+class _Clock(transformers.StoppingCriteria):
+    """Notes the time of every token."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Any:
+        """Never stops."""
+        int(input_ids[0, -1])  # waits for the device
+        self.times.append(time.perf_counter())
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+class TwoModels:
+    """The plain loop of the research scripts: two models, two forwards, one fused token."""
+
+    def __init__(self, base: Any, arm: Any) -> None:
+        self._models = (base, arm)
+
+    @torch.inference_mode()
+    def run(self, prompts: Prompts, new_tokens: int) -> Run:
+        """As `Contender`."""
+        ids = torch.tensor(list(prompts), device=self._models[0].device)
+        caches = [transformers.DynamicCache(config=model.config) for model in self._models]
+        times = [time.perf_counter()]
+        for _ in range(new_tokens):
+            logps = [
+                model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+                .logits[:, -1]
+                .float()
+                .log_softmax(-1)
+                for model, cache in zip(self._models, caches, strict=True)
+            ]
+            ids = (logps[0] + logps[1]).argmax(-1, keepdim=True)
+            int(ids[0])
+            times.append(time.perf_counter())
+        return Run(times[1] - times[0], (times[-1] - times[1]) / (new_tokens - 1))

@@ -1,0 +1,136 @@
+"""The rows of the speed table, by name, for random models or a user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from trimtab.arms.load import share_weights
+from trimtab.arms.vocab import VocabularyMap
+from trimtab.bench.contenders import Contender, Engine, Generate, TwoModels
+from trimtab.bench.models import SHAPES, Numbers, random_lora, random_model
+from trimtab.engines.local import LocalEngine, load_engine
+from trimtab.engines.local.streams import BASE, Stream
+
+BASE_ROW = "base alone"
+GENERATE_ROW = "base alone, transformers generate"
+LOOP_ROW = "1 ARM, transformers loop over two models"
+
+
+def fused_row(arms: int) -> str:
+    """Name of the row of `arms` LoRA ARMs on the base's backbone."""
+    return f"{arms} ARM{'s' * (arms > 1)} fused"
+
+
+def separate_row(arms: int) -> str:
+    """Name of the row of `arms` ARMs with weights of their own."""
+    return f"{arms} ARM{'s' * (arms > 1)} as separate copies"
+
+
+SPECULATION_ROW = "1 ARM fused, n-gram speculation"
+
+
+@dataclass(frozen=True)
+class RandomModels:
+    """Rows for a shape with random weights.
+
+    Attributes:
+        shape: one of `SHAPES`.
+        dtype: of the weights, by name.
+        device: where they are.
+    """
+
+    shape: str
+    dtype: str
+    device: str
+
+    def makers(self) -> dict[str, Callable[[], Contender]]:
+        """Row name -> what makes its contender. Every engine gets weights of its own."""
+        rows: dict[str, Callable[[], Contender]] = {
+            BASE_ROW: lambda: Engine(self.engine()),
+            GENERATE_ROW: lambda: Generate(self._model()),
+            LOOP_ROW: lambda: TwoModels(self._model(), self._model(1)),
+        }
+        for k in (1, 2, 4):
+            rows[fused_row(k)] = lambda k=k: Engine(self.engine(fused=k))  # type: ignore[misc]
+        for k in (1, 2, 4):
+            rows[separate_row(k)] = lambda k=k: Engine(  # type: ignore[misc]
+                self.engine(separate=k)
+            )
+        rows[SPECULATION_ROW] = lambda: Engine(self.engine(fused=1, draft="ngram"), "on")
+        return rows
+
+    def prompts(self, batch: int, length: int) -> list[list[int]]:
+        """Random prompts, no two alike."""
+        generator = torch.Generator().manual_seed(batch * 10_000 + length)
+        vocabulary = SHAPES[self.shape]["vocab_size"]
+        return torch.randint(1, vocabulary, (batch, length), generator=generator).tolist()
+
+    def _model(self, seed: int = 0) -> Any:
+        return random_model(self.shape, getattr(torch, self.dtype), self.device, seed)
+
+    def engine(self, fused: int = 0, separate: int = 0, draft: Any = None) -> LocalEngine:
+        """A base with some ARMs on its backbone and some with weights of their own."""
+        size = SHAPES[self.shape]["vocab_size"]
+        vocabulary = VocabularyMap(size, size)
+
+        def stream(name: str, model: Any, lora: Any = None) -> Stream:
+            return Stream(name, model, Numbers(), vocabulary, "raw", 1.0, lora)
+
+        model = self._model()
+        arms = [stream(f"fused{i}", model, random_lora(model, i)) for i in range(fused)]
+        arms += [stream(f"own{i}", self._model(i + 1)) for i in range(separate)]
+        return LocalEngine(stream(BASE, model), arms, draft=draft, pack=True)
+
+
+@dataclass(frozen=True)
+class OwnModels:
+    """Rows for a user's base and ARMs.
+
+    Attributes:
+        base: folder or hub id.
+        arms: objective -> folder or hub id.
+        options: for `load_engine`.
+    """
+
+    base: str
+    arms: dict[str, str]
+    options: dict[str, Any]
+
+    def makers(self) -> dict[str, Callable[[], Contender]]:
+        """As `RandomModels.makers`."""
+        plain = {**self.options, "draft": None}
+        return {
+            BASE_ROW: lambda: Engine(load_engine(self.base, **plain)),
+            GENERATE_ROW: lambda: Generate(share_weights(self._loaded())),
+            "guided": lambda: Engine(load_engine(self.base, self.arms, **plain)),
+            "guided, speculation on": lambda: Engine(
+                load_engine(self.base, self.arms, **self.options), "on"
+            ),
+            "guided, speculation auto": lambda: Engine(
+                load_engine(self.base, self.arms, **self.options), "auto"
+            ),
+        }
+
+    def _loaded(self) -> Any:
+        from trimtab.arms.load import default_device, load_model
+
+        device = self.options.get("device") or default_device()
+        return load_model(self.base, dtype=self.options.get("dtype", "auto"), device=device)
+
+    def prompts(self, batch: int, length: int) -> list[list[int]]:
+        """Prompts of ordinary tokens from the middle of the vocabulary, no two alike."""
+        from trimtab.arms.load import load_tokenizer
+
+        size = len(load_tokenizer(self.base))
+        generator = torch.Generator().manual_seed(batch * 10_000 + length)
+        return torch.randint(size // 8, size, (batch, length), generator=generator).tolist()
+
+
+def wanted(makers: dict[str, Callable[[], Contender]], names: Sequence[str]) -> list[str]:
+    """Rows whose name contains one of `names`; all if there are none. The base always counts."""
+    chosen = [row for row in makers if not names or any(name in row for name in names)]
+    return [BASE_ROW, *(row for row in chosen if row != BASE_ROW)]
