@@ -66,7 +66,7 @@ def specified(engine: LocalEngine, request: Request) -> list[int]:
     return reference.generate(
         next_logits(engine.base),
         arms,
-        [*plan.prompts.values()],
+        _prompts(engine, request),
         plan.weights,
         request.sampling,
         [*engine.ends],
@@ -77,9 +77,14 @@ def specified_logp(engine: LocalEngine, request: Request, generated: list[int]) 
     """The specification's fused log-probs after `generated`, [V]."""
     plan = engine.plan(request)
     arms = [next_logits(arm) for arm in engine.arms]
-    return reference.next_logp(
-        next_logits(engine.base), arms, [*plan.prompts.values()], generated, plan.weights
-    )
+    prompts = _prompts(engine, request)
+    return reference.next_logp(next_logits(engine.base), arms, prompts, generated, plan.weights)
+
+
+def _prompts(engine: LocalEngine, request: Request) -> list[list[int]]:
+    """What the base and the ARMs read; a draft model has no part in the specification."""
+    prompts = engine.plan(request).prompts
+    return [prompts[stream.name] for stream in (engine.base, *engine.arms)]
 
 
 def word_tokenizer(size: int) -> Any:

@@ -101,7 +101,11 @@ def main() -> None:
         steps += 1
         if steps % 20 == 0:
             print(f"step {steps}: {loss.item():.3f}", flush=True)
-    facts = {"parameters": model.num_parameters(), "steps": steps, "tokens": steps * train[:ROWS].numel()}
+    facts = {
+        "parameters": model.num_parameters(),
+        "steps": steps,
+        "tokens": steps * train[:ROWS].numel(),
+    }
     facts |= {"held_out_nats_before": before, "held_out_nats": nats(), "minutes": options.minutes}
     model.to(torch.bfloat16).save_pretrained(options.output_dir)
     tokenizer.save_pretrained(options.output_dir)

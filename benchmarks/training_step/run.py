@@ -2,7 +2,7 @@
 
     python benchmarks/training_step/run.py --trl-python TRL_ENVIRONMENT/bin/python \\
         --data ../shared/data/hh-rlhf/harmless-base.train5000.lastturn.json.xz \\
-        --model ../shared/models/tiny-5m [--shape 512x12x32000]
+        --model ../shared/models/tiny-5m [--shape 512x12x32000] [--grouped]
 
 Every trainer runs in a process of its own (`worker.py`), round after round, never two at once.
 Adds its results to `results.json` and the table in `README.md` beside this file; working files go
@@ -30,6 +30,7 @@ import transformers
 from trimtab.arms.load import load_tokenizer
 from trimtab.training.config import TrainConfig
 from trimtab.training.inputs import prepare_inputs
+from trimtab.training.trainer import LengthGrouped
 
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- results: written by run.py -->", "<!-- end of results -->"
@@ -90,9 +91,13 @@ def token_pairs(options: argparse.Namespace, number: int) -> list[list[list[int]
         skip_bad_rows=True,
     )
     pairs = prepare_inputs(config, "").splits["train"]
-    if len(pairs) < number:
-        raise SystemExit(f"{options.data} has {len(pairs)} pairs that fit, {number} are needed")
-    drawn = random.Random(options.seed).sample(pairs, number)
+    pool = max(number, 32 * options.batch) if options.grouped else number
+    if len(pairs) < pool:
+        raise SystemExit(f"{options.data} has {len(pairs)} pairs that fit, {pool} are needed")
+    drawn = random.Random(options.seed).sample(pairs, pool)
+    if options.grouped:
+        order = LengthGrouped([len(pair) for pair in drawn], options.batch, options.seed)
+        drawn = [drawn[i] for i in order][:number]
     return [[p.prompt_ids, p.chosen_ids, p.rejected_ids] for p in drawn]
 
 
@@ -198,7 +203,8 @@ def table(results: dict[str, Any]) -> str:
             "",
             f"{name}: {c['parameters'] / 1e6:.1f} M parameters, {c['rounds']} rounds of "
             f"{c['steps']} steps after {c['warm_up']}, batches of {c['batch_pairs']} pairs "
-            f"({c['rows_by_tokens']}), {'bfloat16 autocast' if c['bf16'] else 'float32'}, "
+            f"({c['rows_by_tokens']}; {c['share_not_padding']:.0%} of the positions are no padding, "
+            f"{c['share_response']:.0%} are responses), {'bfloat16 autocast' if c['bf16'] else 'float32'}, "
             f"{c['threads']} threads of {c['cores']} cores ({c['cpu']}), {c['date']}; "
             f"Trimtab {v['genarm']['trimtab']} on transformers {v['genarm']['transformers']}, "
             f"TRL {v['reward']['trl']} on {v['reward']['transformers']}, "
@@ -214,6 +220,7 @@ def parse() -> argparse.Namespace:
     arguments.add_argument("--data", type=Path, required=True, help="preference pairs")
     arguments.add_argument("--model", required=True, help="model (its tokenizer, with --shape)")
     arguments.add_argument("--shape", help="a random Llama instead, HIDDENxLAYERSxVOCABULARY")
+    arguments.add_argument("--grouped", action="store_true", help="batches of similar lengths")
     arguments.add_argument("--bf16", action="store_true", help="bfloat16 weights and autocast")
     arguments.add_argument("--batch", type=int, default=8, help="pairs per step")
     arguments.add_argument("--max-length", type=int, default=512)
@@ -232,15 +239,16 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     steps = options.warm_up + options.steps
     pairs = options.work / "pairs.json"
-    pairs.write_text(json.dumps(token_pairs(options, steps * options.batch)))
+    rows = token_pairs(options, steps * options.batch)
+    pairs.write_text(json.dumps(rows))
     name = Path(options.model).resolve().name
     if options.shape:
         name = f"llama-{options.shape}"
         options.model = random_model(
             options.shape, options.model, options.work / name, options.seed
         )
-    if options.bf16:
-        name += ", bf16"
+    name += ", grouped by length" if options.grouped else ", shuffled"
+    name += ", bf16" if options.bf16 else ""
     settings = options.work / "settings.json"
     scratch = options.work / "scratch"
     given = {
@@ -276,6 +284,10 @@ def main() -> None:
     first = rounds[0]
     shapes = first["genarm"]["shapes"][options.warm_up :]
     widths = [width for _, width in shapes]
+    measured = rows[options.warm_up * options.batch :]
+    responses = sum(len(chosen) + len(rejected) for _, chosen, rejected in measured)
+    tokens = responses + sum(2 * len(prompt) for prompt, _, _ in measured)
+    positions = sum(height * width for height, width in shapes)
     result = {
         "summary": summary(rounds),
         "conditions": {
@@ -289,8 +301,12 @@ def main() -> None:
             "parameters": first["genarm"]["parameters"],
             "trainable": {kind: report["trainable"] for kind, report in first.items()},
             "bf16": options.bf16,
+            "order": "grouped by length" if options.grouped else "shuffled",
             "batch_pairs": options.batch,
             "rows_by_tokens": f"{shapes[0][0]} rows by {min(widths)}–{max(widths)} tokens",
+            "positions": positions,
+            "share_not_padding": tokens / positions,
+            "share_response": responses / positions,
             "max_length": options.max_length,
             "rounds": options.rounds,
             "steps": options.steps,

@@ -223,9 +223,9 @@ def measure(kind: str, settings: Settings) -> dict[str, Any]:
     return {
         "kind": kind,
         "seconds": [e - b for b, e in zip(timer.begins, timer.ends, strict=True)][warm_up:],
-        "seconds_end_to_end": [
-            e - b for b, e in zip(timer.ends[:-1], timer.ends[1:], strict=True)
-        ][max(warm_up - 1, 0) :],
+        "seconds_end_to_end": [e - b for b, e in zip(timer.ends[:-1], timer.ends[1:], strict=True)][
+            max(warm_up - 1, 0) :
+        ],
         "peak_mib": (peak - after_imports) / 2**20,
         "before_first_step_mib": (timer.built - after_imports) / 2**20,
         "imports_mib": after_imports / 2**20,

@@ -205,7 +205,8 @@ def test_generate_report_accounts_for_every_token(
     [row] = run_json(capsys, *command, "--max-new-tokens", 4, "--report")
     assert 1 <= len(row["tokens"]) <= 4
     for token in row["tokens"]:
-        assert set(token) == {"token_id", "text", "logp_base", "rewards", "logp_fused"}
+        names = {"token_id", "text", "logp_base", "rewards", "logp_fused", "strength", "kl"}
+        assert set(token) == names
         assert set(token["rewards"]) == {"happy"}
 
 

@@ -44,13 +44,14 @@ class RowTerms:
         self._own_SC = torch.zeros(streams, self.columns, device=device, dtype=self.dtype)
         for k in range(adapters):
             self._own_SC[streams - adapters + k, k * rank : (k + 1) * rank] = 1
-        self.keep_MC: Tensor
+        self._keep: dict[int, Tensor] = {}
 
     def open(self, requests: int, tokens: int) -> None:
         """Set the rows of the next forward: requests x streams x tokens."""
         own_SC = self._own_SC
         per_row = own_SC.repeat(requests, 1) if requests > 1 else own_SC
-        self.keep_MC = per_row.repeat_interleave(tokens, 0) if tokens > 1 else per_row
+        keep_MC = per_row.repeat_interleave(tokens, 0) if tokens > 1 else per_row
+        self._keep = {1: keep_MC}
 
     def side_by_side(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
         """All adapters' factors of one layer: down [K · R, in] and up [K · R, out].
@@ -65,9 +66,11 @@ class RowTerms:
                 down[own], up[own] = pair[0], pair[1].t()
         return down, up.to(self.dtype)
 
-    def add(self, y_MO: Tensor, z_MC: Tensor, up_CO: Tensor) -> None:
-        """Add to y what each row keeps of z = x · down, times up."""
-        kept_MC = z_MC * self.keep_MC
+    def add(self, y_MO: Tensor, z_MC: Tensor, up_CO: Tensor, layers: int = 1) -> None:
+        """Add to y what each row keeps of z = x · down, times up; for some layers at once."""
+        if layers not in self._keep:
+            self._keep[layers] = self._keep[1].repeat(1, layers)
+        kept_MC = z_MC * self._keep[layers]
         if y_MO.dtype == self.dtype:
             y_MO.addmm_(kept_MC, up_CO)
         else:

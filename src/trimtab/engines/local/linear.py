@@ -12,6 +12,7 @@ docs/log.md has the measurements.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
@@ -47,7 +48,6 @@ class JointLinear:
         self._terms = terms
         self._outs = [layer.out_features for layer in layers]
         factors = [terms.side_by_side(p) if terms and p else None for p in pairs]
-        self._ups = [factor[1] if factor else None for factor in factors]
         weight = layers[0].weight.detach()
         if len(layers) > 1 or any(factors):
             downs = [factor[0].to(weight.dtype) for factor in factors if factor]
@@ -55,8 +55,10 @@ class JointLinear:
             for layer in layers:
                 layer.weight.data = weight[at : at + layer.out_features]
                 at += layer.out_features
+        self._blocks = _blocks(self._outs, [factor[1] if factor else None for factor in factors])
         self._bias = _joint_bias(layers, len(weight))
-        self._onednn = weight.device.type == "cpu" and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+        has_onednn = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+        self._onednn = weight.device.type == "cpu" and has_onednn
         if weight.dtype != torch.float32 and not pack:
             self._onednn = False  # the default is oneDNN, too
         if self._onednn and weight.dtype != torch.float32:
@@ -79,16 +81,47 @@ class JointLinear:
             y = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
         else:
             y = nn.functional.linear(x, self._weight, self._bias)
-        if self._terms is None or not any(up is not None for up in self._ups):
-            return _cut(y, self._outs) if len(self._outs) > 1 else [y]
-        *outs, z = _cut(y, [*self._outs, y.shape[-1] - sum(self._outs)])
-        z_MC, at = z.reshape(-1, z.shape[-1]), 0
-        for out, up in zip(outs, self._ups, strict=True):
-            if up is not None:
-                columns = self._terms.columns
-                self._terms.add(out.flatten(0, -2), z_MC[:, at : at + columns], up)
-                at += columns
-        return outs
+        if self._terms is not None and self._blocks:
+            y_MO = y.view(-1, y.shape[-1])
+            z_MC = y_MO[:, sum(self._outs) :]
+            for block in self._blocks:
+                out = y_MO[:, block.outs]
+                self._terms.add(out, z_MC[:, block.columns], block.up, block.layers)
+        if len(self._outs) == 1 and not self._blocks:
+            return [y]
+        starts = accumulate(self._outs, initial=0)
+        return [y.narrow(-1, at, width) for at, width in zip(starts, self._outs, strict=False)]
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Some layers' factors B: which columns of z they take, and which outputs they add to."""
+
+    columns: slice
+    outs: slice
+    up: Tensor
+    layers: int
+
+
+def _blocks(outs: Sequence[int], ups: Sequence[Tensor | None]) -> list[_Block]:
+    """One block per layer, or one for all of them while the zeros between cost little."""
+    starts, blocks, at = list(accumulate(outs, initial=0)), [], 0
+    for start, width, up in zip(starts, outs, ups, strict=False):
+        if up is not None:
+            columns = slice(at, at + len(up))
+            blocks.append(_Block(columns, slice(start, start + width), up, 1))
+            at += len(up)
+    if len(blocks) < 2 or at > _FEW_COLUMNS:
+        return blocks
+    first, last = blocks[0].outs.start, blocks[-1].outs.stop
+    whole = blocks[0].up.new_zeros(at, last - first)
+    for block in blocks:
+        whole[block.columns, block.outs.start - first : block.outs.stop - first] = block.up
+    return [_Block(slice(0, at), slice(first, last), whole, len(blocks))]
+
+
+_FEW_COLUMNS = 96
+"""Up to this many columns one product with zeros in it is faster than one per layer."""
 
 
 class Piece(nn.Module):
@@ -102,11 +135,6 @@ class Piece(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[N, T, in] -> [N, T, out]."""
         return self._joint.output(self._index, x)
-
-
-def _cut(y: Tensor, widths: Sequence[int]) -> list[Tensor]:
-    starts = accumulate(widths, initial=0)
-    return [y.narrow(-1, at, width) for at, width in zip(starts, widths, strict=False)]
 
 
 def _joint_bias(layers: Sequence[nn.Linear], rows: int) -> Tensor | None:

@@ -97,7 +97,9 @@ class Group:
         if self.in_slots:
             self.lm.set_attn_implementation(attention.NAME)
         adapters = [stream.lora for stream in unique if stream.lora is not None]
-        self.terms = join_layers(self.lm, len(unique), adapters, pack=pack)
+        self.terms = None
+        if self.model is self.lm:  # PEFT's own layers look into the layers that they wrap
+            self.terms = join_layers(self.lm, len(unique), adapters, pack=pack)
 
     @property
     def device(self) -> torch.device:
