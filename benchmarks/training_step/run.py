@@ -203,12 +203,13 @@ def table(results: dict[str, Any]) -> str:
             "",
             f"{name}: {c['parameters'] / 1e6:.1f} M parameters, {c['rounds']} rounds of "
             f"{c['steps']} steps after {c['warm_up']}, batches of {c['batch_pairs']} pairs "
-            f"({c['rows_by_tokens']}; {c['share_not_padding']:.0%} of the positions are no padding, "
-            f"{c['share_response']:.0%} are responses), {'bfloat16 autocast' if c['bf16'] else 'float32'}, "
-            f"{c['threads']} threads of {c['cores']} cores ({c['cpu']}), {c['date']}; "
-            f"Trimtab {v['genarm']['trimtab']} on transformers {v['genarm']['transformers']}, "
-            f"TRL {v['reward']['trl']} on {v['reward']['transformers']}, "
-            f"torch {v['genarm']['torch']} and {v['reward']['torch']}.",
+            f"({c['rows_by_tokens']}; of the positions {c['share_not_padding']:.0%} are no "
+            f"padding and {c['share_response']:.0%} responses), "
+            f"{'bfloat16 autocast' if c['bf16'] else 'float32'}, {c['threads']} threads of "
+            f"{c['cores']} cores ({c['cpu']}), {c['date']}; Trimtab {v['genarm']['trimtab']}, "
+            f"TRL {v['reward']['trl']}, transformers {v['genarm']['transformers']} and "
+            f"{v['reward']['transformers']}, torch {v['genarm']['torch']} and "
+            f"{v['reward']['torch']} (Trimtab's and TRL's environment).",
         ]
     return "\n".join(lines)
 

@@ -53,7 +53,9 @@ def test_the_command_lines_of_the_readme_run(
     for command in commands:
         if command[0] == "train" and (tmp_path / "arms").exists():
             command += ["--overwrite"]  # the README's second train line shows another way
-        extra = ["--max-new-tokens", "4"] if command[0] in ("generate", "chat") else []
+        small = ["--shape", "5m", "--repeats", "1", "--new-tokens", "2", "--no-memory"]
+        short = ["--max-new-tokens", "4"]
+        extra = {"generate": short, "chat": short, "bench": small}.get(command[0], [])
         assert main([*command, *extra]) == 0, (command, capsys.readouterr().err)
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
     assert (tmp_path / "arms/harmless/adapter_model.safetensors").is_file()

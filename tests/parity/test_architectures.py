@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 import transformers as hf
-from oracle import GREEDY, specified, specified_logp, templated, with_lora, word_tokenizer
+from oracle import (
+    GREEDY,
+    next_logp,
+    specified,
+    specified_logp,
+    templated,
+    with_lora,
+    word_tokenizer,
+)
 
 from trimtab.arms.vocab import VocabularyMap
 from trimtab.engines.local import scheduler
 from trimtab.engines.local.engine import LocalEngine
 from trimtab.engines.local.streams import Stream
 from trimtab.engines.types import Request
+from trimtab.errors import ConfigError
 
 WORDS = 24
 SMALL: dict[str, Any] = {
@@ -136,6 +145,7 @@ OWN_CACHES: dict[str, Callable[[], Any]] = {
     ),
 }  # fmt: skip
 
+MODES: tuple[Literal["off"], Literal["auto"]] = ("off", "auto")
 PROMPTS = [
     " ".join(f"w{1 + (7 * i + 3 * j * j) % (WORDS - 1)}" for j in range(length))
     for i, length in enumerate((3, 14, 8))
@@ -199,7 +209,11 @@ def test_in_slots(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_own_caches(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = engine_of_family(OWN_CACHES[family])
     assert [group.in_slots for group in engine.groups] == [False, False]
-    agrees(engine, monkeypatch)
+    requests = agrees(engine, monkeypatch)
+    with pytest.raises(ConfigError, match="cannot take drafted tokens back"):
+        engine.generate(requests, speculate="on")
+    plain, auto = (engine.generate(requests[:1], speculate=how) for how in MODES)
+    assert plain == auto
 
 
 def test_one_on_slots_and_one_on_its_own_caches(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,3 +232,17 @@ def test_a_lora_that_reads_longer_prompts(family: str, monkeypatch: pytest.Monke
     engine = LocalEngine(base, [templated(lora, "w5 w6 w7 w8 w9 w2 w3")])
     assert len(engine.groups[0].streams) == 2
     agrees(engine, monkeypatch)
+
+
+@pytest.mark.parametrize("family", ["mamba", "jamba", "lfm2", "bloom"])
+def test_an_arm_that_catches_up_behind_a_gate(family: str) -> None:
+    """It reads several tokens at once then, after a state: its rewards are still its own."""
+    arm = stream_of("a", OWN_CACHES[family](), 2)
+    engine = LocalEngine(stream_of("base", IN_SLOTS["llama, grouped heads"](), 1), [arm])
+    [answer] = engine.generate(PROMPTS[1:2], gate=0.3, report=True, max_new_tokens=20, seed=3)
+    assert 0 < answer.gated < 19
+    prompt = arm.prompt_ids(PROMPTS[1])
+    for t, token in enumerate(answer.tokens):
+        if token.rewards:
+            logp = next_logp(arm, [*prompt, *answer.token_ids[:t]])[token.token_id]
+            assert token.rewards["a"] == pytest.approx(float(logp), abs=2e-3)

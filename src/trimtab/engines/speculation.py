@@ -10,8 +10,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trimtab import fusion
-
 DRAFT_LANE, ACCEPT_LANE = 2, 1
 """Lanes of `fusion.uniform`; lane 0 draws the token that ends a round."""
 
@@ -65,14 +63,6 @@ def verify(
     # where p and q agree to the last bit nothing is left over: only rounding refused
     use_B1 = refused_B[:, None] & (total_B1 > 0)
     return kept_B, torch.where(use_B1, (residual_BV / total_B1).log(), p_BV)
-
-
-def guess(logp_BV: Tensor, power_B: Tensor) -> Tensor:
-    """A small model's log-probs, [B, V], sharpened as steering sharpens the base.
-
-    The target is π_b · Π π_i^{w_i}. Of a model that resembles all of them the power 1 + Σ w_i does.
-    """
-    return fusion.log_softmax(power_B[:, None] * logp_BV)
 
 
 class DraftLength:

@@ -12,10 +12,9 @@ from torch import Tensor
 from trimtab import fusion
 from trimtab.engines.local.choosing import Settings, shape, uniforms
 from trimtab.engines.local.rows import Row
-from trimtab.engines.local.streams import Group
-from trimtab.engines.speculation import DRAFT_LANE, guess
+from trimtab.engines.local.streams import DRAFT, Group
+from trimtab.engines.speculation import DRAFT_LANE
 
-DRAFT = "draft"
 NGRAM = "ngram"
 
 
@@ -62,67 +61,71 @@ def continuation(ids: Sequence[int], length: int, longest: int = 3) -> list[int]
 
 
 class ModelDrafter:
-    """Samples from a small model: an ARM, whose log-probs are needed anyway, or a separate one.
+    """Samples from small models: ARMs, whose log-probs are needed anyway, a draft model, or both.
+
+    The target is π_b · Π π_i^{w_i}. The draft model stands in for the base and for those ARMs that
+    are not in this group; without one the group's ARMs stand in for the base.
 
     Args:
         index: the group's place among all groups.
         group: what it runs through.
-        arms: names of the ARMs, in the order of the weights.
+        arms: names of all ARMs, in the order of the weights.
     """
 
     def __init__(self, index: int, group: Group, arms: Sequence[str]) -> None:
         self._index = index
         self.group: int | None = index
-        self._is_arm = DRAFT not in group.index
-        self._names = [name for name in arms if name in group.index] or [DRAFT]
-        self._columns = [arms.index(name) for name in self._names] if self._is_arm else []
+        self._arms = [name for name in arms if name in group.index]
+        self._columns = [arms.index(name) for name in self._arms]
+        self._has_draft = DRAFT in group.index
 
     def propose(
         self, rows: Sequence[Row | None], lengths: Sequence[int], settings: Settings, states: Any
     ) -> Draft:
-        """A draft of `lengths` tokens per slot; an ARM also reads the last of them."""
-        state = states[self._index]
+        """A draft of `lengths` tokens per slot; ARMs also read the last of them."""
+        state, also_last = states[self._index], bool(self._arms)
+        blank: list[list[int]] = [[] for _ in state.group.streams]
         drafts: list[list[int]] = [[] for _ in rows]
         logqs: list[Tensor] = []
         logps: list[dict[str, Tensor]] = []
         longest = max(lengths)
-        for k in range(longest + self._is_arm):
-            reads = [n + self._is_arm if row else 0 for row, n in zip(rows, lengths, strict=True)]
-            active = [k < n for n in reads]
+        for k in range(longest + also_last):
+            reads = [n + also_last if row else 0 for row, n in zip(rows, lengths, strict=True)]
             tokens = [
-                state.unread(slot, row.sequences[self._index], drafts[slot]) if row and go else []
-                for slot, (row, go) in enumerate(zip(rows, active, strict=True))
+                state.unread(slot, row.sequences[self._index], drafts[slot])
+                if row and k < n
+                else blank
+                for slot, (row, n) in enumerate(zip(rows, reads, strict=True))
             ]
-            tokens = [own or [[]] * len(state.group.streams) for own in tokens]
-            logps.append(state.read(0, tokens, [int(go) for go in active]))
+            logps.append(state.read(0, tokens, [int(k < n) for n in reads]))
             if k == longest:
                 break
-            logq_BV = shape(settings, self._guess(logps[-1], settings))
-            logqs.append(logq_BV)
-            uniform_B = uniforms(rows, 1, DRAFT_LANE, logq_BV.device, ahead=k)[:, 0]
+            logqs.append(shape(settings, self._guess(logps[-1], settings)))
+            uniform_B = uniforms(rows, 1, DRAFT_LANE, logqs[-1].device, ahead=k)[:, 0]
             picked_B = fusion.choose(
-                logq_BV, settings.temperature_B, uniform_B, samples=settings.samples
+                logqs[-1], settings.temperature_B, uniform_B, samples=settings.samples
             )
             for slot, token in enumerate(picked_B.tolist()):
                 if k < lengths[slot]:
                     drafts[slot].append(token)
-        kept = (
-            {name: torch.cat([logp[name] for logp in logps], 1) for name in self._names}
-            if self._is_arm
-            else {}
-        )
+        kept = {name: torch.cat([logp[name] for logp in logps], 1) for name in self._arms}
         return Draft(drafts, torch.stack(logqs, 1), kept)
 
     def _guess(self, logps: dict[str, Tensor], settings: Settings) -> Tensor:
         """The drafting distribution before temperature and filters, [B, V]."""
         device = settings.temperature_B.device
-        found = [logps[name][:, 0].to(device) for name in self._names]
-        power_B = 1 + settings.weights_BK.sum(-1)
-        if not self._is_arm:
-            return guess(found[0], power_B)
         weights_BK = settings.weights_BK[:, self._columns]
-        total_B1 = weights_BK.sum(-1, keepdim=True)
-        even_BK = torch.full_like(weights_BK, 1 / len(found))
-        shares_BK = torch.where(total_B1 > 0, weights_BK / total_B1, even_BK)
-        mixed_BV = sum(shares_BK[:, i : i + 1] * logp for i, logp in enumerate(found))
-        return guess(torch.as_tensor(mixed_BV), power_B)
+        own_B1 = weights_BK.sum(-1, keepdim=True)
+        missing_B1 = 1 + settings.weights_BK.sum(-1, keepdim=True) - own_B1
+        found = [logps[name][:, 0].to(device) for name in self._arms]
+        if self._has_draft:
+            mixed_BV = missing_B1 * logps[DRAFT][:, 0].to(device)
+        else:  # the ARMs stand in for what is missing, in proportion to their weights
+            even_BK = torch.full_like(weights_BK, 1 / len(found))
+            shares_BK = torch.where(own_B1 > 0, weights_BK / own_B1, even_BK)
+            weights_BK = weights_BK + missing_B1 * shares_BK
+            mixed_BV = torch.zeros_like(found[0])
+        for i, logp_BV in enumerate(found):
+            weight_B1 = weights_BK[:, i : i + 1]
+            mixed_BV = mixed_BV + torch.where(weight_B1 == 0, 0.0, weight_B1 * logp_BV)
+        return fusion.log_softmax(mixed_BV)

@@ -8,8 +8,14 @@ from typing import Any, Literal
 from trimtab.data.pairs import Prompt
 from trimtab.engines.local.rows import RowPlan
 from trimtab.engines.local.scheduler import Fleet, Scheduler
-from trimtab.engines.local.speculating import DRAFT, SPECULATE, Speculate, speculation
-from trimtab.engines.local.streams import BASE, Stream, group_streams
+from trimtab.engines.local.speculating import (
+    SPECULATE,
+    Speculate,
+    own_drafter,
+    running,
+    speculation,
+)
+from trimtab.engines.local.streams import BASE, DRAFT, Stream, group_streams
 from trimtab.engines.types import Chunk, Completion, Request, Sampling
 from trimtab.errors import ConfigError
 from trimtab.steering import PreferenceLike, Steering
@@ -27,7 +33,7 @@ class LocalEngine:
         base: the frozen model.
         arms: one per objective, in the order of the objectives.
         draft: a small model with the base's vocabulary that proposes tokens, called `draft`; or
-            `ngram`. None lets a small ARM propose them, or else the text so far.
+            `ngram`. None lets a small ARM and its backbone propose them, or else the text so far.
         max_length: tokens that a request may have, prompt and response; None for the models' own
             limit.
         pack: take the models over and rearrange their weights for this machine.
@@ -52,8 +58,9 @@ class LocalEngine:
         self.arms = list(arms)
         self.ends = end_ids(base)
         self.max_length = max_length
-        self._draft = draft
-        self._streams = [base, *arms, *([draft] if isinstance(draft, Stream) else [])]
+        self._ngram = draft == "ngram"
+        drafter = draft if isinstance(draft, Stream) else own_drafter(base, self.arms)
+        self._streams = [base, *arms, *([drafter] if drafter else [])]
         self.groups = group_streams(self._streams, pack=pack)
 
     @property
@@ -190,8 +197,9 @@ class LocalEngine:
         """
         if speculate not in SPECULATE:
             raise ConfigError(f"speculate is {speculate!r}", f"it is one of {', '.join(SPECULATE)}")
-        fleet = Fleet(self.groups, self.objectives, self.base.tokenizer, self.ends)
-        how = speculation(speculate, self.groups, self.objectives, slots, self._draft == "ngram")
+        groups = running(speculate, self.groups, self._ngram)
+        fleet = Fleet(groups, self.objectives, self.base.tokenizer, self.ends)
+        how = speculation(speculate, groups, self.objectives, slots, self._ngram)
         return Scheduler(fleet, slots=slots, length=length, report=report, speculation=how)
 
     def plan(self, request: Request) -> RowPlan:

@@ -46,9 +46,9 @@ class RowTerms:
             self._own_SC[streams - adapters + k, k * rank : (k + 1) * rank] = 1
         self._keep: dict[int, Tensor] = {}
 
-    def open(self, requests: int, tokens: int) -> None:
-        """Set the rows of the next forward: requests x streams x tokens."""
-        own_SC = self._own_SC
+    def open(self, requests: int, tokens: int, streams: Sequence[int] | None = None) -> None:
+        """Set the rows of the next forward: requests x (some of the) streams x tokens."""
+        own_SC = self._own_SC if streams is None else self._own_SC[streams]
         per_row = own_SC.repeat(requests, 1) if requests > 1 else own_SC
         keep_MC = per_row.repeat_interleave(tokens, 0) if tokens > 1 else per_row
         self._keep = {1: keep_MC}

@@ -28,9 +28,9 @@ from trimtab.arms.quantization import Quantization, quantized_loading
 from trimtab.arms.sidecar import Sidecar
 from trimtab.arms.vocab import VocabularyMap, match_vocabularies
 from trimtab.data.tokenize import PromptFormat
+from trimtab.engines.local.drafting import NGRAM
 from trimtab.engines.local.engine import LocalEngine
-from trimtab.engines.local.speculating import DRAFT, NGRAM
-from trimtab.engines.local.streams import BASE, Stream
+from trimtab.engines.local.streams import BASE, DRAFT, Stream
 from trimtab.errors import ModelLoadError
 
 logger = logging.getLogger(__name__)

@@ -54,8 +54,7 @@ class OwnCaches:
             self._masks[slot] = mask
         else:
             self._masks[slot] = torch.cat([self._masks[slot], mask], 1)
-        if self.group.terms:
-            self.group.terms.open(1, width)
+        self.group.open_rows(1, width)
         options: dict[str, Tensor] = {}
         if "position_ids" in self.group.parameters:  # ALiBi models take none
             options["position_ids"] = position_ids(self._masks[slot])[:, -width:]

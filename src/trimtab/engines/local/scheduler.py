@@ -23,7 +23,7 @@ from trimtab.engines.local.open_slots import open_slots
 from trimtab.engines.local.reports import record
 from trimtab.engines.local.rows import Row, RowPlan
 from trimtab.engines.local.slots import common_prefix
-from trimtab.engines.local.streams import BASE, Group
+from trimtab.engines.local.streams import BASE, DRAFT, Group
 from trimtab.engines.speculation import ACCEPT_LANE, DraftLength, verify
 from trimtab.engines.types import Chunk
 from trimtab.errors import ConfigError, is_out_of_memory
@@ -303,10 +303,10 @@ class Scheduler:
         logps = dict(draft.logps)
         asked = [bool(row) for row in rows]
         for g, (group, state) in enumerate(zip(self._fleet.groups, self._states, strict=True)):
-            if not any(name == BASE or name in self._fleet.arms for name in group.index):
-                continue  # a draft model
-            if not logps.keys().isdisjoint(group.index) or not any(asked):
+            if group.index.keys() == {DRAFT} or not any(asked):
                 continue
+            if not logps.keys().isdisjoint(group.index):
+                continue  # drafting has read it
             tokens = [
                 state.unread(slot, row.sequences[g], ids) if row and asked[slot] else []
                 for slot, (row, ids) in enumerate(zip(rows, draft.tokens, strict=True))

@@ -85,8 +85,7 @@ class Slots:
         upto = min(max(before) + width, self._cache.length)
         written_NT = at_NT.where(step_T < new_N1, self._cache.length)  # padding is thrown away
         self._cache.open(first * streams, written_NT, upto)
-        if self.group.terms:
-            self.group.terms.open(len(ids) // streams, width)
+        self.group.open_rows(len(ids) // streams, width)
         # padding may lie beyond the last position of the model; any position will do for it
         positions_NT = at_NT.clamp(max=self._cache.length - 1)
         hidden: Tensor = self.group.lm.base_model(

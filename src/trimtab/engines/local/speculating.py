@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
-from trimtab.engines.local.drafting import DRAFT, NGRAM, ModelDrafter, NgramDrafter
+from trimtab.engines.local.drafting import ModelDrafter, NgramDrafter
 from trimtab.engines.local.scheduler import Speculation
-from trimtab.engines.local.streams import BASE, Group
+from trimtab.engines.local.streams import BASE, DRAFT, Group, Stream
 from trimtab.engines.speculation import DraftLength
 from trimtab.errors import ConfigError
-
-__all__ = ["DRAFT", "NGRAM", "SPECULATE", "Speculate", "speculation"]
 
 Speculate = Literal["off", "on", "auto"]
 SPECULATE = ("off", "on", "auto")
@@ -21,14 +20,22 @@ _SMALL = 0.5
 """An ARM drafts if its pass costs less than this share of the pass that verifies."""
 
 
+def running(mode: Speculate, groups: Sequence[Group], ngram: bool) -> list[Group]:
+    """The groups without the drafting stream where nothing will be drafted from it."""
+    if mode != "off" and not ngram:
+        return list(groups)
+    left = [group.without(DRAFT) for group in groups]
+    return [group for group in left if group.index]
+
+
 def speculation(
     mode: Speculate, groups: Sequence[Group], arms: Sequence[str], slots: int, ngram: bool
 ) -> Speculation | None:
-    """How to speculate with these groups; None for token by token.
+    """How to speculate with the groups that run; None for token by token.
 
     Args:
         mode: `auto` may stop drafting where it does not pay, `on` drafts at least one token.
-        groups: the base's first, a draft model's last.
+        groups: the base's first.
         arms: names of the ARMs.
         slots: requests that run together.
         ngram: propose from the text so far even if there is a small ARM.
@@ -39,45 +46,52 @@ def speculation(
     if mode == "off":
         return None
     stuck = [group for group in groups if not group.in_slots]
+    if stuck and mode == "auto":
+        return None
     if stuck:
-        if mode == "auto":
-            return None
         raise ConfigError(
             f"{type(stuck[0].lm).__name__} cannot take drafted tokens back",
             "leave speculation off for this architecture",
         )
-    drafter = NgramDrafter() if ngram else _drafter(groups, arms)
-    costs = [_pass_cost(group) for group in groups]
-    own = costs[drafter.group] if drafter.group is not None else 0.0
-    is_arm = drafter.group is not None and DRAFT not in groups[drafter.group].index
-    target = sum(c for c, g in zip(costs, groups, strict=True) if DRAFT not in g.index)
-    target -= own if is_arm else 0.0
+    costs = [pass_cost(group.lm) for group in groups]
+    index = None if ngram else _smallest(groups, costs)
+    own = 0.0 if index is None else costs[index]
+    also_guides = index is not None and groups[index].index.keys() != {DRAFT}
+    target = sum(costs) - own
     rows = slots * max(len(group.streams) for group in groups)
-    per_row = _ROW[_kind(groups[0])]
+    per_row = _ROW[_kind(groups[0].lm)]
     return Speculation(
-        drafter,
+        NgramDrafter() if index is None else ModelDrafter(index, groups[index], arms),
         lambda: DraftLength(
             longest=LONGEST,
             shortest=1 if mode == "on" else 0,
             verify_cost=rows * per_row,
             draft_cost=own / target,
-            fixed_cost=1 + (own / target if is_arm else 0.0),
+            fixed_cost=1 + (own / target if also_guides else 0.0),
         ),
     )
 
 
-def _drafter(groups: Sequence[Group], arms: Sequence[str]) -> Any:
-    """A draft model if there is one; else the smallest ARM that is small; else the text so far."""
+def _smallest(groups: Sequence[Group], costs: Sequence[float]) -> int | None:
+    """The group that drafts: that of the drafting stream, or small ARMs; None if there is none."""
     for index, group in enumerate(groups):
         if DRAFT in group.index:
-            return ModelDrafter(index, group, arms)
-    costs = {i: _pass_cost(g) for i, g in enumerate(groups) if BASE not in g.index}
-    if costs:
-        best = min(costs, key=lambda i: costs[i])
-        rest = sum(map(_pass_cost, groups)) - costs[best]
-        if costs[best] < _SMALL * rest:
-            return ModelDrafter(best, groups[best], arms)
-    return NgramDrafter()
+            return index
+    others = [i for i, group in enumerate(groups) if BASE not in group.index]
+    best = min(others, key=lambda i: costs[i], default=None)
+    return best if best is not None and costs[best] < _SMALL * (sum(costs) - costs[best]) else None
+
+
+def own_drafter(base: Stream, arms: Sequence[Stream]) -> Stream | None:
+    """The backbone of the smallest LoRA ARM, without the LoRA, where it is small beside the base.
+
+    It resembles the base more than the ARM does, and runs in one forward with it.
+    """
+    small = [arm for arm in arms if arm.lora is not None and arm.model is not base.model]
+    best = min(small, key=lambda arm: pass_cost(arm.model), default=None)
+    if best is None or pass_cost(best.model) >= _SMALL * pass_cost(base.model):
+        return None
+    return replace(best, name=DRAFT, lora=None)
 
 
 # A pass takes its weights' bytes over the bandwidth and a fixed time per layer. Only ratios matter,
@@ -89,12 +103,13 @@ _ROW = {"cpu": 0.03, "cuda": 0.002}
 """What one more row adds to a pass, as a share of it."""
 
 
-def _pass_cost(group: Group) -> float:
-    """Seconds that one pass of a group takes, roughly."""
-    kind = _kind(group)
-    layers = int(getattr(group.lm.config.get_text_config(), "num_hidden_layers", 1))
-    return float(group.weight_bytes * _SECONDS_PER_BYTE[kind] + layers * _SECONDS_PER_LAYER[kind])
+def pass_cost(model: Any) -> float:
+    """Seconds that one pass of a model takes, roughly."""
+    kind = _kind(model)
+    layers = int(getattr(model.config.get_text_config(), "num_hidden_layers", 1))
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    return float(size * _SECONDS_PER_BYTE[kind] + layers * _SECONDS_PER_LAYER[kind])
 
 
-def _kind(group: Group) -> str:
-    return "cpu" if group.device.type == "cpu" else "cuda"
+def _kind(model: Any) -> str:
+    return "cpu" if model.device.type == "cpu" else "cuda"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,15 +20,15 @@ from trimtab.engines.local.linear import join_layers
 from trimtab.errors import ConfigError
 from trimtab.training.logprobs import causal_lm
 
-BASE = "base"
+BASE, DRAFT = "base", "draft"
 
 
 @dataclass(frozen=True)
 class Stream:
-    """What one stream runs through: the base, or an ARM.
+    """What one stream runs through: the base, an ARM, or a model that drafts.
 
     Attributes:
-        name: `base`, or the ARM's objective.
+        name: `base`, the ARM's objective, or `draft`.
         model: a transformers causal LM. Streams with the same model object share its weights and
             run in one forward.
         tokenizer: its own tokenizer, with its own chat template.
@@ -88,6 +89,7 @@ class Group:
             if not same:
                 unique.append(stream)
         self.streams = unique
+        self._running: list[int] | None = None
         self.model = ordered[0].model if pack else share_weights(ordered[0].model)
         self.lm = causal_lm(self.model)
         self.parameters = inspect.signature(type(self.lm.base_model).forward).parameters
@@ -106,6 +108,23 @@ class Group:
         """Where the weights are."""
         device: torch.device = self.model.device
         return device
+
+    def without(self, name: str) -> Group:
+        """The same group when one of its streams does not run."""
+        if name not in self.index:
+            return self
+        group = copy.copy(self)
+        group.index = {other: i for other, i in self.index.items() if other != name}
+        kept = sorted(set(group.index.values()))
+        group.index = {other: kept.index(i) for other, i in group.index.items()}
+        group.streams = [self.streams[i] for i in kept]
+        group._running = kept
+        return group
+
+    def open_rows(self, requests: int, tokens: int) -> None:
+        """Tell the layers which rows the next forward has."""
+        if self.terms:
+            self.terms.open(requests, tokens, self._running)
 
 
 def group_streams(streams: Sequence[Stream], *, pack: bool = False) -> list[Group]:

@@ -1,0 +1,242 @@
+"""Joined linear layers: the same numbers as the layers by themselves, on the same weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from conftest import make_model
+from torch import Tensor, nn
+
+from trimtab.arms.adapter import LoraWeights
+from trimtab.arms.load import share_weights
+from trimtab.engines.local.fused import FusedLayer, Pairs, RowTerms
+from trimtab.engines.local.linear import JointLinear, Piece, clusters, join_layers
+
+Rows = list[tuple[Tensor, Tensor] | None]
+
+
+def pair(rank: int, inside: int, outside: int, generator: torch.Generator) -> Any:
+    return (
+        torch.randn(rank, inside, generator=generator),
+        torch.randn(outside, rank, generator=generator),
+    )
+
+
+def layers_of(widths: Sequence[int], biases: Sequence[bool], inside: int = 6) -> list[nn.Linear]:
+    torch.manual_seed(0)
+    return [nn.Linear(inside, width, bias=b) for width, b in zip(widths, biases, strict=True)]
+
+
+def separate(layer: nn.Linear, own: Pairs | None, x: Tensor, streams: int) -> Tensor:
+    """The layer by itself; the last streams' rows with their low-rank terms as dense matrices."""
+    y: Tensor = layer(x)
+    for k, factors in enumerate(own or ()):
+        if factors is not None:
+            a, b = factors
+            y[streams - len(own or ()) + k :: streams] += (
+                x[streams - len(own or ()) + k :: streams] @ (b @ a).t()
+            )
+    return y
+
+
+class TestJointLinear:
+    def test_by_hand(self) -> None:
+        """x = (1, 2). Layer one: (1 1) gives 3, with bias ½ 3.5. Layer two: (0 1) gives 2.
+
+        Stream 1 adds to layer two A = (1 1), B = 10: 30, in all 32.
+        """
+        one, two = nn.Linear(2, 1), nn.Linear(2, 1, bias=False)
+        one.weight.data, one.bias.data = torch.tensor([[1.0, 1.0]]), torch.tensor([0.5])
+        two.weight.data = torch.tensor([[0.0, 1.0]])
+        terms = RowTerms(2, 1, rank=1)
+        own: Pairs = [(torch.tensor([[1.0, 1.0]]), torch.tensor([[10.0]]))]
+        joint = JointLinear([one, two], [None, own], terms, pack=False)
+        terms.open(1, 1)
+        x = torch.tensor([[[1.0, 2.0]], [[1.0, 2.0]]])
+        with torch.no_grad():
+            assert joint.output(0, x).flatten().tolist() == [3.5, 3.5]
+            assert joint.output(1, x).flatten().tolist() == [2.0, 32.0]
+
+    @pytest.mark.parametrize("biases", [(False,) * 3, (True,) * 3, (False, True, False)])
+    @pytest.mark.parametrize("where", ["none", "all", "first", "last", "middle"])
+    @pytest.mark.parametrize("tokens", [1, 5])
+    def test_is_the_layers(self, biases: tuple[bool, ...], where: str, tokens: int) -> None:
+        """Widths 4, 3 and 5; two requests of three streams: plain, rank 2 and rank 3."""
+        widths, streams = (4, 3, 5), 3
+        layers = layers_of(widths, biases)
+        before = [layer.weight.detach().clone() for layer in layers]
+        generator = torch.Generator().manual_seed(1)
+        chosen = {"none": (), "all": (0, 1, 2), "first": (0,), "last": (2,), "middle": (1,)}[where]
+        pairs: list[Pairs | None] = [
+            [pair(2, 6, width, generator), pair(3, 6, width, generator)] if i in chosen else None
+            for i, width in enumerate(widths)
+        ]
+        if where == "all":
+            pairs[1] = [None, pair(3, 6, 3, generator)]
+        terms = RowTerms(streams, 2, rank=3) if chosen else None
+        x = torch.randn(2 * streams, tokens, 6, generator=generator)
+        with torch.no_grad():
+            expected = [separate(a, b, x, streams) for a, b in zip(layers, pairs, strict=True)]
+            joint = JointLinear(layers, pairs, terms, pack=False)
+            if terms:
+                terms.open(2, tokens)
+            for _ in range(2):  # nothing is left over from the round before
+                for index in range(3):
+                    torch.testing.assert_close(joint.output(index, x), expected[index])
+            for layer, weight, own, y in zip(layers, before, pairs, expected, strict=True):
+                assert torch.equal(layer.weight, weight)
+                if not own:
+                    torch.testing.assert_close(layer(x), y)
+
+    def test_another_input_is_another_product(self) -> None:
+        """Asked out of order, or with a new input halfway: never the old input's output."""
+        layers = layers_of((4, 3), (True, True))
+        joint = JointLinear(layers, [None, None], None, pack=False)
+        x, y = torch.randn(2, 3, 1, 6)
+        with torch.no_grad():
+            for index, given in ((1, x), (0, x), (0, y), (1, y), (0, x), (1, y), (1, x)):
+                torch.testing.assert_close(joint.output(index, given), layers[index](given))
+
+    def test_one_matrix_in_memory(self) -> None:
+        layers = layers_of((4, 3), (False, False))
+        joint = JointLinear(layers, [None, None], None, pack=False)
+        blocks = {layer.weight.untyped_storage().data_ptr() for layer in layers}
+        assert blocks == {joint._weight.untyped_storage().data_ptr()}
+        layers[1].weight.data.fill_(0)
+        with torch.no_grad():
+            assert joint.output(1, torch.randn(1, 1, 6)).abs().max() == 0
+
+    @pytest.mark.parametrize("rows", [1, 3, 17])
+    def test_packed_in_half_precision(self, rows: int) -> None:
+        """bfloat16 keeps 8 bits: two orders of summation differ by a few of its steps of 2⁻⁸."""
+        layers = [layer.bfloat16() for layer in layers_of((32, 16), (True, False), inside=64)]
+        generator = torch.Generator().manual_seed(2)
+        x = torch.randn(rows, 1, 64, generator=generator).bfloat16()
+        own: Pairs = [tuple(t.bfloat16() for t in pair(4, 64, 32, generator))]
+        found = []
+        for pack in (False, True):
+            mine = [nn.Linear(64, 32).bfloat16(), nn.Linear(64, 16, bias=False).bfloat16()]
+            for copy, layer in zip(mine, layers, strict=True):
+                copy.load_state_dict(layer.state_dict())
+            terms = RowTerms(1, 1, rank=4, dtype=torch.bfloat16)
+            joint = JointLinear(mine, [own, None], terms, pack=pack)
+            terms.open(rows, 1)
+            with torch.no_grad():
+                found.append([joint.output(i, x).float() for i in range(2)])
+        with torch.no_grad():
+            exact = [separate(a, b, x, 1).float() for a, b in zip(layers, (own, None), strict=True)]
+        for plain, packed, expected in zip(*found, exact, strict=True):
+            torch.testing.assert_close(packed, plain, atol=0.25, rtol=2**-6)
+            torch.testing.assert_close(packed, expected, atol=0.25, rtol=2**-6)
+
+
+class TestJoinLayers:
+    def adapter(self, seed: int, rank: int, names: Sequence[str], model: Any) -> LoraWeights:
+        generator = torch.Generator().manual_seed(seed)
+        found = {}
+        for name in names:
+            layer = model.get_submodule(name)
+            a, b = pair(rank, layer.in_features, layer.out_features, generator)
+            found[name] = (0.3 * a, 0.3 * b)
+        return LoraWeights(found)
+
+    def test_a_model_and_two_adapters(self) -> None:
+        """Of unequal ranks, on some layers of some blocks, on the MLP and on the LM head."""
+        model = make_model(1, 20)
+        ids = torch.randint(4, 20, (3, 7), generator=torch.Generator().manual_seed(0))
+        block = "model.layers.{}.{}"
+        adapters = [
+            self.adapter(3, 2, [block.format(0, "self_attn.q_proj"), "lm_head"], model),
+            self.adapter(
+                4, 5, [block.format(i, f"mlp.{n}_proj") for i in (0, 1) for n in ("up", "down")],
+                model,
+            ),
+        ]  # fmt: skip
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        with torch.no_grad():
+            plain = model(ids[:1]).logits
+        expected = [plain]
+        for row, adapter in zip((1, 2), adapters, strict=True):
+            dense = make_model(1, 20)
+            for name, (a, b) in adapter.layers.items():
+                dense.get_submodule(name).weight.data += b @ a
+            with torch.no_grad():
+                expected.append(dense(ids[row : row + 1]).logits)
+
+        twin = share_weights(model)
+        terms = join_layers(twin, 3, adapters, pack=False)
+        assert terms is not None
+        assert (terms.rank, terms.columns) == (5, 10)
+        terms.open(1, 7)
+        with torch.no_grad():
+            found = twin(ids, use_cache=False).logits
+            torch.testing.assert_close(found, torch.cat(expected), atol=1e-4, rtol=1e-4)
+            assert torch.equal(model(ids[:1]).logits, plain)
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(tensor, before[name])
+        blocks = {
+            module._joint._weight.untyped_storage().data_ptr()
+            for module in twin.modules()
+            if isinstance(module, Piece)
+        }
+        linear = [module for module in model.modules() if type(module) is nn.Linear]
+        assert {layer.weight.untyped_storage().data_ptr() for layer in linear} == blocks
+
+    def test_which_layers_go_together(self) -> None:
+        found = [
+            [name.rpartition(".")[2] for name in names]
+            for names in clusters(make_model(1, 20, layers=1))
+        ]
+        assert sorted(found) == [
+            ["down_proj"], ["gate_proj", "up_proj"], ["lm_head"], ["o_proj"],
+            ["q_proj", "k_proj", "v_proj"],
+        ]  # fmt: skip
+
+    def test_layers_that_do_not_read_alike_stay_apart(self) -> None:
+        """Names alone are not enough: another input width, or only some of the three."""
+
+        class Odd(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.gate_proj, self.up_proj = nn.Linear(4, 3), nn.Linear(5, 3)
+                self.q_proj, self.v_proj = nn.Linear(4, 3), nn.Linear(4, 3)
+
+        odd = Odd()
+        x, y = torch.randn(2, 1, 4), torch.randn(2, 1, 5)
+        with torch.no_grad():
+            expected = [odd.gate_proj(x), odd.up_proj(y), odd.q_proj(x), odd.v_proj(x)]
+            assert join_layers(odd, 1, [], pack=False) is None
+            found = [odd.gate_proj(x), odd.up_proj(y), odd.q_proj(x), odd.v_proj(x)]
+        torch.testing.assert_close(found, expected)
+
+    def test_a_model_may_ask_a_layer_for_its_weight(self) -> None:
+        """Mamba, RWKV and some routers multiply by `layer.weight` themselves."""
+        model = make_model(1, 20)
+        own = model.model.layers[0].mlp.up_proj.weight
+        twin = share_weights(model)
+        join_layers(twin, 1, [], pack=False)
+        assert torch.equal(twin.model.layers[0].mlp.up_proj.weight, own)
+        assert twin.model.layers[0].mlp.up_proj.bias is None
+
+    def test_what_is_not_a_plain_linear_layer(self) -> None:
+        """A subclass, as quantised layers are, keeps its forward and gets its term beside it."""
+
+        class Doubled(nn.Linear):
+            def forward(self, input: Tensor) -> Tensor:
+                return 2 * super().forward(input)
+
+        model = nn.Sequential(Doubled(4, 4, bias=False))
+        adapter = self.adapter(1, 2, ["0"], model)
+        x = torch.randn(2, 1, 4)
+        (a, b) = adapter.layers["0"]
+        with torch.no_grad():
+            expected = model(x).clone()
+            expected[1:] += x[1:] @ (b @ a).t()
+            terms = join_layers(model, 2, [adapter], pack=False)
+            assert terms is not None
+            assert isinstance(model[0], FusedLayer)
+            terms.open(1, 1)
+            torch.testing.assert_close(model(x), expected)
