@@ -75,7 +75,7 @@ def strength_within(
         within_B = kl_B <= budget_B
         low_B = torch.where(within_B, share_B, low_B)
         high_B = torch.where(within_B, high_B, share_B)
-        if step == 0 and bool(within_B.all()):
+        if step == 0 and bool((within_B & (budget_B > 0)).all()):
             return share_B
         mean_B1 = torch.where(possible_BV, p_BV * pull_BV, 0.0).sum(-1, keepdim=True)
         spread_BV = torch.where(possible_BV, p_BV * (pull_BV - mean_B1).square(), 0.0)
@@ -83,7 +83,7 @@ def strength_within(
         newton_B = share_B - (kl_B - _AIM * budget_B) / slope_B
         inside_B = (newton_B > low_B) & (newton_B < high_B)
         share_B = torch.where(inside_B, newton_B, (low_B + high_B) / 2)
-    return low_B
+    return torch.where(budget_B > 0, low_B, 0.0)
 
 
 _NEWTON_STEPS = 16

@@ -50,7 +50,7 @@ def engine_with(drafter: Drafter) -> LocalEngine:
 def engine(request: pytest.FixtureRequest) -> LocalEngine:
     drafter: Drafter = request.param
     found = engine_with(drafter)
-    how = speculation("on", found.groups, found.objectives, 4, drafter == "ngram")
+    how = speculation("on", found.groups, found.objectives, drafter == "ngram")
     assert how
     proposes = ModelDrafter if drafter in ("draft", "arm", "lora and arm") else NgramDrafter
     assert isinstance(how.drafter, proposes)

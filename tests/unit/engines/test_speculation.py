@@ -19,7 +19,7 @@ from trimtab.engines.local import scheduler
 from trimtab.engines.local.drafting import ModelDrafter, NgramDrafter
 from trimtab.engines.local.engine import LocalEngine
 from trimtab.engines.local.scheduler import Fleet, Scheduler, Speculation
-from trimtab.engines.speculation import DraftLength, guess, verify
+from trimtab.engines.speculation import DraftLength, verify
 from trimtab.engines.types import Request
 
 P = (1 / 2, 1 / 4, 1 / 4)
@@ -125,12 +125,6 @@ class TestVerify:
             total += logq[d].exp() * replaced.mean(0)
             total[d] += logq[d].exp() * kept.float().mean()
         assert total.tolist() == pytest.approx(logp.exp().tolist(), abs=2e-3)
-
-
-def test_guess() -> None:
-    """(½, ¼, ¼) to the power 2: (4, 1, 1)/6; to the power 1 itself."""
-    found = guess(torch.tensor([P, P]).log(), torch.tensor([2.0, 1.0])).exp()
-    assert found.tolist() == [pytest.approx(row) for row in ((2 / 3, 1 / 6, 1 / 6), P)]
 
 
 class TestDraftLength:

@@ -59,7 +59,7 @@ def attend(
         if softcap is not None:
             scores = softcap * torch.tanh(scores / softcap)
         out = _softmax(scores + attention_mask, s_aux, tokens) @ value
-    return out.reshape(rows, heads, tokens, -1).transpose(1, 2).to(dtype), None
+    return out.reshape(rows, heads, tokens, -1).transpose(1, 2).contiguous().to(dtype), None
 
 
 def _softmax(scores: Tensor, sinks: Tensor | None, tokens: int) -> Tensor:
@@ -102,6 +102,7 @@ def reads_slots(lm: Any, parameters: Any) -> bool:
     """
     config = lm.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ())
+    kinds |= set(getattr(config, "layers_block_type", None) or ()) - {"attention"}
     return (
         bool(getattr(lm, "_supports_attention_backend", False))
         and "position_ids" in parameters

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
+from trimtab.arms.load import share_weights
 from trimtab.data.pairs import Prompt
 from trimtab.engines.local.rows import RowPlan
 from trimtab.engines.local.scheduler import Fleet, Scheduler
@@ -60,6 +62,8 @@ class LocalEngine:
         self.max_length = max_length
         self._ngram = draft == "ngram"
         drafter = draft if isinstance(draft, Stream) else own_drafter(base, self.arms)
+        if drafter and drafter.model is base.model:  # it drafts before the base verifies
+            drafter = replace(drafter, model=share_weights(base.model))
         self._streams = [base, *arms, *([drafter] if drafter else [])]
         self.groups = group_streams(self._streams, pack=pack)
 
@@ -199,7 +203,7 @@ class LocalEngine:
             raise ConfigError(f"speculate is {speculate!r}", f"it is one of {', '.join(SPECULATE)}")
         groups = running(speculate, self.groups, self._ngram)
         fleet = Fleet(groups, self.objectives, self.base.tokenizer, self.ends)
-        how = speculation(speculate, groups, self.objectives, slots, self._ngram)
+        how = speculation(speculate, groups, self.objectives, self._ngram)
         return Scheduler(fleet, slots=slots, length=length, report=report, speculation=how)
 
     def plan(self, request: Request) -> RowPlan:

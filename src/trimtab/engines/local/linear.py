@@ -61,7 +61,8 @@ class JointLinear:
         self._onednn = weight.device.type == "cpu" and has_onednn
         if weight.dtype != torch.float32 and not pack:
             self._onednn = False  # the default is oneDNN, too
-        if self._onednn and weight.dtype != torch.float32:
+        self.packed = self._onednn and weight.dtype != torch.float32
+        if self.packed:
             weight = torch.ops.mkldnn._reorder_linear_weight(weight, 1)
         self._weight = weight
         self._input: Tensor | None = None
@@ -125,12 +126,31 @@ _FEW_COLUMNS = 96
 
 
 class Piece(nn.Module):
-    """One layer of a `JointLinear`, in the layer's own place in the model."""
+    """One layer of a `JointLinear`, in the layer's own place in the model.
 
-    def __init__(self, joint: JointLinear, index: int, layer: nn.Linear) -> None:
+    Args:
+        joint: what computes.
+        index: which of its layers this is.
+        layer: as it was.
+        keep: hold on to its weight, for models that look at it.
+    """
+
+    def __init__(self, joint: JointLinear, index: int, layer: nn.Linear, *, keep: bool) -> None:
         super().__init__()
         self._joint, self._index = joint, index
         self.in_features, self.out_features = layer.in_features, layer.out_features
+        weight = layer.weight if keep else layer.weight.detach().new_empty(0)
+        self._own = (weight, layer.bias)  # a tuple: the parameters stay the layer's
+
+    @property
+    def weight(self) -> Tensor:
+        """The layer's weight, for models that multiply by it themselves."""
+        return self._own[0]
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The layer's bias."""
+        return self._own[1]
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, T, in] -> [N, T, out]."""
@@ -169,7 +189,7 @@ def join_layers(
             pairs = [_pairs(name, adapters) for name in names]
             joint = JointLinear(layers, pairs, terms, pack=pack)
             for index, (name, layer) in enumerate(zip(names, layers, strict=True)):
-                model.set_submodule(name, Piece(joint, index, layer))
+                model.set_submodule(name, Piece(joint, index, layer, keep=not joint.packed))
         for name in sorted({name for adapter in adapters for name in adapter.layers}):
             layer, own = model.get_submodule(name), _pairs(name, adapters)
             if not isinstance(layer, Piece) and terms and own:
@@ -186,12 +206,16 @@ def clusters(model: nn.Module) -> list[list[str]]:
         parent, _, own = name.rpartition(".")
         siblings = next((group for group in _TOGETHER if own in group), (own,))
         names = [f"{parent}.{sibling}" if parent else sibling for sibling in siblings]
-        alike = all(n in plain and plain[n].weight.dtype == plain[name].weight.dtype for n in names)
+        alike = all(n in plain and _kind(plain[n]) == _kind(plain[name]) for n in names)
         names = names if alike else [name]
         if name not in seen:
             seen.update(names)
             found.append(names)
     return found
+
+
+def _kind(layer: nn.Linear) -> tuple[object, ...]:
+    return layer.in_features, layer.weight.dtype, layer.weight.device
 
 
 def _is_plain(layer: nn.Linear) -> bool:

@@ -28,6 +28,7 @@ from trimtab.arms.quantization import Quantization, quantized_loading
 from trimtab.arms.sidecar import Sidecar
 from trimtab.arms.vocab import VocabularyMap, match_vocabularies
 from trimtab.data.tokenize import PromptFormat
+from trimtab.engines.local.check import check_groups, expected_logits
 from trimtab.engines.local.drafting import NGRAM
 from trimtab.engines.local.engine import LocalEngine
 from trimtab.engines.local.streams import BASE, DRAFT, Stream
@@ -82,7 +83,10 @@ def load_engine(
     tokenizers, vocabularies = _vocabularies(base, guides, trust_remote_code)
     quantized = quantized_loading(quantization, dtype) if quantization else {}
     backbones = {base: load_model(base, **{**options, **quantized})}
-    loaded = {name: _arm(folder, facts[name], backbones, options) for name, folder in arms.items()}
+    of_folder = {
+        folder: _arm(folder, facts[name], backbones, options) for name, folder in arms.items()
+    }
+    loaded = {name: of_folder[folder] for name, folder in arms.items()}
 
     def stream(name: str, model: Any, lora: LoraWeights | None = None) -> Stream:
         facts_of = facts.get(name)
@@ -101,13 +105,16 @@ def load_engine(
     drafter: Any = draft
     if draft and draft != NGRAM:
         drafter = stream(DRAFT, load_model(draft, **options))
-    return LocalEngine(
-        stream(BASE, backbones[base]),
-        [stream(name, *model) for name, model in loaded.items()],
-        draft=drafter,
-        max_length=max_length,
-        pack=_may_pack([backbones[base], *(model for model, _ in loaded.values())]),
+    models = [backbones[base], *(model for model, _ in loaded.values())]
+    expected = {id(model): expected_logits(model) for model in models}
+    streams = [stream(BASE, backbones[base])]
+    streams += [stream(name, *model) for name, model in loaded.items()]
+    may_pack = _may_pack(models)
+    engine = LocalEngine(
+        streams[0], streams[1:], draft=drafter, max_length=max_length, pack=may_pack
     )
+    check_groups(engine.groups, {s.name: expected[id(s.model)] for s in streams if s.lora is None})
+    return engine
 
 
 def _may_pack(models: Sequence[Any]) -> bool:
@@ -131,10 +138,11 @@ def _vocabularies(
 ) -> tuple[dict[str, Any], dict[str, VocabularyMap]]:
     """Tokenizer and vocabulary map of every stream, from configs and tokenizers alone."""
     folders = {BASE: base, **arms}
-    tokenizers = {
-        name: load_tokenizer(folder, trust_remote_code=trust_remote_code)
-        for name, folder in folders.items()
+    of_folder = {
+        folder: load_tokenizer(folder, trust_remote_code=trust_remote_code)
+        for folder in {*folders.values()}
     }
+    tokenizers = {name: of_folder[folder] for name, folder in folders.items()}
     heads = {
         name: _head_size(
             base if is_adapter(folder) and same_backbone(folder, base) else folder,

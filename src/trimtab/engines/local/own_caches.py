@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from trimtab.data.collate import position_ids
 from trimtab.engines.local.slots import Tokens, log_probs, unread
@@ -19,7 +18,7 @@ from trimtab.engines.local.streams import Group
 
 
 class OwnCaches:
-    """The rows of one group, each request with a cache of its own; used as `Slots`."""
+    """The rows of one group, each request with the cache that its model makes; used as `Slots`."""
 
     can_rewind = False
 
@@ -36,7 +35,7 @@ class OwnCaches:
         for i, (own, tail) in enumerate(zip(tokens, tails, strict=True)):
             width = max(map(len, own))
             if width:
-                hidden_STH = self._forward(first + i, own, width)
+                hidden_STH = self._read(first + i, own, width)
                 at = [min(max(width - tail, 0) + m, width - 1) for m in range(wanted)]
                 found[i] = hidden_STH[:, at]
         if not wanted:
@@ -45,26 +44,35 @@ class OwnCaches:
         rows = torch.cat([found.get(i, nothing) for i in range(len(tokens))])
         return log_probs(self.group, rows, [list(range(wanted))] * len(rows))
 
+    def _read(self, slot: int, own: Sequence[Sequence[int]], width: int) -> Tensor:
+        """All at once into an empty cache, then token by token: few recurrent layers can take
+        several tokens after a state."""
+        if self._caches[slot] is None or width == 1:
+            return self._forward(slot, own, width)
+        steps = [[row[t : t + 1] for row in own] for t in range(width)]
+        return torch.cat([self._forward(slot, step, 1) for step in steps], 1)
+
     def _forward(self, slot: int, own: Sequence[Sequence[int]], width: int) -> Tensor:
         device = self.group.device
         ids = [[0] * (width - len(row)) + list(row) for row in own]
         mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in own], device=device)
-        if self._caches[slot] is None:
-            self._caches[slot] = DynamicCache(config=self.group.lm.config.get_text_config())
-            self._masks[slot] = mask
-        else:
-            self._masks[slot] = torch.cat([self._masks[slot], mask], 1)
+        kept = self._masks[slot]
+        self._masks[slot] = mask if kept is None else torch.cat([kept, mask], 1)
         self.group.open_rows(1, width)
         options: dict[str, Tensor] = {}
         if "position_ids" in self.group.parameters:  # ALiBi models take none
             options["position_ids"] = position_ids(self._masks[slot])[:, -width:]
+        attended = self._masks[slot]
+        if self._cache_name == "cache_params" and attended.shape[1] > width:
+            attended = None  # Mamba lays its mask over the new tokens
         output = self.group.lm.base_model(
             input_ids=torch.tensor(ids, device=device),
-            attention_mask=self._masks[slot],
+            attention_mask=attended,
             use_cache=True,
             **{self._cache_name: self._caches[slot]},
             **options,
         )
+        self._caches[slot] = output[self._cache_name]
         for stream, row in enumerate(own):
             self.read_so_far[slot][stream] += len(row)
         hidden: Tensor = output.last_hidden_state

@@ -221,6 +221,8 @@ class Scheduler:
         first, count = span.start, len(span)
         pending = [self._pending(slot) for slot in span]
         width = min(max(pending), max(CHUNK // count, 1))
+        if not all(state.can_rewind for state in self._states):
+            width = max(pending)  # after a state, recurrent layers go on token by token
         done = [n <= width for n in pending]
         logps: dict[str, Tensor] = {}
         for g, state in enumerate(self._states):
@@ -250,7 +252,9 @@ class Scheduler:
 
     def _has_read(self, leader: Row, length: int) -> bool:
         slot = next((i for i, row in enumerate(self._slots) if row is leader), None)
-        return slot is None or min(min(s.read_so_far[slot]) for s in self._states) >= length
+        if slot is None or not leader.prefilling:
+            return True
+        return all(min(state.read_so_far[slot]) >= length for state in self._states)
 
     def _pending(self, slot: int) -> int:
         row = self._slots[slot]

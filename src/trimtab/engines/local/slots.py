@@ -127,7 +127,8 @@ class Slots:
     def move(self, source: int, target: int) -> None:
         """Continue a request in another slot."""
         for stream, length in enumerate(self.read_so_far[source]):
-            self._copy(source, target, stream, length)
+            if length:  # else what the target holds can still be recalled
+                self._copy(source, target, stream, length)
         self.clear(source)
 
     def _copy(self, source: int, target: int, stream: int, length: int) -> None:

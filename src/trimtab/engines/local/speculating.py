@@ -29,7 +29,7 @@ def running(mode: Speculate, groups: Sequence[Group], ngram: bool) -> list[Group
 
 
 def speculation(
-    mode: Speculate, groups: Sequence[Group], arms: Sequence[str], slots: int, ngram: bool
+    mode: Speculate, groups: Sequence[Group], arms: Sequence[str], ngram: bool
 ) -> Speculation | None:
     """How to speculate with the groups that run; None for token by token.
 
@@ -37,7 +37,6 @@ def speculation(
         mode: `auto` may stop drafting where it does not pay, `on` drafts at least one token.
         groups: the base's first.
         arms: names of the ARMs.
-        slots: requests that run together.
         ngram: propose from the text so far even if there is a small ARM.
 
     Raises:
@@ -58,7 +57,7 @@ def speculation(
     own = 0.0 if index is None else costs[index]
     also_guides = index is not None and groups[index].index.keys() != {DRAFT}
     target = sum(costs) - own
-    rows = slots * max(len(group.streams) for group in groups)
+    rows = max(len(group.streams) for group in groups)  # and not x slots: see below
     per_row = _ROW[_kind(groups[0].lm)]
     return Speculation(
         NgramDrafter() if index is None else ModelDrafter(index, groups[index], arms),
@@ -95,8 +94,8 @@ def own_drafter(base: Stream, arms: Sequence[Stream]) -> Stream | None:
 
 
 # A pass takes its weights' bytes over the bandwidth and a fixed time per layer. Only ratios matter,
-# and they must not be measured while decoding: what is drafted decides which random numbers are
-# used, so the same seed would no longer give the same tokens.
+# and they must not be measured while decoding nor depend on the other requests: what is drafted
+# decides which random numbers are used, so the same seed would no longer give the same tokens.
 _SECONDS_PER_BYTE = {"cpu": 1 / 20e9, "cuda": 1 / 1.5e12}
 _SECONDS_PER_LAYER = {"cpu": 0.25e-3, "cuda": 0.15e-3}
 _ROW = {"cpu": 0.03, "cuda": 0.002}
