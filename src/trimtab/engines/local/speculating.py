@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
+from trimtab.engines.local.costs import pass_cost, row_cost
 from trimtab.engines.local.drafting import ModelDrafter, NgramDrafter
 from trimtab.engines.local.scheduler import Speculation
 from trimtab.engines.local.streams import BASE, DRAFT, Group, Stream
@@ -52,13 +53,13 @@ def speculation(
             f"{type(stuck[0].lm).__name__} cannot take drafted tokens back",
             "leave speculation off for this architecture",
         )
-    costs = [pass_cost(group.lm) for group in groups]
+    costs = [group.cost for group in groups]
     index = None if ngram else _smallest(groups, costs)
     own = 0.0 if index is None else costs[index]
     also_guides = index is not None and groups[index].index.keys() != {DRAFT}
     target = sum(costs) - own
-    rows = max(len(group.streams) for group in groups)  # and not x slots: see below
-    per_row = _ROW[_kind(groups[0].lm)]
+    rows = max(len(group.streams) for group in groups)  # of one request: not of all that run
+    per_row = row_cost(groups[0].lm)
     return Speculation(
         NgramDrafter() if index is None else ModelDrafter(index, groups[index], arms),
         lambda: DraftLength(
@@ -91,24 +92,3 @@ def own_drafter(base: Stream, arms: Sequence[Stream]) -> Stream | None:
     if best is None or pass_cost(best.model) >= _SMALL * pass_cost(base.model):
         return None
     return replace(best, name=DRAFT, lora=None)
-
-
-# A pass takes its weights' bytes over the bandwidth and a fixed time per layer. Only ratios matter,
-# and they must not be measured while decoding nor depend on the other requests: what is drafted
-# decides which random numbers are used, so the same seed would no longer give the same tokens.
-_SECONDS_PER_BYTE = {"cpu": 1 / 20e9, "cuda": 1 / 1.5e12}
-_SECONDS_PER_LAYER = {"cpu": 0.25e-3, "cuda": 0.15e-3}
-_ROW = {"cpu": 0.03, "cuda": 0.002}
-"""What one more row adds to a pass, as a share of it."""
-
-
-def pass_cost(model: Any) -> float:
-    """Seconds that one pass of a model takes, roughly."""
-    kind = _kind(model)
-    layers = int(getattr(model.config.get_text_config(), "num_hidden_layers", 1))
-    size = sum(p.numel() * p.element_size() for p in model.parameters())
-    return float(size * _SECONDS_PER_BYTE[kind] + layers * _SECONDS_PER_LAYER[kind])
-
-
-def _kind(model: Any) -> str:
-    return "cpu" if model.device.type == "cpu" else "cuda"

@@ -16,6 +16,7 @@ from trimtab.arms.vocab import VocabularyMap
 from trimtab.data.pairs import Prompt
 from trimtab.data.tokenize import PromptFormat, prompt_ids
 from trimtab.engines.local import attention
+from trimtab.engines.local.costs import pass_cost
 from trimtab.engines.local.linear import join_layers
 from trimtab.errors import ConfigError
 from trimtab.training.logprobs import causal_lm
@@ -93,7 +94,7 @@ class Group:
         self.model = ordered[0].model if pack else share_weights(ordered[0].model)
         self.lm = causal_lm(self.model)
         self.parameters = inspect.signature(type(self.lm.base_model).forward).parameters
-        self.weight_bytes = sum(p.numel() * p.element_size() for p in self.model.parameters())
+        self.cost = pass_cost(self.model)  # before its layers are joined
         self.quantized = any(type(p.data) is not torch.Tensor for p in self.model.parameters())
         self.in_slots = attention.reads_slots(self.lm, self.parameters)
         if self.in_slots:
