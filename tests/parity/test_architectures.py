@@ -19,7 +19,7 @@ from oracle import (
 )
 
 from trimtab.arms.vocab import VocabularyMap
-from trimtab.engines.local import scheduler
+from trimtab.engines.local import batch
 from trimtab.engines.local.engine import LocalEngine
 from trimtab.engines.local.streams import Stream
 from trimtab.engines.types import Request
@@ -183,7 +183,7 @@ def agrees(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> list[Request
     expected = [specified(engine, request) for request in requests]
     assert len(set(map(tuple, expected))) > 3  # else they could not tell much
     for chunk in (512, 9):
-        monkeypatch.setattr(scheduler, "CHUNK", chunk)
+        monkeypatch.setattr(batch, "CHUNK", chunk)
         answers = engine.generate(requests, report=True)
         assert [list(answer.token_ids) for answer in answers] == expected
     for request, answer in zip(requests[3:], answers[3:], strict=True):

@@ -11,7 +11,7 @@ import pytest
 from oracle import GREEDY, specified, stream, templated, with_lora
 
 import trimtab
-from trimtab.engines.local import scheduler
+from trimtab.engines.local import batch
 from trimtab.engines.local.engine import LocalEngine
 from trimtab.engines.local.slots import Slots
 from trimtab.engines.types import Completion, Request
@@ -101,7 +101,7 @@ class TestContinuousBatching:
         chunk: int,
     ) -> None:
         """Nine requests of unequal prompts and lengths, greedy and drawn, are the specification."""
-        monkeypatch.setattr(scheduler, "CHUNK", chunk)
+        monkeypatch.setattr(batch, "CHUNK", chunk)
         assert tokens(engine.generate(mixed(), batch_size=slots)) == expected
 
     def test_a_free_slot_is_filled_at_once(self, engine: LocalEngine, reads: Reads) -> None:
@@ -126,7 +126,7 @@ class TestSharedBeginnings:
 
         Together they read 40 + 1 + 2 + 3 + 4 words of prompts, and 2 of every 3 tokens.
         """
-        monkeypatch.setattr(scheduler, "CHUNK", chunk)
+        monkeypatch.setattr(batch, "CHUNK", chunk)
         shared = words(3, 40)
         requests = [request(i, f"{shared} w{i}" + " w7" * i, 3, i % 2) for i in range(4)]
         answers = pair.generate(requests, batch_size=4)
@@ -174,7 +174,7 @@ class TestSharedBeginnings:
 
     def test_others_come_and_go(self, pair: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
         """Twelve requests on three shared beginnings in four slots, in pieces of seven words."""
-        monkeypatch.setattr(scheduler, "CHUNK", 7)
+        monkeypatch.setattr(batch, "CHUNK", 7)
         requests = [
             request(i, f"{words(i % 3, 34)} w{i}" + " w2" * (i % 4), 1 + 5 * i % 7, i % 2)
             for i in range(12)

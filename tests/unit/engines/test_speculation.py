@@ -15,10 +15,11 @@ from scipy import stats
 from torch import Tensor
 
 from trimtab import fusion
-from trimtab.engines.local import scheduler
+from trimtab.engines.local import batch
 from trimtab.engines.local.drafting import ModelDrafter, NgramDrafter
 from trimtab.engines.local.engine import LocalEngine
-from trimtab.engines.local.scheduler import Fleet, Scheduler, Speculation
+from trimtab.engines.local.fleet import Fleet, Speculation
+from trimtab.engines.local.scheduler import Scheduler
 from trimtab.engines.speculation import DraftLength, verify
 from trimtab.engines.types import Request
 
@@ -273,7 +274,7 @@ def redraw_from_p(logp: Tensor, drafts: Tensor, q: Any, lengths: Tensor, t: Any,
 @pytest.mark.parametrize("rule", [accept_all, redraw_from_p])
 def test_a_wrong_rule_is_found(rule: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Keeping every draft, or drawing anew from p itself: the same test fails."""
-    monkeypatch.setattr(scheduler, "verify", rule)
+    monkeypatch.setattr(batch, "verify", rule)
     engine, drafter = draft_engine("arm")
     counts, _ = sampled(engine, request(), drafter)
     assert p_value(counts, probabilities(engine, request())) < ALARM

@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from trimtab.arms.load import share_weights
 from trimtab.data.pairs import Prompt
+from trimtab.engines.local.fleet import Fleet
 from trimtab.engines.local.rows import RowPlan
-from trimtab.engines.local.scheduler import Fleet, Scheduler
+from trimtab.engines.local.scheduler import Scheduler
 from trimtab.engines.local.speculating import (
     SPECULATE,
     Speculate,

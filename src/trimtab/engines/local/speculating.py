@@ -8,7 +8,7 @@ from typing import Literal
 
 from trimtab.engines.local.costs import pass_cost, row_cost
 from trimtab.engines.local.drafting import ModelDrafter, NgramDrafter
-from trimtab.engines.local.scheduler import Speculation
+from trimtab.engines.local.fleet import Speculation
 from trimtab.engines.local.streams import BASE, DRAFT, Group, Stream
 from trimtab.engines.speculation import DraftLength
 from trimtab.errors import ConfigError
