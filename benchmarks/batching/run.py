@@ -67,6 +67,16 @@ def run_generate(model: Any, requests: list[tuple[list[int], int]], slots: int) 
     return time.perf_counter() - start
 
 
+def over(slow: list[float], fast: list[float]) -> list[float]:
+    """How many times faster, repeat by repeat."""
+    return [a / b for a, b in zip(slow, fast, strict=True)]
+
+
+def spread(ratios: list[float]) -> str:
+    """Median, lowest and highest."""
+    return f"{statistics.median(ratios):.2f}x [{min(ratios):.2f}, {max(ratios):.2f}]"
+
+
 def main() -> None:
     """Measure, write, print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -80,31 +90,38 @@ def main() -> None:
     prompts, news = log_uniform(8, 64, n, seed=1), log_uniform(4, 128, n, seed=2)
     tokens = torch.randint(1, 4000, (n, 64), generator=torch.Generator().manual_seed(0)).tolist()
     requests = [(ids[:p], new) for ids, p, new in zip(tokens, prompts, news, strict=True)]
-    contender = Engine(RandomModels(options.shape, options.dtype, "cpu").engine(fused=1))
+    models = RandomModels(options.shape, options.dtype, "cpu")
+    contender, alone = Engine(models.engine(fused=1)), Engine(models.engine())
     plans = [contender.plan(ids, new) for ids, new in requests]
+    bare = [alone.plan(ids, new) for ids, new in requests]
     model = random_model(options.shape, getattr(torch, options.dtype), "cpu")
     total = sum(news)
-    seconds: dict[str, list[float]] = {"continuous": [], "static": [], "generate": []}
+    seconds: dict[str, list[float]] = {
+        name: [] for name in ("continuous", "static", "base_continuous", "generate")
+    }
     for repeat in range(options.repeats):
         for static in (False, True):
             name = "static" if static else "continuous"
             taken = run_engine(contender.engine, plans, options.slots, static=static)
             seconds[name].append(taken)
+        taken = run_engine(alone.engine, bare, options.slots, static=False)
+        seconds["base_continuous"].append(taken)
         seconds["generate"].append(run_generate(model, requests, options.slots))
         print(repeat, {name: round(values[-1], 1) for name, values in seconds.items()}, flush=True)
-    ratios = [s / c for s, c in zip(seconds["static"], seconds["continuous"], strict=True)]
+    ratios = over(seconds["static"], seconds["continuous"])
+    base_ratios = over(seconds["generate"], seconds["base_continuous"])
     report = {
         "conditions": conditions("cpu"),
         "settings": vars(options) | {"tokens": total},
         "seconds": seconds,
-        "continuous_over_static": {
-            "median": statistics.median(ratios), "low": min(ratios), "high": max(ratios)
-        },
-    }  # fmt: skip
+        "continuous_over_static": ratios,
+        "base_continuous_over_generate": base_ratios,
+    }
     (HERE / "results.json").write_text(json.dumps(report, indent=2) + "\n")
     names = {
         "continuous": "one ARM, 8 slots that are refilled",
         "static": "one ARM, static batches of 8",
+        "base_continuous": "base alone, 8 slots that are refilled",
         "generate": "base alone, transformers generate, static batches of 8",
     }
     rows = [
@@ -113,9 +130,9 @@ def main() -> None:
         for key, values in seconds.items()
     ]
     table = "| | seconds | tokens/s |\n| --- | --- | --- |\n" + "\n".join(rows)
-    table += f"\n\nContinuous over static: {statistics.median(ratios):.2f}x "
-    table += f"[{min(ratios):.2f}, {max(ratios):.2f}] in {len(ratios)} interleaved repeats; "
-    table += f"{n} requests, {total} tokens."
+    table += f"\n\nOne ARM, refilled over static: {spread(ratios)}; base alone, refilled over "
+    table += f"transformers' static batches: {spread(base_ratios)} ({len(ratios)} interleaved "
+    table += f"repeats, lowest and highest in brackets); {n} requests, {total} tokens."
     readme = HERE / "README.md"
     before, _, rest = readme.read_text().partition(BEGIN)
     readme.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.partition(END)[2]}")

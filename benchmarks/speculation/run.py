@@ -4,8 +4,9 @@
 
 The base has 59 M parameters (`grow.py` makes it), the ARM is tiny-5m with a LoRA, trained here on
 HH-RLHF `harmless` pairs, 10 times smaller. The ARM and its backbone draft in one forward, one pass
-of the base verifies. Prompts are single user turns of the test split, answered one at a time. Rows are interleaved; models and
-what has been trained are kept in `work/`. Writes `results.json` and the table in `README.md`.
+of the base verifies. Prompts are single user turns of the test split, answered one at a time. Rows
+are interleaved; what has been trained is kept in `work/`. Writes `results.json` and the table in
+`README.md`.
 """
 
 from __future__ import annotations

@@ -98,6 +98,10 @@ def _parts(batch: dict[str, Tensor]) -> list[tuple[Tensor, slice]]:
 def _chunk_logp(lm: Any, hidden_MH: Tensor, target_M: Tensor) -> Tensor:
     if not torch.is_grad_enabled():
         return _target_logp(lm, hidden_MH, target_M)
+    if _has_frozen_linear_head(lm):
+        head = lm.get_output_embeddings()
+        frozen: Tensor = _FrozenHeadLogp.apply(hidden_MH, target_M, head)  # type: ignore[no-untyped-call]
+        return frozen
     logp: Tensor = checkpoint(_target_logp, lm, hidden_MH, target_M, use_reentrant=False)
     return logp
 
@@ -105,6 +109,44 @@ def _chunk_logp(lm: Any, hidden_MH: Tensor, target_M: Tensor) -> Tensor:
 def _target_logp(lm: Any, hidden_MH: Tensor, target_M: Tensor) -> Tensor:
     logits_MV = head_logits(lm, hidden_MH).float()
     return logits_MV.gather(-1, target_M[:, None]).squeeze(-1) - logits_MV.logsumexp(-1)
+
+
+class _FrozenHeadLogp(torch.autograd.Function):
+    """Log-probs of targets under a frozen head, with the gradient made in the forward pass.
+
+    d logp / d hidden = W[target] - softmax(W hidden) · W, up to the factor that comes from above:
+    two products with W where recomputing the logits takes three.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden_MH: Tensor, target_M: Tensor, head: nn.Linear) -> Tensor:
+        """[M, H], [M] -> [M] float32."""
+        logp_MV = head(hidden_MH).float().log_softmax(-1)
+        logp_M = logp_MV.gather(-1, target_M[:, None]).squeeze(-1)
+        if ctx.needs_input_grad[0]:
+            expected_MH = torch.mm(logp_MV.exp().to(head.weight.dtype), head.weight)
+            slope_MH = torch.embedding(head.weight, target_M) - expected_MH
+            ctx.save_for_backward(slope_MH.to(hidden_MH.dtype))
+        return torch.as_tensor(logp_M)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        """[M] -> [M, H]."""
+        (slope_MH,) = ctx.saved_tensors
+        return grads[0][:, None].to(slope_MH.dtype) * slope_MH, None, None
+
+
+def _has_frozen_linear_head(lm: Any) -> bool:
+    head, config = lm.get_output_embeddings(), lm.config.get_text_config()
+    changes = ("logit_scale", "logits_scaling", "final_logit_softcapping")
+    return (
+        type(head) is nn.Linear
+        and type(head.weight.data) is Tensor
+        and head.weight.numel() == head.in_features * head.out_features  # not so under ZeRO-3
+        and head.bias is None
+        and not head.weight.requires_grad
+        and all(getattr(config, name, None) is None for name in changes)
+    )
 
 
 def head_logits(lm: Any, hidden_MH: Tensor) -> Tensor:

@@ -146,6 +146,21 @@ def test_rows_of_unlike_length_are_not_padded_to_each_other(side: Side) -> None:
     assert seen == [48]
 
 
+@pytest.mark.parametrize("chunk", [3, 1000])
+def test_a_frozen_head_gives_the_same_gradients(chunk: int) -> None:
+    """Its gradient is made in the forward pass; the body's must be those of a trainable head."""
+    frozen, plain = build("llama"), build("llama")
+    frozen.lm_head.weight.requires_grad_(False)
+    factors = torch.linspace(-1, 2, 13)
+    for model in (frozen, plain):
+        logp, _ = response_logp(model, pad_rows(ROWS, 0), chunk=chunk)
+        (factors * logp).sum().backward()
+    assert frozen.lm_head.weight.grad is None
+    for (name, ours), theirs in zip(frozen.named_parameters(), plain.parameters(), strict=True):
+        if name != "lm_head.weight":
+            torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-5, rtol=1e-4, msg=name)
+
+
 def test_logits_are_not_kept_for_the_backward_pass() -> None:
     """Of what autograd keeps, nothing has [chunk, V] or more numbers except the head's weights."""
     model = build("llama")
