@@ -24,9 +24,7 @@ def quantized_loading(bits: Quantization, dtype: DType) -> dict[str, Any]:
         ConfigError: without optimum-quanto, or int4 in another dtype.
     """
     if importlib.util.find_spec("optimum") is None or not _has_quanto():
-        raise ConfigError(
-            f"quantization {bits} needs optimum-quanto", "pip install 'trimtab[quant]'"
-        )
+        raise ConfigError(f"quantization {bits} needs optimum-quanto", "pip install optimum-quanto")
     if bits == "int4" and dtype not in ("auto", "bfloat16"):
         raise ConfigError(f"int4 weights have no {dtype} kernels", "use --dtype bfloat16")
     options: dict[str, Any] = {"quantization_config": transformers.QuantoConfig(weights=bits)}

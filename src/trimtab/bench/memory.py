@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import sys
@@ -23,7 +24,7 @@ def resident(field: str) -> int:
 
 def forget_peak() -> None:
     """Let the peak begin anew, where the system can."""
-    if _STATUS.exists():
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 

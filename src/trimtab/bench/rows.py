@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 
-from trimtab.arms.load import share_weights
+from trimtab.arms.load import default_device, load_model, load_tokenizer
+from trimtab.arms.quantization import quantized_loading
 from trimtab.arms.vocab import VocabularyMap
 from trimtab.bench.contenders import Contender, Engine, Generate, TwoModels
 from trimtab.bench.models import SHAPES, Numbers, random_lora, random_model
 from trimtab.engines.local import LocalEngine, load_engine
 from trimtab.engines.local.streams import BASE, Stream
+from trimtab.errors import ConfigError
 
 BASE_ROW = "base alone"
 GENERATE_ROW = "base alone, transformers generate"
@@ -105,7 +107,7 @@ class OwnModels:
         plain = {**self.options, "draft": None}
         return {
             BASE_ROW: lambda: Engine(load_engine(self.base, **plain)),
-            GENERATE_ROW: lambda: Generate(share_weights(self._loaded())),
+            GENERATE_ROW: lambda: Generate(self._loaded()),
             "guided": lambda: Engine(load_engine(self.base, self.arms, **plain)),
             "guided, speculation on": lambda: Engine(
                 load_engine(self.base, self.arms, **self.options), "on"
@@ -116,21 +118,27 @@ class OwnModels:
         }
 
     def _loaded(self) -> Any:
-        from trimtab.arms.load import default_device, load_model
-
-        device = self.options.get("device") or default_device()
-        return load_model(self.base, dtype=self.options.get("dtype", "auto"), device=device)
+        options = {key: self.options[key] for key in ("dtype", "trust_remote_code")}
+        options["device"] = self.options["device"] or default_device()
+        if bits := self.options["quantization"]:
+            options |= quantized_loading(bits, options["dtype"])
+        return load_model(self.base, **options)
 
     def prompts(self, batch: int, length: int) -> list[list[int]]:
         """Prompts of ordinary tokens from the middle of the vocabulary, no two alike."""
-        from trimtab.arms.load import load_tokenizer
-
         size = len(load_tokenizer(self.base))
         generator = torch.Generator().manual_seed(batch * 10_000 + length)
         return torch.randint(size // 8, size, (batch, length), generator=generator).tolist()
 
 
 def wanted(makers: dict[str, Callable[[], Contender]], names: Sequence[str]) -> list[str]:
-    """Rows whose name contains one of `names`; all if there are none. The base always counts."""
+    """Rows whose name contains one of `names`; all if there are none. The base always counts.
+
+    Raises:
+        ConfigError: a name that no row contains.
+    """
+    for name in names:
+        if not any(name in row for row in makers):
+            raise ConfigError(f"no row contains {name!r}", f"the rows are: {'; '.join(makers)}")
     chosen = [row for row in makers if not names or any(name in row for name in names)]
     return [BASE_ROW, *(row for row in chosen if row != BASE_ROW)]

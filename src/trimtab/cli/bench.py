@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from trimtab.cli.options import EngineOptions
+from trimtab.cli.options import LoadOptions, named_arms
 from trimtab.cli.parse import parse, quiet_libraries
 from trimtab.errors import ConfigError
 from trimtab.files import require_fresh, storage_errors, write_json
@@ -22,18 +22,27 @@ DESCRIPTION = "The price of guidance on this machine: time, memory, time to the 
 
 
 @dataclass(kw_only=True)
-class SpeedOptions(EngineOptions):
+class SpeedOptions(LoadOptions):
     """The price of guidance on this machine: time, memory, time to the first token."""
 
     base: str = ""
-    """The frozen base, with --arm for its ARMs; without it, random weights of --shape."""
+    """The frozen base: a folder or a hub id; without it, random weights of --shape."""
+
+    arm: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
+    """An ARM of the base as OBJECTIVE=FOLDER_OR_HUB_ID; repeat the option for several."""
+
+    draft_model: str | None = None
+    """What drafts in the speculation rows, as for `trimtab generate`."""
+
+    quantization: Literal["int8", "int4"] | None = None
+    """Load the base with weights of this many bits, as for `trimtab generate`."""
 
     shape: Literal["5m", "350m", "7b"] = "350m"
     """Shape of the random model."""
 
     rows: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
     """Measure the rows whose name contains this; repeat the option for several. Each row holds its
-    own weights in memory."""
+    own weights: all rows of 350m take some 12 GiB in bfloat16."""
 
     points: list[str] = field(default_factory=lambda: ["1x32", "8x32", "32x32", "1x512"])
     """Batch x prompt tokens."""
@@ -68,6 +77,10 @@ def main(argv: Sequence[str]) -> int:
     points = [_point(text) for text in options.points]
     if options.new_tokens < 2 or options.repeats < 1:
         raise ConfigError("nothing to measure", "give --new-tokens 2 or more, --repeats 1 or more")
+    if not options.base and (options.arm or options.draft_model or options.quantization):
+        raise ConfigError("--arm, --draft-model and --quantization need a base", "add --base MODEL")
+    if not points:
+        raise ConfigError("--points is empty", "write BATCHxPROMPT, such as 8x32")
     if options.output_dir:
         require_fresh(Path(options.output_dir), overwrite=options.overwrite)
     return _speed(options, points)
@@ -81,17 +94,17 @@ def _point(text: str) -> tuple[int, int]:
 
 
 def _speed(options: SpeedOptions, points: list[tuple[int, int]]) -> int:
-    from trimtab.arms.load import default_device
+    from trimtab.arms.load import default_device, require_device
     from trimtab.bench.machine import conditions
     from trimtab.bench.rows import OwnModels, RandomModels, wanted
     from trimtab.bench.speed import measure, peak_memory
     from trimtab.cli import show
 
     quiet_libraries()
-    device = options.device or default_device()
+    device = require_device(options.device) if options.device else default_device()
     models: Any
     if options.base:
-        models = OwnModels(options.base, options.arms, _load_options(options))
+        models = OwnModels(options.base, named_arms(options.arm), _load_options(options))
     else:
         dtype = "bfloat16" if options.dtype == "auto" else options.dtype
         models = RandomModels(options.shape, dtype, device)
@@ -108,7 +121,8 @@ def _speed(options: SpeedOptions, points: list[tuple[int, int]]) -> int:
         )
         memory: dict[str, float] = {}
         for done, name in enumerate(names if options.memory else [], 1):
-            memory[name] = peak_memory(models, name, *points[0], options.new_tokens)
+            peak = peak_memory(models, name, *points[0], options.new_tokens)
+            memory |= {} if peak is None else {name: peak}
             progress("measuring memory", done, len(names))
     report = {
         "conditions": conditions(device),

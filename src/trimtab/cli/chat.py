@@ -86,7 +86,7 @@ def main(argv: Sequence[str]) -> int:
     """Read lines until /quit or the end of the input."""
     options = parse(ChatOptions, argv, "chat", DESCRIPTION)
     options.steering()
-    options.sampling()
+    Request("", None, options.strength, options.sampling(), options.kl_budget, options.gate)
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  line editing and history in input()
     engine = options.load()

@@ -136,6 +136,8 @@ def _settings(options: GenerateOptions) -> dict[str, Any]:
     free = {"output", "overwrite", "batch_size", "json", "input"}
     settings = {key: value for key, value in asdict(options).items() if key not in free}
     models = [options.base, *options.arms.values()]
+    if options.draft_model and options.draft_model != "ngram":
+        models.append(options.draft_model)
     return {
         **settings,
         "weights": [weights_fingerprint(model) for model in models],

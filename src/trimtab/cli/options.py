@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -30,6 +31,21 @@ class LoadOptions:
     """Run model code that comes with a checkpoint."""
 
 
+def named_arms(entries: Sequence[str]) -> dict[str, str]:
+    """`OBJECTIVE=FOLDER` entries as objective -> folder; a folder alone names its own objective."""
+    named: dict[str, str] = {}
+    for entry in entries:
+        name, equals, folder = entry.partition("=")
+        if not equals:
+            name, folder = Sidecar.load(entry).objective, entry
+        if not name or not folder:
+            raise ConfigError(f"--arm {entry} names no objective", "write --arm helpful=FOLDER")
+        if name in named:
+            raise ConfigError(f"two ARMs for {name!r}", "name each objective once")
+        named[name] = folder
+    return named
+
+
 @dataclass(kw_only=True)
 class EngineOptions(LoadOptions):
     """Which models, and how they are steered."""
@@ -48,7 +64,7 @@ class EngineOptions(LoadOptions):
 
     kl_budget: float | None = None
     """Nats per token; the strength is lowered, token by token, so that the steered distribution's
-    KL divergence from the base's stays within it."""
+    KL divergence from the base's, before temperature and filters, stays within it."""
 
     gate: float | None = None
     """Leave the ARMs out where the base gives one token more than this probability."""
@@ -68,8 +84,8 @@ class EngineOptions(LoadOptions):
     """Tokens a request may have, prompt and response; the models' own limit by default."""
 
     quantization: Literal["int8", "int4"] | None = None
-    """Load the base with weights of this many bits (pip install 'trimtab[quant]');
-    ARMs stay as they are."""
+    """Load the base, and so the LoRA ARMs on it, with weights of this many bits (needs
+    optimum-quanto)."""
 
     prompt_format: Literal["auto", "chat", "raw"] = "auto"
     """How a plain-text prompt is read: as one user turn, as it stands, or by the tokenizer."""
@@ -77,17 +93,7 @@ class EngineOptions(LoadOptions):
     @property
     def arms(self) -> dict[str, str]:
         """Objective -> folder."""
-        named: dict[str, str] = {}
-        for entry in self.arm:
-            name, equals, folder = entry.partition("=")
-            if not equals:
-                name, folder = Sidecar.load(entry).objective, entry
-            if not name or not folder:
-                raise ConfigError(f"--arm {entry} names no objective", "write --arm helpful=FOLDER")
-            if name in named:
-                raise ConfigError(f"two ARMs for {name!r}", "name each objective once")
-            named[name] = folder
-        return named
+        return named_arms(self.arm)
 
     def steering(self) -> Steering:
         """The default steering, validated before anything is loaded."""
@@ -98,6 +104,8 @@ class EngineOptions(LoadOptions):
         from trimtab.cli.parse import quiet_libraries
         from trimtab.engines.local import load_engine
 
+        if self.draft_model and self.speculate == "off":
+            raise ConfigError("--draft-model without --speculate", "add --speculate auto")
         quiet_libraries()
         return load_engine(
             self.base,

@@ -71,7 +71,8 @@ class Request:
         strength: how hard the guide pulls; 0 is the base exactly.
         sampling: how tokens are chosen.
         kl_budget: nats per token; the strength is lowered, token by token, so that the KL
-            divergence of the steered distribution from the base's stays within it.
+            divergence of the steered distribution from the base's, before temperature and
+            filters, stays within it.
         gate: tokens for which the base gives one token more than this probability come from the
             base alone, and ARMs with their own backbone are not run for them.
     """
@@ -85,7 +86,9 @@ class Request:
 
     def __post_init__(self) -> None:
         if self.kl_budget is not None and not 0 <= self.kl_budget < math.inf:
-            raise ConfigError(f"kl_budget is {self.kl_budget}", "it must be 0 nats or more")
+            raise ConfigError(
+                f"kl_budget is {self.kl_budget}", "it must be 0 nats or more; leave it out for none"
+            )
         if self.gate is not None and not 0 < self.gate <= 1:
             raise ConfigError(f"gate is {self.gate}", "it must be a probability in (0, 1]")
 

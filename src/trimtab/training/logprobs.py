@@ -72,6 +72,9 @@ def _parts(batch: dict[str, Tensor]) -> list[tuple[Tensor, slice]]:
     """
     mask_NT = batch["attention_mask"]
     rows, width = mask_NT.shape
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        # sharded layers meet at every forward, so all processes must run as many
+        return [(torch.arange(rows, device=mask_NT.device), slice(0, width))]
     at_T = torch.arange(width, device=mask_NT.device)
     first, last = torch.stack(  # of each row's tokens, padding on either side
         [at_T.masked_fill(mask_NT == 0, width).amin(-1), (at_T * mask_NT).amax(-1)]

@@ -20,7 +20,7 @@ def attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor,
+    attention_mask: Tensor | None,
     scaling: float | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
@@ -44,6 +44,8 @@ def attend(
     Returns:
         [N, T, G · H, D] in the query's type, and no attention weights.
     """
+    if attention_mask is None:
+        raise ValueError("this model has been taken over by an engine: load it again to run it")
     rows, heads, tokens, _features = query.shape
     groups = heads // key.shape[1]
     dtype, query = query.dtype, query.to(key.dtype)

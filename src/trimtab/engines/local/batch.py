@@ -116,12 +116,14 @@ class Batch:
         settings = self._all_settings().rows(first, count)
         return self._plain(first, rows, fuse(settings, logps, self._fleet.arms), settings)
 
-    def _pending(self, slot: int) -> int:
+    def _pending(self, slot: int, *, guides: bool = False) -> int:
+        """The most that any stream (or only base and ARMs) of a slot has still to read."""
         row = self.rows[slot]
         assert row is not None
         unread: list[int] = [
             len(sequence) - n
             for state, sequences in zip(self.states, row.sequences, strict=True)
+            if not (guides and state.group.index.keys() == {DRAFT})
             for sequence, n in zip(sequences, state.read_so_far[slot], strict=True)
         ]
         return max(unread)
@@ -194,7 +196,7 @@ class Batch:
         """Slots whose ARMs must be read: the gate is open somewhere, or too much is unread."""
         closed = gated(logp_base_BMV, settings.gate_B).tolist()
         return [
-            bool(row) and (not all(shut[:tail]) or self._pending(slot) >= CHUNK)
+            bool(row) and (not all(shut[:tail]) or self._pending(slot, guides=True) >= CHUNK)
             for slot, (row, shut, tail) in enumerate(zip(rows, closed, tails, strict=True))
         ]
 
@@ -242,7 +244,7 @@ class Batch:
         for row, n, drafted in zip(rows, kept, lengths, strict=True):
             if row:
                 row.drafts.learn(n, drafted)
-                row.drafted, row.accepted = row.drafted + drafted, row.accepted + n
+                row.drafted += drafted
         return self._push(0, rows, tokens, fused, longest + 1)
 
     def _push(
@@ -267,6 +269,7 @@ class Batch:
                 taken += 1
                 if row.finish_reason:
                     break
+            row.accepted += min(taken, len(own) - 1)  # the last of a round was drawn
             row.gated += sum(shut[slot - first][:taken]) if shut else 0
             del row.reports[len(row.ids) :]  # what was accepted behind the end
             for state, sequences in zip(self.states, row.sequences, strict=True):

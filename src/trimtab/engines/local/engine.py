@@ -51,6 +51,8 @@ class LocalEngine:
         max_length: int | None = None,
         pack: bool = False,
     ) -> None:
+        if max_length is not None and max_length < 2:
+            raise ConfigError(f"max_length is {max_length}", "it must be 2 tokens or more")
         names = [arm.name for arm in arms]
         if len(set(names)) < len(names):
             raise ConfigError(f"two ARMs share a name ({', '.join(names)})", "name each once")
@@ -62,11 +64,13 @@ class LocalEngine:
         self.ends = end_ids(base)
         self.max_length = max_length
         self._ngram = draft == "ngram"
-        drafter = draft if isinstance(draft, Stream) else own_drafter(base, self.arms)
+        drafter = draft if isinstance(draft, Stream) else None
+        if drafter is None and not self._ngram:
+            drafter = own_drafter(base, self.arms)
         if drafter and drafter.model is base.model:  # it drafts before the base verifies
             drafter = replace(drafter, model=share_weights(base.model))
-        self._streams = [base, *arms, *([drafter] if drafter else [])]
-        self.groups = group_streams(self._streams, pack=pack)
+        self.streams = [base, *arms, *([drafter] if drafter else [])]
+        self.groups = group_streams(self.streams, pack=pack)
 
     @property
     def objectives(self) -> list[str]:
@@ -211,17 +215,19 @@ class LocalEngine:
         """Check one request against this engine and tokenise it for every stream."""
         steering = Steering.of(self.objectives, request.preference, request.strength)
         weights = steering.weights({arm.name: arm.scale for arm in self.arms})
-        prompts = {v.name: v.prompt_ids(request.prompt) for v in self._streams}
-        for stream in self._streams:
+        prompts = {v.name: v.prompt_ids(request.prompt) for v in self.streams}
+        for stream in self.streams:
             self._require_room(stream, len(prompts[stream.name]), request.sampling.max_new_tokens)
         return RowPlan(request, steering, weights, prompts)
 
     def _require_room(self, stream: Stream, prompt: int, response: int) -> None:
-        limits = [limit for limit in (stream.context, self.max_length) if limit]
-        if limits and prompt + response > min(limits):
+        limits = {"the model reads": stream.context, "max_length is": self.max_length}
+        for what, limit in limits.items():
+            if limit is None or prompt + response <= limit:
+                continue
             raise ConfigError(
                 f"the prompt has {prompt} tokens for {stream.name} and max_new_tokens is "
-                f"{response}, but the model reads {min(limits)}",
+                f"{response}, but {what} {limit}",
                 "shorten the prompt or lower --max-new-tokens; nothing is cut in silence",
             )
 

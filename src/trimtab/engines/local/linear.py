@@ -59,8 +59,8 @@ class JointLinear:
         self._bias = _joint_bias(layers, len(weight))
         has_onednn = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
         self._onednn = weight.device.type == "cpu" and has_onednn
-        if weight.dtype != torch.float32 and not pack:
-            self._onednn = False  # the default is oneDNN, too
+        if weight.dtype != torch.float32 and not (pack and _packable(weight)):
+            self._onednn = False  # PyTorch's default
         self.packed = self._onednn and weight.dtype != torch.float32
         if self.packed:
             weight = torch.ops.mkldnn._reorder_linear_weight(weight, 1)
@@ -158,6 +158,12 @@ class Piece(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[N, T, in] -> [N, T, out]."""
         return self._joint.output(self._index, x)
+
+
+def _packable(weight: Tensor) -> bool:
+    """Whether oneDNN has kernels for this type on this machine."""
+    supported = torch.ops.mkldnn._is_mkldnn_bf16_supported
+    return weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and bool(supported())
 
 
 def _joint_bias(layers: Sequence[nn.Linear], rows: int) -> Tensor | None:

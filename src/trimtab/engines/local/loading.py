@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from trimtab.arms.adapter import LoraWeights, read_lora
-from trimtab.arms.folder import check_folder, fetch, is_adapter
+from trimtab.arms.folder import canonical, check_folder, fetch, is_adapter
 from trimtab.arms.load import (
     DType,
     arm_facts,
@@ -32,7 +32,7 @@ from trimtab.engines.local.check import check_groups, expected_logits
 from trimtab.engines.local.drafting import NGRAM
 from trimtab.engines.local.engine import LocalEngine
 from trimtab.engines.local.streams import BASE, DRAFT, Stream
-from trimtab.errors import ModelLoadError
+from trimtab.errors import ConfigError, ModelLoadError
 
 logger = logging.getLogger(__name__)
 
@@ -63,14 +63,17 @@ def load_engine(
             base's vocabulary, or `ngram` for the text so far. By default a small ARM, or else the
             text so far.
         max_length: tokens a request may have, prompt and response; the models' limit by default.
-        quantization: load the base with weights of so many bits (needs optimum-quanto). ARMs stay
-            as they are, and a base that was saved quantised needs no option.
+        quantization: load the base, and so the LoRA ARMs on it, with weights of so many bits
+            (needs optimum-quanto). A base that was saved quantised needs no option.
 
     Raises:
         VocabularyError: an ARM whose tokens are not the base's, named.
         ModelLoadError, MissingFileError: a folder that cannot be loaded.
     """
+    for taken in {BASE, DRAFT} & {*(arms or {})}:
+        raise ConfigError(f"an ARM is called {taken!r}", "that name is taken: give it another")
     base, arms = str(base), {name: fetch(str(folder)) for name, folder in (arms or {}).items()}
+    draft = _checked_draft(draft)
     device = require_device(device) if device else default_device()
     options: dict[str, Any] = {
         "dtype": dtype,
@@ -104,17 +107,33 @@ def load_engine(
     _warn_of_other_objectives(arms, facts)
     drafter: Any = draft
     if draft and draft != NGRAM:
-        drafter = stream(DRAFT, load_model(draft, **options))
-    models = [backbones[base], *(model for model, _ in loaded.values())]
-    expected = {id(model): expected_logits(model) for model in models}
-    streams = [stream(BASE, backbones[base])]
-    streams += [stream(name, *model) for name, model in loaded.items()]
-    may_pack = _may_pack(models)
+        same = next((name for name in backbones if canonical(name) == canonical(draft)), None)
+        drafter = stream(DRAFT, backbones[same] if same else load_model(draft, **options))
+    models = {id(model): model for model in (backbones[base], *(m for m, _ in loaded.values()))}
+    if isinstance(drafter, Stream):
+        models[id(drafter.model)] = drafter.model
+    expected = {key: expected_logits(model) for key, model in models.items()}
     engine = LocalEngine(
-        streams[0], streams[1:], draft=drafter, max_length=max_length, pack=may_pack
+        stream(BASE, backbones[base]),
+        [stream(name, *model) for name, model in loaded.items()],
+        draft=drafter,
+        max_length=max_length,
+        pack=_may_pack(list(models.values())),
     )
-    check_groups(engine.groups, {s.name: expected[id(s.model)] for s in streams if s.lora is None})
+    plain = [s for s in engine.streams if s.lora is None and id(s.model) in expected]
+    check_groups(engine.groups, {s.name: expected[id(s.model)] for s in plain})
     return engine
+
+
+def _checked_draft(draft: str | None) -> str | None:
+    if draft is None or draft == NGRAM:
+        return draft
+    check_folder(draft, what="draft model")
+    if is_adapter(draft):
+        raise ConfigError(
+            f"the draft model {draft} is an adapter", "name a whole model; an ARM drafts by itself"
+        )
+    return draft
 
 
 def _may_pack(models: Sequence[Any]) -> bool:
@@ -158,7 +177,9 @@ def _vocabularies(
             base_head=heads[BASE],
             arm_head=heads[name],
             base_ends=ends,
-            arm_name=f"the ARM {name} ({folder})",
+            arm_name=f"the draft model ({folder})"
+            if name == DRAFT
+            else f"the ARM {name} ({folder})",
         )
         for name, folder in arms.items()
     }

@@ -158,6 +158,7 @@ def log_probs(
     """
     at_NM1 = torch.tensor(index, device=hidden_NTH.device)[..., None]
     wanted_NMH = hidden_NTH.gather(1, at_NM1.expand(-1, -1, hidden_NTH.shape[-1]))
+    group.open_rows(len(wanted_NMH) // len(group.streams), wanted_NMH.shape[1])
     logits_NMV = head_logits(group.lm, wanted_NMH)
     logits_BSMV = logits_NMV.view(-1, len(group.streams), *logits_NMV.shape[1:])
     own = [
