@@ -2,7 +2,7 @@
 
     python benchmarks/batching/run.py
 
-Random weights of 350 M parameters; prompts of 8 to 64 tokens, responses of 4 to 128 tokens (both
+Random weights of 336 M parameters; prompts of 8 to 64 tokens, responses of 4 to 128 tokens (both
 log-uniform, seeded), greedy. Static batches of 8 are what a loop over `generate` does: the next
 eight start when the longest of these eight is done. Both run through the same engine, interleaved;
 `transformers` generates the base alone in padded batches of 8, for comparison. Writes

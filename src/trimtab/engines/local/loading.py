@@ -105,20 +105,23 @@ def load_engine(
         )
 
     _warn_of_other_objectives(arms, facts)
+    guided = [stream(name, *model) for name, model in loaded.items()]
     drafter: Any = draft
     if draft and draft != NGRAM:
         same = next((name for name in backbones if canonical(name) == canonical(draft)), None)
         drafter = stream(DRAFT, backbones[same] if same else load_model(draft, **options))
-    models = {id(model): model for model in (backbones[base], *(m for m, _ in loaded.values()))}
-    if isinstance(drafter, Stream):
-        models[id(drafter.model)] = drafter.model
+    return _checked_engine(stream(BASE, backbones[base]), guided, drafter, max_length)
+
+
+def _checked_engine(
+    base: Stream, arms: Sequence[Stream], draft: Any, max_length: int | None
+) -> LocalEngine:
+    """The engine, once every architecture has been seen to decode as it should."""
+    drafters = [draft] if isinstance(draft, Stream) else []
+    models = {id(stream.model): stream.model for stream in (base, *arms, *drafters)}
     expected = {key: expected_logits(model) for key, model in models.items()}
     engine = LocalEngine(
-        stream(BASE, backbones[base]),
-        [stream(name, *model) for name, model in loaded.items()],
-        draft=drafter,
-        max_length=max_length,
-        pack=_may_pack(list(models.values())),
+        base, arms, draft=draft, max_length=max_length, pack=_may_pack([*models.values()])
     )
     plain = [s for s in engine.streams if s.lora is None and id(s.model) in expected]
     check_groups(engine.groups, {s.name: expected[id(s.model)] for s in plain})
