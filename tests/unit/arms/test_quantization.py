@@ -78,5 +78,5 @@ def test_int4_has_kernels_for_bfloat16_only() -> None:
 
 def test_without_optimum_quanto(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"pip install 'trimtab\[quant\]'"):
+    with pytest.raises(ConfigError, match="pip install optimum-quanto"):
         quantized_loading("int8", "auto")
