@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from trimtab.arms.export import export_arm as export
 from trimtab.engines.local.loading import load_engine as load
 from trimtab.evaluation.accuracy import AccuracyReport, measure_accuracy
 from trimtab.evaluation.scoring import Scored, score_responses
@@ -13,7 +14,7 @@ from trimtab.training.config import TrainConfig
 from trimtab.training.run import TrainResult
 from trimtab.training.run import train as _train
 
-__all__ = ["accuracy", "load", "score", "train"]
+__all__ = ["accuracy", "export", "load", "score", "train"]
 
 
 def train(*, data: str | os.PathLike[str] | Sequence[str], **options: Any) -> list[TrainResult]:

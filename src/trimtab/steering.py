@@ -51,9 +51,17 @@ class Steering:
         """
         return cls(_on_simplex(objectives, preference), parse_strength(strength))
 
-    def weights(self, scales: Mapping[str, float]) -> list[float]:
-        """Fusion weights `w_i = strength · preference_i · scale_i`, one per objective, in order."""
-        return [self.strength * p * scales.get(name, 1.0) for name, p in self.preference.items()]
+    def share(self, objectives: Sequence[str], scale: float = 1.0) -> tuple[float, list[float]]:
+        """What one ARM gets: its fusion weight, and the preference that goes into it.
+
+        An ARM of one objective has `w_i = strength · preference_i · scale_i`. A conditioned ARM
+        takes the preference among its own objectives, and weighs as much as they do together: all
+        of the strength where it has all objectives (design.md §2).
+        """
+        own = [self.preference[name] for name in objectives]
+        total = math.fsum(own)
+        inner = [p / total for p in own] if total else [1 / len(own)] * len(own)
+        return self.strength * total * scale, inner
 
 
 def parse_strength(value: float | str) -> float:

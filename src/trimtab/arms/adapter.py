@@ -1,6 +1,11 @@
-"""Low-rank adapters as plain tensors, `y = W x + s · B (A x)`, read from a PEFT LoRA folder.
+"""Adapters as plain tensors: what a stream adds to the layers of its backbone.
 
-R rank, in/out features of one linear layer. `s` is folded into B when it is read.
+One form holds all cores of design.md §4. With preference p the layer adds
+
+    ΔW x = B ( (Σ_i p_i Γ_i) ⊙ (A x) + Σ_i p_i Δ_i )
+
+K objectives, C columns (the rank, or more where a core needs more), in/out features of the layer.
+Plain LoRA has K = 1, Γ = 1 and no Δ; the scaling s is folded into B.
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from trimtab.arms.folder import read_json
+from trimtab.errors import ConfigError
 
 _PREFIX, _A, _B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 _BEYOND_PLAIN = (
@@ -26,13 +32,36 @@ _BEYOND_PLAIN = (
 
 
 @dataclass(frozen=True)
-class LoraWeights:
-    """One adapter: layer name -> (A [R, in], s · B [out, R])."""
+class LowRank:
+    """What one layer gets.
 
-    layers: Mapping[str, tuple[Tensor, Tensor]]
+    Attributes:
+        a: A, [C, in].
+        b: s · B, [out, C].
+        gain: Γ, [K, C]; None for ones.
+        shift: Δ, [K, C]; None for zeros.
+    """
+
+    a: Tensor
+    b: Tensor
+    gain: Tensor | None = None
+    shift: Tensor | None = None
 
 
-def read_lora(folder: str, *, dtype: torch.dtype, device: str) -> LoraWeights | None:
+@dataclass(frozen=True)
+class AdapterWeights:
+    """One adapter.
+
+    Attributes:
+        layers: layer name -> its term.
+        objectives: what the preference inside the adapter weighs, K names; none for plain LoRA.
+    """
+
+    layers: Mapping[str, LowRank]
+    objectives: tuple[str, ...] = ()
+
+
+def read_lora(folder: str, *, dtype: torch.dtype, device: str) -> AdapterWeights | None:
     """Read a PEFT folder; None when it holds more than plain LoRA on linear layers.
 
     Args:
@@ -51,10 +80,40 @@ def read_lora(folder: str, *, dtype: torch.dtype, device: str) -> LoraWeights | 
             return None
         scale = config["lora_alpha"] / (math.sqrt(len(a)) if config.get("use_rslora") else len(a))
         name = key.removeprefix(_PREFIX).removesuffix(_A)
-        layers[name] = (a.to(dtype), (scale * b.float()).to(dtype))
-    return None if tensors else LoraWeights(layers)
+        layers[name] = LowRank(a.to(dtype), (scale * b.float()).to(dtype))
+    return None if tensors else AdapterWeights(layers)
 
 
 def _is_plain(config: dict[str, Any]) -> bool:
     plain = config.get("peft_type") == "LORA" and config.get("bias", "none") == "none"
     return plain and not any(config.get(option) for option in _BEYOND_PLAIN)
+
+
+def soup(ingredients: Mapping[str, AdapterWeights | None]) -> AdapterWeights:
+    """Rewarded soup (arXiv 2306.04488): one adapter with `ΔW(p) = Σ_i p_i ΔW_i`.
+
+    The updates themselves are averaged, not their factors A and B apart. Nothing is merged: the
+    columns of all adapters lie side by side, and a request's preference is their gain.
+
+    Args:
+        ingredients: objective -> its plain LoRA, all on one backbone.
+
+    Raises:
+        ConfigError: an ARM that is no plain LoRA.
+    """
+    for objective, adapter in ingredients.items():
+        if adapter is None or adapter.objectives:
+            raise ConfigError(
+                f"the ARM {objective} is no plain LoRA", "a soup is made of LoRAs on one backbone"
+            )
+    plain = [adapter for adapter in ingredients.values() if adapter is not None]
+    layers = {}
+    for name in sorted({name for adapter in plain for name in adapter.layers}):
+        own = [(i, a.layers[name]) for i, a in enumerate(plain) if name in a.layers]
+        index = [i for i, term in own for _ in term.a]
+        layers[name] = LowRank(
+            torch.cat([term.a for _, term in own]),
+            torch.cat([term.b for _, term in own], 1),
+            torch.eye(len(plain))[:, index].to(own[0][1].a),
+        )
+    return AdapterWeights(layers, tuple(ingredients))

@@ -12,6 +12,9 @@ from typing import Any
 
 from trimtab.errors import MissingFileError, ModelLoadError
 
+CONDITIONED = ("PBLORA", "MOSLORA")
+"""`peft_type` of our own adapters: bilinear and affine."""
+
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _HARMLESS = {"training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth"}
 
@@ -51,6 +54,20 @@ def is_adapter(name: str) -> bool:
     return (Path(name) / "adapter_config.json").is_file()
 
 
+def is_conditioned(name: str) -> bool:
+    """Whether a local folder holds an ARM that takes the preference as input (PARM, UniARM)."""
+    return is_adapter(name) and _adapter_facts(name).get("peft_type") in CONDITIONED
+
+
+def conditioned_on(name: str) -> list[str]:
+    """The objectives of a conditioned ARM; none for any other folder."""
+    return list(_adapter_facts(name).get("objectives") or []) if is_conditioned(name) else []
+
+
+def _adapter_facts(name: str) -> dict[str, Any]:
+    return read_json(Path(name) / "adapter_config.json")
+
+
 def canonical(name: str) -> str:
     """A local folder as an absolute path; a hub id as it is."""
     return str(Path(name).resolve()) if is_local(name) else name
@@ -58,8 +75,7 @@ def canonical(name: str) -> str:
 
 def adapter_base(name: str) -> str:
     """The model an adapter was trained on, as its `adapter_config.json` names it."""
-    config = read_json(Path(name) / "adapter_config.json")
-    return str(config.get("base_model_name_or_path") or "")
+    return str(_adapter_facts(name).get("base_model_name_or_path") or "")
 
 
 def read_json(path: Path) -> dict[str, Any]:

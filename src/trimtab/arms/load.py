@@ -12,11 +12,13 @@ import transformers
 from peft import PeftModel
 from torch import nn
 
+from trimtab.arms.conditioned_files import with_conditioned_adapter
 from trimtab.arms.folder import (
     adapter_base,
     canonical,
     check_folder,
     is_adapter,
+    is_conditioned,
     weights_fingerprint,
 )
 from trimtab.arms.sidecar import Sidecar
@@ -126,10 +128,10 @@ def arm_facts(name: str) -> Sidecar:
     """An ARM folder's sidecar, after checking that the folder can be loaded and is an ARM's."""
     check_folder(name, what="ARM")
     sidecar = Sidecar.load(name)
-    if sidecar.method != "genarm":
+    if sidecar.method == "trajectory":
         raise ModelLoadError(
             f"{name} was trained with --method {sidecar.method}: it scores whole responses",
-            "guide with an ARM (--method genarm); a trajectory model can only judge",
+            "guide with an ARM (--method genarm, parm, uniarm); a trajectory model can only judge",
         )
     return sidecar
 
@@ -141,7 +143,7 @@ def load_arm(
     device: str = "cpu",
     trust_remote_code: bool = False,
 ) -> Any:
-    """An ARM as one model of its own: a whole causal LM, or PEFT's LoRA on its backbone."""
+    """An ARM as one model of its own: a whole causal LM, or an adapter on its backbone."""
     arm_facts(name)
     options: dict[str, Any] = {
         "dtype": dtype,
@@ -150,7 +152,12 @@ def load_arm(
     }
     if not is_adapter(name):
         return load_model(name, **options)
-    return with_adapter(load_model(require_base(name), **options), name)
+    carrier = load_model(require_base(name), **options)
+    return (
+        with_conditioned_adapter(carrier, name)
+        if is_conditioned(name)
+        else with_adapter(carrier, name)
+    )
 
 
 def with_adapter(carrier: Any, name: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +12,8 @@ from trimtab.files import write_json
 
 NAME = "trimtab.json"
 
-Method = Literal["genarm", "trajectory"]
+Method = Literal["genarm", "parm", "uniarm", "trajectory"]
+CONDITIONED_METHODS = ("parm", "uniarm")
 
 
 @dataclass(frozen=True)
@@ -21,9 +22,12 @@ class Sidecar:
 
     Attributes:
         method: how it was trained.
-        objective: the objective it was trained for.
+        objective: the objective it was trained for; "" for a conditioned ARM, whose objectives are
+            in its `adapter_config.json`.
         beta: β_r of the training loss.
+        betas: objective -> β_r, for a conditioned ARM.
         length_normalize: whether a response's reward is per token rather than a sum.
+        preference: what a conditioned ARM was exported at.
         scale: calibration; multiplies the strength of this ARM.
         base_family: architecture of the backbone, such as `llama`.
         base_fingerprint: identity of the backbone's weights ("" when it came from the hub).
@@ -38,7 +42,9 @@ class Sidecar:
     method: Method = "genarm"
     objective: str = ""
     beta: float = 0.05
+    betas: dict[str, float] = field(default_factory=dict)
     length_normalize: bool = False
+    preference: str = ""
     scale: float = 1.0
     base_family: str = ""
     base_fingerprint: str = ""

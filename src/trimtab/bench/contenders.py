@@ -71,7 +71,7 @@ class Engine:
         """A greedy request of given prompt ids for exactly so many tokens."""
         engine = self.engine
         steering = Steering.of(engine.objectives, None, 1.0)
-        weights = steering.weights({arm.name: arm.scale for arm in engine.arms})
+        weights = [steering.share(arm.objectives, arm.scale)[0] for arm in engine.arms]
         sampling = Sampling(max_new_tokens=new_tokens, temperature=0, ignore_eos=True)
         prompts = {name: ids for group in engine.groups for name in group.index}
         return RowPlan(Request("…", sampling=sampling), steering, weights, prompts)

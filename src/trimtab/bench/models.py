@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from trimtab.arms.adapter import LoraWeights
+from trimtab.arms.adapter import AdapterWeights, LowRank
 
 SHAPES: dict[str, dict[str, int]] = {
     "5m": {"vocab_size": 4096, "hidden_size": 256, "intermediate_size": 672,
@@ -50,7 +50,7 @@ def random_model(shape: str, dtype: torch.dtype, device: str, seed: int = 0) -> 
         torch.set_default_dtype(before)
 
 
-def random_lora(model: Any, seed: int) -> LoraWeights:
+def random_lora(model: Any, seed: int) -> AdapterWeights:
     """A LoRA of rank 8 on every linear layer but the LM head."""
     generator = torch.Generator().manual_seed(seed)
     layers = {}
@@ -59,5 +59,5 @@ def random_lora(model: Any, seed: int) -> LoraWeights:
             a = 0.02 * torch.randn(RANK, layer.in_features, generator=generator)
             b = 0.02 * torch.randn(layer.out_features, RANK, generator=generator)
             weight = layer.weight
-            layers[name] = (a.to(weight.device, weight.dtype), b.to(weight.device, weight.dtype))
-    return LoraWeights(layers)
+            layers[name] = LowRank(*(t.to(weight.device, weight.dtype) for t in (a, b)))
+    return AdapterWeights(layers)

@@ -23,7 +23,8 @@ class AccuracyOptions(LoadOptions):
     """Preference files or hub ids."""
 
     objective: str | None = None
-    """The objective measured; by default the one the model was trained for."""
+    """The objective measured; by default the one the model was trained for. A conditioned ARM gets
+    all of the preference on it."""
 
     split: Literal["test", "validation", "train", "all"] = "test"
     """Which pairs, by prompt hash; `all` when the whole file is held out."""

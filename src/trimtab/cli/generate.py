@@ -104,7 +104,7 @@ def _request(options: GenerateOptions, number: int, row: dict[str, Any]) -> Requ
     )
     with _naming(place if options.input else ""):
         request = replace(request, sampling=_own_sampling(request.sampling, own))
-        Steering.of(list(options.arms), request.preference, request.strength)
+        Steering.of(options.objectives, request.preference, request.strength)
     return request
 
 

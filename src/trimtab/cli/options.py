@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from trimtab.arms.descriptions import parse_descriptions
+from trimtab.arms.folder import conditioned_on, fetch
 from trimtab.arms.sidecar import Sidecar
 from trimtab.engines.types import Sampling
 from trimtab.errors import ConfigError
@@ -32,12 +34,20 @@ class LoadOptions:
 
 
 def named_arms(entries: Sequence[str]) -> dict[str, str]:
-    """`OBJECTIVE=FOLDER` entries as objective -> folder; a folder alone names its own objective."""
+    """`OBJECTIVE=FOLDER` entries as objective -> folder.
+
+    A folder alone names its own objective; a conditioned ARM has several and is named by them all.
+    """
     named: dict[str, str] = {}
     for entry in entries:
         name, equals, folder = entry.partition("=")
+        folder = fetch(folder if equals else entry)  # what it is, its own files say
         if not equals:
-            name, folder = Sidecar.load(entry).objective, entry
+            name = "+".join(conditioned_on(folder)) or Sidecar.load(folder).objective
+        elif objectives := conditioned_on(folder):
+            raise ConfigError(
+                f"--arm {entry} is conditioned on {', '.join(objectives)}", f"write --arm {folder}"
+            )
         if not name or not folder:
             raise ConfigError(f"--arm {entry} names no objective", "write --arm helpful=FOLDER")
         if name in named:
@@ -54,7 +64,15 @@ class EngineOptions(LoadOptions):
     """The frozen base: a folder or a hub id."""
 
     arm: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
-    """An ARM as OBJECTIVE=FOLDER_OR_HUB_ID; repeat the option for several."""
+    """An ARM as OBJECTIVE=FOLDER_OR_HUB_ID, or the folder of a conditioned ARM (PARM, UniARM), which
+    has several objectives; repeat the option for several ARMs."""
+
+    combine: Literal["fusion", "soup"] = "fusion"
+    """`soup` averages LoRA ARMs into one, request by request, instead of running each (rewarded
+    soups)."""
+
+    describe: list[str] = field(default_factory=list)
+    """Further objectives of a UniARM that it was not trained for, as NAME=TEXT. Experimental."""
 
     preference: str | None = None
     """Weight per objective, such as `helpful=0.7,harmless=0.3`; all alike by default."""
@@ -95,9 +113,15 @@ class EngineOptions(LoadOptions):
         """Objective -> folder."""
         return named_arms(self.arm)
 
+    @property
+    def objectives(self) -> list[str]:
+        """What can be steered to, in the engine's order."""
+        names = [o for name, folder in self.arms.items() for o in conditioned_on(folder) or [name]]
+        return [*names, *parse_descriptions(self.describe)]
+
     def steering(self) -> Steering:
         """The default steering, validated before anything is loaded."""
-        return Steering.of(list(self.arms), self.preference, self.strength)
+        return Steering.of(self.objectives, self.preference, self.strength)
 
     def load(self) -> LocalEngine:
         """Load the engine."""
@@ -117,6 +141,8 @@ class EngineOptions(LoadOptions):
             draft=self.draft_model,
             max_length=self.max_length,
             quantization=self.quantization,
+            combine=self.combine,
+            describe=parse_descriptions(self.describe),
         )
 
 

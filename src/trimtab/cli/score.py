@@ -30,6 +30,10 @@ class ScoreOptions(LoadOptions):
     input: str
     """File of rows with `prompt` and `response`, or preference pairs (both sides are scored)."""
 
+    preference: str | None = None
+    """What a conditioned ARM scores for, such as `helpful=0.7,harmless=0.3`; by default all
+    objectives alike."""
+
     output: str | None = None
     """JSONL file for the rewards of every token; without it a table is printed."""
 
@@ -65,6 +69,7 @@ def main(argv: Sequence[str]) -> int:
         settings = {
             "arm": options.arm,
             "weights": weights_fingerprint(options.arm),
+            "preference": options.preference,
             "input_sha256": fingerprint([options.input]),
         }
         job = RowFile(Path(options.output), settings, overwrite=options.overwrite)
@@ -93,6 +98,7 @@ def main(argv: Sequence[str]) -> int:
                 prompt_format=[
                     "raw" if item.verbatim else model.sidecar.prompt_format for item in group
                 ],
+                preference=options.preference,
             )
             rows += [
                 {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -59,3 +60,31 @@ class PairCollator:
         rows = [(p.prompt_ids, p.chosen_ids) for p in pairs]
         rows += [(p.prompt_ids, p.rejected_ids) for p in pairs]
         return pad_rows(rows, self.pad_id, self.side)
+
+
+@dataclass(frozen=True)
+class ComparisonCollator(PairCollator):
+    """Pairs judged on several objectives: the columns of `PairCollator`, and how they were judged.
+
+    Adds `verdicts` [B, K], 1 where the first response is better, 0 where the second is, NaN where
+    not judged; and `identity` [B], a hash of the pair's tokens.
+    """
+
+    objectives: Sequence[str] = ()
+
+    def __call__(self, pairs: Sequence[TokenPair]) -> dict[str, Tensor]:
+        """The columns of a batch."""
+        verdicts = [[_verdict(pair, name) for name in self.objectives] for pair in pairs]
+        columns = PairCollator.__call__(self, pairs)
+        columns["verdicts"] = torch.tensor(verdicts)
+        columns["identity"] = torch.tensor([_identity(pair) for pair in pairs])
+        return columns
+
+
+def _verdict(pair: TokenPair, objective: str) -> float:
+    better = pair.verdicts.get(objective)
+    return float("nan") if better is None else 1.0 - better
+
+
+def _identity(pair: TokenPair) -> int:
+    return zlib.crc32(repr((pair.prompt_ids, pair.chosen_ids, pair.rejected_ids)).encode())

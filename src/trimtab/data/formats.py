@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
-from trimtab.data.pairs import Message, Pair, Prompt, RowReport
+from trimtab.data.pairs import Comparison, Message, Pair, Prompt, RowReport
 from trimtab.data.sources import Row
 from trimtab.errors import DataError
 
@@ -76,6 +76,17 @@ def read_pairs(
 def pairs_of(row: Row, place: str = "") -> Iterator[Pair]:
     """Yield the pairs in a row: one, or one per objective where it carries labels or scores.
 
+    Raises: as `comparison_of`.
+    """
+    both = comparison_of(row, place)
+    for objective, better in both.verdicts.items():
+        sides = (both.chosen, both.rejected) if better == 0 else (both.rejected, both.chosen)
+        yield Pair(both.prompt, *sides, objective, place, both.verbatim)
+
+
+def comparison_of(row: Row, place: str = "") -> Comparison:
+    """The two responses in a row and how they were judged.
+
     Raises:
         DataError: a column is missing or of the wrong type, or both sides are the same.
         Unusable: an empty side, a tie, dialogues that part before the last turn.
@@ -92,9 +103,8 @@ def pairs_of(row: Row, place: str = "") -> Iterator[Pair]:
         )
     if not chosen.strip() or not rejected.strip():
         raise Unusable("one side is empty")
-    for objective, better in _verdicts(row, place):
-        sides = (chosen, rejected) if better == 0 else (rejected, chosen)
-        yield Pair(prompt, *sides, objective, place, verbatim)
+    verdicts = dict(_verdicts(row, place))
+    return Comparison(prompt, chosen, rejected, "", place, verbatim, verdicts)
 
 
 def _two_texts(row: Row, place: str) -> Row:

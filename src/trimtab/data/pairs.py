@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypedDict
 
@@ -40,6 +41,19 @@ class Pair:
     verbatim: bool = False
 
 
+@dataclass(frozen=True)
+class Comparison(Pair):
+    """Two responses judged on several objectives, in the order of the row.
+
+    Attributes:
+        chosen: the first response.
+        rejected: the second one.
+        verdicts: objective -> index of the better response; without those it was not judged on.
+    """
+
+    verdicts: Mapping[str, int] = field(default_factory=dict)
+
+
 @dataclass
 class RowReport:
     """What became of the rows of a data set: how many were used, which were not, and why.
@@ -47,14 +61,22 @@ class RowReport:
     Attributes:
         rows: rows read.
         unusable: reason -> where the rows stand.
+        judged: objective -> number of pairs judged on it, where pairs are judged on several.
     """
 
     rows: int = 0
     unusable: dict[str, list[str]] = field(default_factory=dict)
+    judged: dict[str, int] = field(default_factory=dict)
 
     def leave_out(self, reason: str, source: str) -> None:
         """Count one unusable row under its reason."""
         self.unusable.setdefault(reason, []).append(source)
+
+    def add(self, other: RowReport) -> None:
+        """Count another data set's rows, too; `judged` stays that of this one."""
+        self.rows += other.rows
+        for reason, places in other.unusable.items():
+            self.unusable.setdefault(reason, []).extend(places)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -63,7 +85,8 @@ class RowReport:
 
     def lines(self, examples: int = 3) -> list[str]:
         """One line per reason, naming the first few rows."""
-        return [
+        counts = [f"pairs judged on: {', '.join(f'{o} {n}' for o, n in self.judged.items())}"]
+        return counts[: len(self.judged)] + [
             f"{len(rows)} {'row' if len(rows) == 1 else 'rows'} left out: {reason} "
             f"({', '.join(rows[:examples])}" + (", …)" if len(rows) > examples else ")")
             for reason, rows in self.unusable.items()

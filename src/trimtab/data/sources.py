@@ -20,6 +20,7 @@ Row = dict[str, Any]
 
 FORMATS = "JSON, JSONL, CSV or Parquet, plain or .gz or .xz"
 _UNREADABLE = (UnicodeDecodeError, OSError, zlib.error, lzma.LZMAError, EOFError, csv.Error)
+_NAMED = re.compile(r"^([A-Za-z_][\w-]*)=(.+)$")
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?(:[\w.-]+)?$")
 
 
@@ -28,12 +29,19 @@ def read_rows(source: str | os.PathLike[str]) -> Iterator[tuple[str, Row]]:
 
     Args:
         source: a JSON (list of objects), JSONL, CSV or Parquet file, plain, `.gz` or `.xz`; or a
-            hub id, `owner/name` (split `train`) or `owner/name:split`.
+            hub id, `owner/name` (split `train`) or `owner/name:split`. `NAME=` before it names
+            the objective of rows that name none.
 
     Raises:
         MissingFileError: no such file, and no hub data set of that name can be had.
         DataError: an empty file, a line that is not JSON, an unknown format.
     """
+    objective, source = split_name(source)
+    if objective:
+        for place, row in read_rows(source):
+            named = any(row.get(column) for column in ("objective", "labels", "scores"))
+            yield place, row if named else {**row, "objective": objective}
+        return
     path = Path(source)
     if path.is_dir():
         raise DataError(f"{path} is a folder", "name the data files in it")
@@ -48,7 +56,8 @@ def read_rows(source: str | os.PathLike[str]) -> Iterator[tuple[str, Row]]:
 def fingerprint(sources: Sequence[str | os.PathLike[str]]) -> str:
     """SHA-256 over the bytes of the files, in order (over the name, for a hub data set)."""
     digest = hashlib.sha256()
-    for source in sources:
+    for entry in sources:
+        source = split_name(entry)[1]
         path = Path(source)
         if path.is_file():
             with path.open("rb") as handle:
@@ -56,6 +65,14 @@ def fingerprint(sources: Sequence[str | os.PathLike[str]]) -> str:
         else:
             digest.update(str(source).encode())
     return digest.hexdigest()
+
+
+def split_name(source: str | os.PathLike[str]) -> tuple[str, str]:
+    """`NAME=FILE` as name and file; a source without a name has the name ""."""
+    found = _NAMED.match(str(source))
+    if found is None or Path(source).exists():
+        return "", str(source)
+    return found[1], found[2]
 
 
 def _numbered(name: str, rows: Iterator[tuple[int, Row]]) -> Iterator[tuple[str, Row]]:

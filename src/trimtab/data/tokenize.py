@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from trimtab.data.pairs import Message, Pair, Prompt, RowReport
+from trimtab.data.pairs import Comparison, Message, Pair, Prompt, RowReport
 from trimtab.errors import ConfigError, DataError
 
 PromptFormat = Literal["auto", "chat", "raw"]
@@ -16,11 +16,19 @@ Tokenizer = Any  # transformers.PreTrainedTokenizerBase; typed loosely to keep t
 
 @dataclass(frozen=True)
 class TokenPair:
-    """Token ids of one pair. Each response ends with the end-of-turn token."""
+    """Token ids of one pair. Each response ends with the end-of-turn token.
+
+    Attributes:
+        prompt_ids: of the prompt.
+        chosen_ids: of the better response; of the first one where there are verdicts.
+        rejected_ids: of the other.
+        verdicts: objective -> index of the better response, for a pair judged on several.
+    """
 
     prompt_ids: list[int]
     chosen_ids: list[int]
     rejected_ids: list[int]
+    verdicts: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + max(len(self.chosen_ids), len(self.rejected_ids))
@@ -149,7 +157,8 @@ def tokenize_pair(
     style: PromptFormat = "raw" if pair.verbatim else prompt_format
     before, chosen = response_ids(tokenizer, pair.prompt, pair.chosen, style)
     _, rejected = response_ids(tokenizer, pair.prompt, pair.rejected, style)
-    return TokenPair(before, chosen, rejected)
+    verdicts = pair.verdicts if isinstance(pair, Comparison) else {}
+    return TokenPair(before, chosen, rejected, verdicts)
 
 
 def tokenize_pairs(

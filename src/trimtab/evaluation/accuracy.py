@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from trimtab.arms.folder import fetch
+from trimtab.arms.folder import conditioned_on, fetch
 from trimtab.arms.load import DType
 from trimtab.arms.sidecar import Sidecar
 from trimtab.data.formats import read_pairs
@@ -62,7 +62,8 @@ def measure_accuracy(
     Args:
         arm: folder of an ARM or a trajectory-level reward model.
         data: files or hub ids of preference pairs.
-        objective: the objective measured; by default the one the model was trained for.
+        objective: the objective measured; by default the one the model was trained for. A
+            conditioned ARM is measured with all of the preference on it.
         split: by prompt hash; `all` takes every row as held out.
         train_data: what the bag-of-words floor is fitted on, where it is not `data`'s own training
             split.
@@ -80,6 +81,7 @@ def measure_accuracy(
     if sidecar.split == "none" and sidecar.data_sha256 == fingerprint(data):
         logger.warning("%s was trained on every row of these data: nothing is held out", arm)
     name = sidecar.objective if objective is None else objective
+    preference = _all_on(name, conditioned_on(arm))
     pairs, report = read_pairs(data, name, skip_bad_rows=skip_bad_rows)
     measured = _of_split(pairs, split)
     if train_data:
@@ -93,12 +95,22 @@ def measure_accuracy(
     n = len(measured)
     floor = bag_of_words(fitted, measured) if fitted else None
     return AccuracyReport(
-        arm=share(_ranked_right(model, measured, batch_size), n),
+        arm=share(_ranked_right(model, measured, batch_size, preference), n),
         longer=share(longer_is_better(measured), n),
         bag_of_words=None if floor is None else share(floor, n),
         split=split,
         rows=report,
     )
+
+
+def _all_on(objective: str, objectives: Sequence[str]) -> dict[str, float] | None:
+    """The preference under which a conditioned ARM is measured on one objective."""
+    if objectives and objective not in objectives:
+        raise DataError(
+            f"the ARM takes a preference over {', '.join(objectives)}",
+            f"choose what to measure with --objective {objectives[0]}",
+        )
+    return {name: float(name == objective) for name in objectives} or None
 
 
 def _of_split(pairs: Sequence[Pair], split: EvalSplit) -> list[Pair]:
@@ -135,12 +147,23 @@ def _readable(model: RewardModel, pairs: Sequence[Pair], report: RowReport) -> l
     return kept
 
 
-def _ranked_right(model: RewardModel, pairs: Sequence[Pair], batch_size: int) -> float:
+def _ranked_right(
+    model: RewardModel,
+    pairs: Sequence[Pair],
+    batch_size: int,
+    preference: dict[str, float] | None,
+) -> float:
     """Pairs whose chosen side has the higher reward; a tie counts one half."""
     prompts = [pair.prompt for pair in pairs]
     styles = [model.style_of(pair) for pair in pairs]
     texts = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
-    scored = model.score(prompts * 2, texts, batch_size=batch_size, prompt_format=styles * 2)
+    scored = model.score(
+        prompts * 2,
+        texts,
+        batch_size=batch_size,
+        prompt_format=styles * 2,
+        preference=preference,
+    )
     gaps = [
         a.reward - b.reward for a, b in zip(scored[: len(pairs)], scored[len(pairs) :], strict=True)
     ]

@@ -10,7 +10,7 @@ import torch
 import transformers
 from peft import PeftModel
 
-from trimtab.arms.folder import fetch, is_adapter
+from trimtab.arms.folder import conditioned_on, fetch, is_adapter
 from trimtab.arms.load import (
     DType,
     default_device,
@@ -24,7 +24,8 @@ from trimtab.arms.sidecar import Sidecar
 from trimtab.data.collate import pad_rows
 from trimtab.data.pairs import Pair, Prompt
 from trimtab.data.tokenize import PromptFormat, response_ids
-from trimtab.errors import ConfigError
+from trimtab.errors import ConfigError, PreferenceError
+from trimtab.steering import PreferenceLike, Steering
 from trimtab.training.logprobs import response_logp
 from trimtab.training.losses import response_rewards
 from trimtab.training.trainer import trajectory_rewards
@@ -67,6 +68,7 @@ class RewardModel:
         device = require_device(device) if device else default_device()
         folder = fetch(folder, what="reward model")
         self.sidecar = Sidecar.load(folder)
+        self.objectives = conditioned_on(folder)
         self.tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
         options: dict[str, Any] = {
             "dtype": dtype,
@@ -86,6 +88,7 @@ class RewardModel:
         *,
         batch_size: int = 16,
         prompt_format: PromptFormat | Sequence[PromptFormat] | None = None,
+        preference: PreferenceLike | None = None,
     ) -> list[Scored]:
         """Score each response to its prompt.
 
@@ -95,8 +98,10 @@ class RewardModel:
             batch_size: rows in one forward pass.
             prompt_format: how plain-text prompts are read, all or one for each; by default as in
                 training.
+            preference: what a conditioned ARM scores for; by default all objectives alike.
 
         Raises:
+            PreferenceError: a preference that does not fit the model.
             ConfigError: lists of different lengths, or a row longer than the model reads.
         """
         if len(prompts) != len(responses):
@@ -109,12 +114,20 @@ class RewardModel:
             for prompt, response, style in zip(prompts, responses, styles, strict=True)
         ]
         self._check_length(rows)
+        self._condition(preference)
         by_length = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1]))
         scored: dict[int, Scored] = {}
         for start in range(0, len(rows), batch_size):
             group = by_length[start : start + batch_size]
             scored |= zip(group, self._score_batch([rows[i] for i in group]), strict=True)
         return [scored[i] for i in range(len(rows))]
+
+    def _condition(self, preference: PreferenceLike | None) -> None:
+        if self.objectives:
+            weights = Steering.of(self.objectives, preference).preference
+            self.model.conditioning.open(torch.tensor([[*weights.values()]]))
+        elif preference is not None:
+            raise PreferenceError("this reward model takes no preference", "leave --preference out")
 
     def style_of(self, pair: Pair) -> PromptFormat:
         """How the prompt of a pair is read: as in training."""

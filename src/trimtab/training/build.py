@@ -11,51 +11,87 @@ import torch
 import transformers
 
 from trimtab.arms.load import load_model
-from trimtab.data.collate import PairCollator
+from trimtab.data.collate import ComparisonCollator, PairCollator
 from trimtab.errors import ConfigError
+from trimtab.training.adapt import add_conditioning, add_lora
 from trimtab.training.callbacks import CleanStop, MetricsFile, Progress, ProgressReport
+from trimtab.training.conditioned import ConditionedTrainer, PreferenceDraws, asked_of
 from trimtab.training.config import TrainConfig
 from trimtab.training.inputs import Inputs
 from trimtab.training.logprobs import check_head
-from trimtab.training.lora import add_lora
-from trimtab.training.losses import LossOptions
+from trimtab.training.losses import LossOptions, ObjectiveLosses
 from trimtab.training.resume import CHECKPOINTS
 from trimtab.training.trainer import ArmRewards, PreferenceTrainer, trajectory_rewards
 
 
 def build_trainer(
-    config: TrainConfig, inputs: Inputs, folder: Path, label: str, progress: Progress | None
+    config: TrainConfig, inputs: Inputs, folder: Path, objective: str, progress: Progress | None
 ) -> tuple[PreferenceTrainer, CleanStop]:
     """The trainer of one reward model, and the callback that knows whether it was interrupted."""
-    judges = config.method == "trajectory"
     stop = CleanStop()
     with _refused_options():
         arguments = training_arguments(config, folder, evaluates="validation" in inputs.splits)
     model = build_model(config, inputs)
+    pairs = inputs.splits.get("validation", [])
+    common: dict[str, Any] = {
+        "model": model,
+        "args": arguments,
+        "train_dataset": inputs.splits["train"],
+        "eval_dataset": sorted(asked_of(pairs, inputs.objectives) or pairs, key=len) or None,
+        "rewards": trajectory_rewards
+        if config.method == "trajectory"
+        else ArmRewards(config.head_chunk_tokens, config.length_normalize),
+        "group_by_length": config.group_by_length,
+        "callbacks": [MetricsFile(folder / "metrics.jsonl"), stop],
+    }
     with _refused_options():
-        trainer = PreferenceTrainer(
-            model=model,
-            args=arguments,
-            data_collator=PairCollator(inputs.tokenizer.pad_token_id),
-            train_dataset=inputs.splits["train"],
-            eval_dataset=sorted(inputs.splits.get("validation", []), key=len) or None,
-            rewards=trajectory_rewards
-            if judges
-            else ArmRewards(config.head_chunk_tokens, config.length_normalize),
-            loss=LossOptions(
-                config.loss_beta,
-                config.margin,
-                config.label_smoothing,
-                config.loss_type,
-                config.length_normalize,
-            ),
-            group_by_length=config.group_by_length,
-            callbacks=[MetricsFile(folder / "metrics.jsonl"), stop],
-        )
+        if config.conditions:
+            trainer: PreferenceTrainer = _conditioned_trainer(config, inputs, common)
+        else:
+            collator = PairCollator(inputs.tokenizer.pad_token_id)
+            loss = _loss_options(config, objective)
+            trainer = PreferenceTrainer(data_collator=collator, loss=loss, **common)
     trainer.remove_callback(transformers.PrinterCallback)
     if progress is not None:
+        label = f"training {objective or (config.method if config.conditions else '')}".strip()
         trainer.add_callback(ProgressReport(progress, label))
     return trainer, stop
+
+
+def _loss_options(config: TrainConfig, objective: str) -> LossOptions:
+    return LossOptions(
+        config.loss_beta(objective),
+        config.margin,
+        config.label_smoothing,
+        config.loss_type,
+        config.length_normalize,
+    )
+
+
+def _conditioned_trainer(
+    config: TrainConfig, inputs: Inputs, common: dict[str, Any]
+) -> ConditionedTrainer:
+    """The trainer of one ARM for all objectives, which count alike however many pairs they have."""
+    names, pairs = inputs.objectives, inputs.splits["train"]
+    counts = [sum(name in pair.verdicts for pair in pairs) for name in names]
+    weight = config.global_weight if config.method == "uniarm" else 0.0
+    if common["args"].fsdp or common["args"].deepspeed:
+        raise ConfigError(
+            f"--method {config.method} cannot be trained sharded", "use one process, or DDP"
+        )
+    return ConditionedTrainer(
+        data_collator=ComparisonCollator(inputs.tokenizer.pad_token_id, objectives=names),
+        objectives=names,
+        losses=ObjectiveLosses(
+            [_loss_options(config, name) for name in names],
+            [len(pairs) / count for count in counts],
+            weight,
+        ),
+        draws=PreferenceDraws(
+            len(names), config.preference_alpha, config.preference_draws == "row", config.seed
+        ),
+        **common,
+    )
 
 
 @contextlib.contextmanager
@@ -86,7 +122,11 @@ def build_model(config: TrainConfig, inputs: Inputs) -> Any:
     model.config.pad_token_id = inputs.tokenizer.pad_token_id
     if not judges:
         check_head(model)
-    if config.finetuning == "lora":
+    if config.conditions:
+        add_conditioning(model, config, inputs)
+        if config.gradient_checkpointing:
+            model.enable_input_require_grads()
+    elif config.finetuning == "lora":
         model = add_lora(model, config, inputs.targets)
         if config.gradient_checkpointing:
             model.enable_input_require_grads()

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import math
+import contextlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from trimtab.arms.descriptions import parse_descriptions
+from trimtab.arms.sidecar import CONDITIONED_METHODS, Method
 from trimtab.errors import ConfigError
+from trimtab.steering import parse_preference
+from trimtab.training.checks import check
 
 
 @dataclass(kw_only=True)
@@ -17,13 +22,15 @@ class TrainConfig:
     """Model to start from: a folder or a hub id. The ARM has its tokenizer and architecture."""
 
     data: list[str]
-    """Preference files (JSON, JSONL, CSV, Parquet; .gz, .xz) or hub ids (`owner/name:split`)."""
+    """Preference files (JSON, JSONL, CSV, Parquet; .gz, .xz) or hub ids (`owner/name:split`).
+    `helpful=FILE` names the objective of a file that names none."""
 
     output_dir: str
     """Where the reward model goes (one sub-folder each when several objectives are named)."""
 
-    method: Literal["genarm", "trajectory"] = "genarm"
-    """`genarm`: an ARM, one per objective. `trajectory`: a scalar head that judges responses."""
+    method: Method = "genarm"
+    """`genarm`: an ARM, one per objective. `parm`, `uniarm`: one ARM for all objectives, with the
+    preference as input. `trajectory`: a scalar head that judges responses."""
 
     objectives: str = ""
     """Objective(s) to train for, comma-separated, such as `helpful,harmless`. Data that name no
@@ -65,8 +72,31 @@ class TrainConfig:
     """Names of the linear layers that get a LoRA, or `all-linear`; by default the attention's
     q, k and v projections."""
 
-    beta: float | None = None
-    """β_r of the loss: what a nat of reward difference counts. Default 0.05 (trajectory: 1)."""
+    preference_r: int | None = None
+    """parm: the part of the rank that the preference acts on; by default half of --lora-r."""
+
+    preference_alpha: float = 0.5
+    """parm, uniarm: preferences are drawn from Dirichlet(alpha, …, alpha) while training."""
+
+    preference_draws: Literal["batch", "row"] = "batch"
+    """parm, uniarm: draw one preference for each forward pass, or one for each pair."""
+
+    describe: list[str] = field(default_factory=list)
+    """uniarm: what each objective means, as NAME=TEXT; it is known by the embeddings of the text."""
+
+    global_weight: float = 1.0
+    """uniarm: λ, weight of the loss on the preference-weighted label; 0 leaves it out."""
+
+    shift: bool = True
+    """uniarm: let the preference shift features as well as scale them."""
+
+    condition_dim: int | None = None
+    """uniarm: entries of an objective's vector; by default as many as give PARM's parameter
+    count, lora_r · (objectives + 1) / 8."""
+
+    beta: float | str | None = None
+    """β_r of the loss: what a nat of reward difference counts; for all objectives, or for each
+    (`helpful=0.05,harmless=0.01`). Default 0.05 (parm, uniarm: 0.01; trajectory: 1)."""
 
     margin: float = 0.0
     """Margin γ subtracted from the scaled reward difference."""
@@ -165,22 +195,9 @@ class TrainConfig:
         if not isinstance(self.objectives, str):
             self.objectives = ",".join(self.objectives)
         self.model, self.output_dir = str(self.model), str(self.output_dir)  # paths are welcome
-        positive = (
-            "max_length", "lora_r", "per_device_train_batch_size", "gradient_accumulation_steps",
-            "per_device_eval_batch_size", "head_chunk_tokens", "learning_rate", "num_train_epochs",
-        )  # fmt: skip
-        for name in positive:
-            value = getattr(self, name)
-            if not (value > 0 and math.isfinite(value)):
-                raise ConfigError(f"--{_flag(name)} is {value}", "it must be more than 0")
-        if not 0 <= self.label_smoothing < 0.5:
-            raise ConfigError(
-                f"--label-smoothing is {self.label_smoothing}", "it must be in [0, 0.5)"
-            )
-        if self.beta is not None and not (self.beta > 0 and math.isfinite(self.beta)):
-            raise ConfigError(f"--beta is {self.beta}", "it must be more than 0")
-        if not self.data:
-            raise ConfigError("no data", "name at least one file or hub id with --data")
+        with contextlib.suppress(TypeError, ValueError):
+            self.beta = self.beta if self.beta is None else float(self.beta)
+        check(self)
 
     @property
     def objective_names(self) -> list[str]:
@@ -194,11 +211,42 @@ class TrainConfig:
         return list(dict.fromkeys(names)) or [""]
 
     @property
-    def loss_beta(self) -> float:
-        """β_r with the method's default."""
-        if self.beta is not None:
-            return self.beta
-        return 1.0 if self.method == "trajectory" else 0.05
+    def conditions(self) -> bool:
+        """Whether one ARM takes all objectives."""
+        return self.method in CONDITIONED_METHODS
+
+    def loss_beta(self, objective: str = "") -> float:
+        """β_r of one objective, with the method's default."""
+        if self.beta is None:
+            return {"trajectory": 1.0, "genarm": 0.05}.get(self.method, 0.01)
+        return self.betas[objective] if self.betas else float(self.beta)
+
+    @property
+    def betas(self) -> dict[str, float]:
+        """β_r by objective, where it is given so."""
+        return parse_preference(self.beta) if isinstance(self.beta, str) else {}
+
+    @property
+    def descriptions(self) -> dict[str, str]:
+        """Objective -> description, as given."""
+        return parse_descriptions(self.describe)
+
+    def descriptions_of(self, objectives: Sequence[str]) -> dict[str, str]:
+        """Objective -> description, for exactly these.
+
+        Raises:
+            ConfigError: one is missing, or something else is described.
+        """
+        known = ", ".join(objectives)
+        for name in self.descriptions:
+            if name not in objectives:
+                raise ConfigError(f"{name!r} is described but no objective", f"they are: {known}")
+        for name in objectives:
+            if name not in self.descriptions:
+                raise ConfigError(
+                    f"no description of {name!r}", f'write --describe {name}="what it means"'
+                )
+        return {name: self.descriptions[name] for name in objectives}
 
     def identity(self) -> dict[str, Any]:
         """The settings that a resumed run must share with the one it continues."""
@@ -210,7 +258,3 @@ class TrainConfig:
             "save_total_limit",
         }
         return {key: value for key, value in asdict(self).items() if key not in free}
-
-
-def _flag(name: str) -> str:
-    return name.replace("_", "-")

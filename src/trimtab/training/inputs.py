@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from trimtab.arms.folder import check_folder, is_adapter
 from trimtab.arms.load import load_config, load_tokenizer
+from trimtab.data.comparisons import read_comparisons
 from trimtab.data.formats import read_pairs
-from trimtab.data.pairs import Pair, RowReport, split_of
+from trimtab.data.pairs import Comparison, Pair, RowReport, split_of
+from trimtab.data.sources import split_name
 from trimtab.data.tokenize import TokenPair, load_chat_template, require_template, tokenize_pairs
 from trimtab.errors import ConfigError, DataError
+from trimtab.training.adapt import lora_targets
 from trimtab.training.callbacks import Progress
 from trimtab.training.config import TrainConfig
-from trimtab.training.lora import lora_targets
 
 WORTH_TELLING = 2000  # pairs: fewer are tokenised in a few seconds
 
@@ -29,12 +31,14 @@ class Inputs:
         targets: layers that get a LoRA; "" for full fine-tuning.
         splits: `train` and, when there is one, `validation`.
         report: what became of the rows of the data.
+        objectives: of a conditioned ARM, in their order.
     """
 
     tokenizer: Any
     targets: list[str] | str
     splits: dict[str, list[TokenPair]]
     report: RowReport
+    objectives: list[str] = field(default_factory=list)
 
 
 def prepare_inputs(config: TrainConfig, objective: str, progress: Progress | None = None) -> Inputs:
@@ -50,7 +54,7 @@ def prepare_inputs(config: TrainConfig, objective: str, progress: Progress | Non
             "train on a whole model (merge the adapter into it first)",
         )
     for path in (*config.data, *config.eval_data):
-        if Path(path).is_dir():
+        if Path(split_name(path)[1]).is_dir():
             raise DataError(f"{path} is a folder", "name the data files in it")
     model_config = load_config(config.model, trust_remote_code=config.trust_remote_code)
     lora = config.finetuning == "lora"
@@ -65,10 +69,14 @@ def prepare_inputs(config: TrainConfig, objective: str, progress: Progress | Non
     load_chat_template(tokenizer, config.chat_template)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    parts, report = _read_splits(config, objective)
+    objectives: list[str] = []
+    if config.conditions:
+        parts, objectives, report = _read_comparisons(config)
+    else:
+        parts, report = _read_splits(config, objective)
     splits = _tokenize(config, parts, tokenizer, report, progress)
     _check_context(model_config, splits)
-    return Inputs(tokenizer, targets, splits, report)
+    return Inputs(tokenizer, targets, splits, report, objectives)
 
 
 def _read_splits(config: TrainConfig, objective: str) -> tuple[dict[str, list[Pair]], RowReport]:
@@ -85,26 +93,67 @@ def _read_splits(config: TrainConfig, objective: str) -> tuple[dict[str, list[Pa
             f"the data name no objective: the ARMs for {config.objectives} would be the same",
             "train one at a time, or give the rows `objective` or `labels`",
         )
-    parts: dict[str, list[Pair]] = {"train": pairs}
-    if config.split == "hash":
-        parts = {name: [] for name in ("train", "validation", "test")}
-        for pair in pairs:
-            parts[split_of(pair.prompt)].append(pair)
-        parts.pop("test")
+    parts = _split(config, pairs)
     if config.eval_data:
         parts["validation"], more = read_pairs(
             config.eval_data, objective, skip_bad_rows=config.skip_bad_rows
         )
-        report.rows += more.rows
-        for reason, places in more.unusable.items():
-            report.unusable.setdefault(reason, []).extend(places)
+        report.add(more)
+    _require_pairs(parts)
+    return parts, report
+
+
+def _read_comparisons(
+    config: TrainConfig,
+) -> tuple[dict[str, list[Pair]], list[str], RowReport]:
+    """Training and validation pairs of all objectives, and the objectives."""
+    wanted = [name for name in config.objective_names if name]
+    pairs, objectives, report = read_comparisons(
+        config.data, wanted, skip_bad_rows=config.skip_bad_rows
+    )
+    if len(objectives) < 2:
+        raise ConfigError(
+            f"--method {config.method} with the one objective {objectives[0]}",
+            "name several, or use --method genarm",
+        )
+    if config.method == "uniarm":
+        config.descriptions_of(objectives)
+    parts = _split(config, pairs)
+    if config.eval_data:
+        more_pairs, _, more = read_comparisons(
+            config.eval_data, objectives, skip_bad_rows=config.skip_bad_rows
+        )
+        parts["validation"] = list(more_pairs)
+        report.add(more)
+    _require_pairs(parts)
+    untrained = [n for n in objectives if not any(n in _verdicts(p) for p in parts["train"])]
+    if untrained:
+        raise DataError(f"no training pair is judged on {untrained[0]!r}", "add data")
+    return parts, objectives, report
+
+
+def _verdicts(pair: Pair) -> Mapping[str, int]:
+    return pair.verdicts if isinstance(pair, Comparison) else {}
+
+
+def _split(config: TrainConfig, pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
+    """Pairs by the hash of their prompt, without the test split; or all for training."""
+    if config.split == "none":
+        return {"train": list(pairs)}
+    parts: dict[str, list[Pair]] = {name: [] for name in ("train", "validation", "test")}
+    for pair in pairs:
+        parts[split_of(pair.prompt)].append(pair)
+    parts.pop("test")
+    return parts
+
+
+def _require_pairs(parts: Mapping[str, Sequence[Pair]]) -> None:
     for name, part in parts.items():
         if not part:
             raise DataError(
-                f"the {name} split is empty ({len(pairs)} usable pairs in all)",
+                f"the {name} split is empty ({sum(map(len, parts.values()))} usable pairs in all)",
                 "add data, or pass --split none to train on every row",
             )
-    return parts, report
 
 
 def _tokenize(

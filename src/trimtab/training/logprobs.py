@@ -29,14 +29,16 @@ def response_logp(
 
     Args:
         model: a causal LM, with or without a PEFT adapter.
-        batch: `input_ids`, `attention_mask`, `response_mask`, each [N, T].
+        batch: `input_ids`, `attention_mask`, `response_mask`, each [N, T]; for a conditioned ARM
+            also `preference`, [N, K] or [1, K] for all rows.
         chunk: response tokens that go through the LM head at once.
 
     Returns:
         `logp_M` float32 and `row_M` int64: one entry per response token, and its row in the batch.
     """
     lm = causal_lm(model)
-    found = [_part_logp(lm, batch, rows, columns, chunk) for rows, columns in _parts(batch)]
+    parts = _parts(batch, one=_recomputes_rows(lm, batch))
+    found = [_part_logp(lm, batch, rows, columns, chunk) for rows, columns in parts]
     logp_M, row_M = (torch.cat(values) for values in zip(*found, strict=True))
     in_order = row_M.argsort(stable=True)
     return logp_M[in_order], row_M[in_order]
@@ -49,6 +51,8 @@ def _part_logp(
     ids, mask, response = (
         batch[name][rows_P, columns] for name in ("input_ids", "attention_mask", "response_mask")
     )
+    if (preference := batch.get("preference")) is not None:
+        lm.conditioning.open(preference if len(preference) == 1 else preference[rows_P])
     body = lm.base_model
     positions: dict[str, Tensor] = {}
     if "position_ids" in inspect.signature(type(body).forward).parameters:  # not with ALiBi
@@ -64,7 +68,12 @@ def _part_logp(
     return torch.cat(logps), rows_P[predicts.nonzero()[:, 0]]
 
 
-def _parts(batch: dict[str, Tensor]) -> list[tuple[Tensor, slice]]:
+def _recomputes_rows(lm: Any, batch: dict[str, Tensor]) -> bool:
+    """Whether the backward pass runs layers again, and must find the rows' preferences as set."""
+    return len(batch.get("preference", ())) > 1 and bool(lm.is_gradient_checkpointing)
+
+
+def _parts(batch: dict[str, Tensor], *, one: bool = False) -> list[tuple[Tensor, slice]]:
     """The batch in up to four parts of rows of similar length, each with the columns it needs.
 
     Padding is computed like any token, and half of a mixed batch can be padding. A part costs a
@@ -72,7 +81,7 @@ def _parts(batch: dict[str, Tensor]) -> list[tuple[Tensor, slice]]:
     """
     mask_NT = batch["attention_mask"]
     rows, width = mask_NT.shape
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if one or (torch.distributed.is_available() and torch.distributed.is_initialized()):
         # sharded layers meet at every forward, so all processes must run as many
         return [(torch.arange(rows, device=mask_NT.device), slice(0, width))]
     at_T = torch.arange(width, device=mask_NT.device)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -74,3 +75,69 @@ def response_rewards(
         return sums
     counts = logp_M.new_zeros(rows).index_add(0, row_M, torch.ones_like(logp_M))
     return sums / counts.clamp(min=1)
+
+
+@dataclass(frozen=True)
+class ObjectiveLosses:
+    """Options of the loss over several objectives.
+
+    Attributes:
+        options: per objective, K; they may differ in β.
+        weights: per objective, K: what a pair judged on it counts. N / N_i with N_i of N pairs
+            judged on it makes all objectives count alike; that is 1 where all pairs are judged on
+            all, as in PARM.
+        global_weight: λ of UniARM's loss on the preference-weighted label.
+    """
+
+    options: Sequence[LossOptions]
+    weights: Sequence[float]
+    global_weight: float = 0.0
+
+
+def objectives_loss(
+    first_B: Tensor,
+    second_B: Tensor,
+    verdict_BK: Tensor,
+    preference_BK: Tensor,
+    losses: ObjectiveLosses,
+) -> Tensor:
+    """`Σ_i α_i w_i BT_i + λ BT_global` for each pair (PARM, arXiv 2505.06274; UniARM, 2602.09538).
+
+    BT_i is `preference_loss` of the pair as objective i judged it. BT_global takes the soft label
+    `z̄ = Σ_i α_i z_i` and `β = Σ_i α_i β_i`, both over the objectives that the pair was judged on.
+    With one β for all objectives and all labels there, BT_global *is* `Σ_i α_i BT_i`, because
+    both are `−z̄ log σ(βd) − (1 − z̄) log σ(−βd)`: λ then only scales the loss. How UniARM's own
+    global loss differs is not public.
+
+    Args:
+        first_B: reward of the first response of each pair, [B].
+        second_B: of the second.
+        verdict_BK: 1 where the first is better, 0 where the second is, NaN if not judged, [B, K].
+        preference_BK: α, [B, K], or [1, K] for all pairs.
+        losses: options, weights, λ.
+
+    Returns:
+        [B] losses.
+    """
+    known_BK = ~verdict_BK.isnan()
+    label_BK = verdict_BK.nan_to_num(0.5)
+    share_BK = preference_BK * known_BK
+    total_B = torch.zeros_like(first_B)
+    for i, (options, weight) in enumerate(zip(losses.options, losses.weights, strict=True)):
+        own_B = _soft_loss(first_B, second_B, label_BK[:, i], options)
+        total_B = total_B + weight * share_BK[:, i] * own_B
+    if not losses.global_weight:
+        return total_B
+    mass_B1 = share_BK.sum(-1, keepdim=True).clamp(min=1e-9)
+    mean_BK = share_BK / mass_B1
+    beta_B = mean_BK @ mean_BK.new_tensor([options.beta for options in losses.options])
+    soft_B = (mean_BK * label_BK).sum(-1)
+    options = replace(losses.options[0], beta=1.0)
+    global_B = _soft_loss(beta_B * first_B, beta_B * second_B, soft_B, options)
+    return total_B + losses.global_weight * global_B
+
+
+def _soft_loss(first_B: Tensor, second_B: Tensor, label_B: Tensor, options: LossOptions) -> Tensor:
+    """The loss of a pair whose first response is better with this probability."""
+    better_B = preference_loss(first_B, second_B, options)
+    return label_B * better_B + (1 - label_B) * preference_loss(second_B, first_B, options)

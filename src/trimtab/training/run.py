@@ -59,7 +59,7 @@ def train(config: TrainConfig, progress: Progress | None = None) -> list[TrainRe
         TrimtabError: bad data, options, model folder or output directory.
         Interrupted: Ctrl-C; continue with `resume_from_checkpoint="auto"`.
     """
-    names = config.objective_names
+    names = [""] if config.conditions else config.objective_names
     folders = {n: Path(config.output_dir) / (n if len(names) > 1 else "") for n in names}
     progress = progress if PartialState().is_main_process else None
     runs = [_prepare(config, name, folder, progress) for name, folder in folders.items()]
@@ -97,8 +97,9 @@ class _Run:
             for line in self.inputs.report.lines():
                 logger.warning("%s", line)
         transformers.set_seed(self.config.seed)
-        label = f"training {self.objective}".strip()
-        trainer, stop = build_trainer(self.config, self.inputs, self.folder, label, progress)
+        trainer, stop = build_trainer(
+            self.config, self.inputs, self.folder, self.objective, progress
+        )
         with storage_errors(self.folder):
             if first:
                 begin(self.folder, self.identity, self.start)
@@ -117,7 +118,8 @@ class _Run:
 
     def _result(self, metrics: dict[str, float]) -> TrainResult:
         resumed = self.start.done or self.start.checkpoint is not None
-        return TrainResult(str(self.folder), self.objective, metrics, self.inputs.report, resumed)
+        name = self.objective or "+".join(self.inputs.objectives)
+        return TrainResult(str(self.folder), name, metrics, self.inputs.report, resumed)
 
 
 def _measure(trainer: PreferenceTrainer, inputs: Inputs) -> dict[str, float]:
@@ -127,7 +129,8 @@ def _measure(trainer: PreferenceTrainer, inputs: Inputs) -> dict[str, float]:
     if "validation" in inputs.splits:
         done = [e for e in logs if "eval_loss" in e and e["step"] == trainer.state.global_step]
         found = done[-1] if done else trainer.evaluate()
-        metrics |= {k: found[k] for k in ("eval_loss", "eval_accuracy", "eval_margin")}
+        wanted = ("eval_loss", "eval_accuracy", "eval_margin")
+        metrics |= {k: v for k, v in found.items() if k.startswith(wanted)}
         metrics["eval_n"] = len(inputs.splits["validation"])
     seconds = [entry["train_runtime"] for entry in logs if "train_runtime" in entry]
     metrics["train_seconds"] = seconds[-1] if seconds else float("nan")

@@ -11,9 +11,10 @@ from typing import Any
 import trimtab
 from trimtab.arms import vocab
 from trimtab.arms.card import model_card
+from trimtab.arms.conditioned_files import save_adapter
 from trimtab.arms.folder import canonical, weights_fingerprint
 from trimtab.arms.sidecar import Sidecar
-from trimtab.data.sources import fingerprint
+from trimtab.data.sources import fingerprint, split_name
 from trimtab.files import whole_directory, write_json
 from trimtab.training.config import TrainConfig
 from trimtab.training.inputs import Inputs
@@ -44,7 +45,10 @@ def save_result(
         state: gathered weights, where the model's own are sharded over processes.
     """
     with whole_directory(folder, _OTHER_MODEL) as staging:
-        if is_lora := hasattr(model, "peft_config"):
+        is_lora = hasattr(model, "peft_config") or config.conditions
+        if config.conditions:
+            save_adapter(model, staging, canonical(config.model))
+        elif is_lora:
             model.peft_config["default"].base_model_name_or_path = canonical(config.model)
             model.save_pretrained(staging, save_embedding_layers=False, state_dict=state)
         else:
@@ -52,7 +56,8 @@ def save_result(
         inputs.tokenizer.save_pretrained(staging)
         sidecar = _sidecar(model, config, objective, inputs)
         sidecar.save(staging)
-        names = [Path(path).name if Path(path).exists() else path for path in config.data]
+        files = [split_name(entry)[1] for entry in config.data]
+        names = [Path(path).name if Path(path).exists() else path for path in files]
         card = model_card(
             sidecar,
             model=config.model,
@@ -61,6 +66,7 @@ def save_result(
             results=metrics,
             counts={name: len(pairs) for name, pairs in inputs.splits.items()},
             settings=asdict(replace(config, data=names)),
+            objectives=inputs.objectives,
         )
         (staging / "README.md").write_text(card, encoding="utf-8")
         write_json(staging / RESULTS, metrics)
@@ -70,7 +76,8 @@ def _sidecar(model: Any, config: TrainConfig, objective: str, inputs: Inputs) ->
     return Sidecar(
         method=config.method,
         objective=objective,
-        beta=config.loss_beta,
+        beta=config.loss_beta(objective) if not (config.conditions and config.betas) else 0.0,
+        betas={name: config.loss_beta(name) for name in inputs.objectives},
         length_normalize=config.length_normalize,
         scale=config.scale,
         base_family=model.config.model_type,

@@ -93,7 +93,7 @@ class PreferenceTrainer(transformers.Trainer):
         group_by_length: bool = False,
         **arguments: Any,
     ) -> None:
-        super().__init__(compute_metrics=_metrics, **arguments)
+        super().__init__(**{"compute_metrics": _metrics, **arguments})
         self._rewards = rewards
         self._loss = loss
         self._group_by_length = group_by_length
@@ -113,14 +113,22 @@ class PreferenceTrainer(transformers.Trainer):
         self, model: nn.Module, inputs: Batch, return_outputs: bool = False, **_: Any
     ) -> Any:
         """Mean loss over the batch's pairs."""
-        with self.accelerator.autocast():  # accelerate's own is in the forward that is replaced
-            rewards = through(model, self.accelerator.unwrap_model(model), self._rewards, inputs)
+        rewards = self.rewards(model, inputs)
         chosen, rejected = rewards.chunk(2)
         loss = preference_loss(chosen, rejected, self._loss).mean()
         if model.training:
-            self._window["accuracy"].append((chosen > rejected).float().mean().item())
-            self._window["margin"].append((chosen - rejected).mean().item())
+            self.note(chosen - rejected)
         return (loss, rewards) if return_outputs else loss
+
+    def rewards(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Rewards of a batch's rows, [2B]."""
+        with self.accelerator.autocast():  # accelerate's own is in the forward that is replaced
+            return through(model, self.accelerator.unwrap_model(model), self._rewards, batch)
+
+    def note(self, margin_B: Tensor) -> None:
+        """Keep what will be logged about some pairs: by how much the better side is ahead."""
+        self._window["accuracy"].append((margin_B > 0).float().mean().item())
+        self._window["margin"].append(margin_B.mean().item())
 
     def _run_epoch(self, *arguments: Any, **options: Any) -> None:
         """Train an epoch; one resumed after the last step would else take a step too many."""

@@ -71,6 +71,8 @@ class Batch:
     def place(self, slot: int, row: Row) -> None:
         """Let a request begin, or begin again, in an empty slot."""
         self.rows[slot], self._settings, row.prefilling = row, None, True
+        for state in self.states:
+            state.condition(slot, row.plan.conditions)
 
     def recall(self, slot: int) -> None:
         """Let a new request take over what the slots hold of its beginning."""

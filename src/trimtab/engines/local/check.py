@@ -37,7 +37,7 @@ def check_groups(groups: Sequence[Group], expected: Mapping[str, Tensor]) -> Non
 
     Args:
         groups: of an engine.
-        expected: `expected_logits` of streams without a LoRA, by name.
+        expected: `expected_logits` of streams without an adapter, by name.
 
     Raises:
         ConfigError: an architecture that cannot be decoded here.

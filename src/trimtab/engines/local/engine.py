@@ -34,7 +34,7 @@ class LocalEngine:
 
     Args:
         base: the frozen model.
-        arms: one per objective, in the order of the objectives.
+        arms: each for one objective, or conditioned on several.
         draft: a small model with the base's vocabulary that proposes tokens, called `draft`; or
             `ngram`. None lets a small ARM and its backbone propose them, or else the text so far.
         max_length: tokens that a request may have, prompt and response; None for the models' own
@@ -56,6 +56,12 @@ class LocalEngine:
         names = [arm.name for arm in arms]
         if len(set(names)) < len(names):
             raise ConfigError(f"two ARMs share a name ({', '.join(names)})", "name each once")
+        objectives = [objective for arm in arms for objective in arm.objectives]
+        if len(set(objectives)) < len(objectives):
+            raise ConfigError(
+                f"two ARMs share an objective ({', '.join(objectives)})",
+                "steer each objective by one ARM",
+            )
         for taken, owner in ((BASE, "frozen model"), (DRAFT, "drafter")):
             if taken in names:
                 raise ConfigError(f"an ARM is called {taken!r}", f"that is the {owner}'s name")
@@ -75,7 +81,7 @@ class LocalEngine:
     @property
     def objectives(self) -> list[str]:
         """What can be steered to."""
-        return [arm.name for arm in self.arms]
+        return [objective for arm in self.arms for objective in arm.objectives]
 
     def generate(
         self,
@@ -207,18 +213,20 @@ class LocalEngine:
         if speculate not in SPECULATE:
             raise ConfigError(f"speculate is {speculate!r}", f"it is one of {', '.join(SPECULATE)}")
         groups = running(speculate, self.groups, self._ngram)
-        fleet = Fleet(groups, self.objectives, self.base.tokenizer, self.ends)
-        how = speculation(speculate, groups, self.objectives, self._ngram)
+        names = [arm.name for arm in self.arms]
+        fleet = Fleet(groups, names, self.base.tokenizer, self.ends)
+        how = speculation(speculate, groups, names, self._ngram)
         return Scheduler(fleet, slots=slots, length=length, report=report, speculation=how)
 
     def plan(self, request: Request) -> RowPlan:
         """Check one request against this engine and tokenise it for every stream."""
         steering = Steering.of(self.objectives, request.preference, request.strength)
-        weights = steering.weights({arm.name: arm.scale for arm in self.arms})
+        shares = [steering.share(arm.objectives, arm.scale) for arm in self.arms]
         prompts = {v.name: v.prompt_ids(request.prompt) for v in self.streams}
         for stream in self.streams:
             self._require_room(stream, len(prompts[stream.name]), request.sampling.max_new_tokens)
-        return RowPlan(request, steering, weights, prompts)
+        conditions = {arm.name: inner for arm, (_, inner) in zip(self.arms, shares, strict=True)}
+        return RowPlan(request, steering, [weight for weight, _ in shares], prompts, conditions)
 
     def _require_room(self, stream: Stream, prompt: int, response: int) -> None:
         limits = {"the model reads": stream.context, "max_length is": self.max_length}

@@ -1,7 +1,13 @@
 """Low-rank terms per row: streams that share a backbone, in one forward.
 
-S streams of B requests are B · S rows, request by request. Decoding is bound by reading W, so
-every stream after the first costs little more than its low-rank term. K adapters of rank R.
+S streams of B requests are B · S = N rows, request by request, of T tokens. Decoding is bound by
+reading W, so every stream after the first costs little more than its low-rank term.
+
+All adapters' columns of a layer lie side by side. What a row takes of them is a gain per column,
+linear in a few coefficients of the row: one for a plain LoRA (1 for the rows of its own stream, 0
+for all others), one per objective for a conditioned ARM (the row's preference). Any mix of
+streams and of preferences is so one product, and a preference costs what a plain LoRA does.
+J coefficients of all streams, C columns of a layer, X columns of all layers.
 """
 
 from __future__ import annotations
@@ -11,66 +17,88 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-Pairs = Sequence[tuple[Tensor, Tensor] | None]
-"""Per adapter, a layer's (A [R, in], s · B [out, R]); None adds nothing."""
+from trimtab.arms.adapter import AdapterWeights, LowRank
+
+Terms = Sequence[LowRank | None]
+"""Per adapter, what it adds to a layer; None adds nothing."""
 
 
 class RowTerms:
-    """Which low-rank terms each row of the current forward takes; shared by all layers.
-
-    All adapters' terms lie side by side, R columns each: a row keeps the columns of its own
-    stream and zeroes the rest. With K adapters that costs K · R multiplications per feature
-    instead of R, next to nothing beside W, and any mix of rows is one product.
+    """How the rows of the current forward take the adapters' columns; shared by all layers.
 
     Args:
-        streams: S.
-        adapters: K; they belong to the last K streams.
-        rank: R, the largest rank of any adapter in any layer.
+        adapters: each belongs to a stream of its own.
         device: where the layers are.
         dtype: of the layers.
     """
 
     def __init__(
         self,
-        streams: int,
-        adapters: int,
-        rank: int,
+        adapters: Sequence[AdapterWeights],
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.rank, self.columns = rank, adapters * rank
+        self.widths = [max(1, len(adapter.objectives)) for adapter in adapters]
         # on a CPU a small product in half precision takes three times as long as in float32
         self.dtype = torch.float32 if torch.device(device).type == "cpu" else dtype
-        self._own_SC = torch.zeros(streams, self.columns, device=device, dtype=self.dtype)
-        for k in range(adapters):
-            self._own_SC[streams - adapters + k, k * rank : (k + 1) * rank] = 1
-        self._keep: dict[int, Tensor] = {}
+        self._device = device
+        self._tables: list[tuple[Tensor, Tensor | None]] = []  # of the layers, until all are known
+        self._gain_JX = self._shift_JX = torch.empty(0)
+        self._gain_NX: Tensor = torch.empty(0)
+        self._shift_NX: Tensor | None = None
+        self._columns = 0
 
-    def open(self, requests: int, tokens: int, streams: Sequence[int] | None = None) -> None:
-        """Set the rows of the next forward: requests x (some of the) streams x tokens."""
-        own_SC = self._own_SC if streams is None else self._own_SC[streams]
-        per_row = own_SC.repeat(requests, 1) if requests > 1 else own_SC
-        keep_MC = per_row.repeat_interleave(tokens, 0) if tokens > 1 else per_row
-        self._keep = {1: keep_MC}
+    def side_by_side(self, terms: Terms) -> tuple[Tensor, Tensor, slice]:
+        """A layer's columns: down [C, in], up [C, out], and their place among those of all layers.
 
-    def side_by_side(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
-        """All adapters' factors of one layer: down [K · R, in] and up [K · R, out].
-
-        Smaller ranks are filled with zeros.
+        The tables of gains and shifts grow by the same columns.
         """
-        a, b = next(pair for pair in pairs if pair is not None)
-        down, up = a.new_zeros(self.columns, a.shape[1]), b.new_zeros(self.columns, b.shape[0])
-        for k, pair in enumerate(pairs):
-            if pair is not None:
-                own = slice(k * self.rank, k * self.rank + pair[0].shape[0])
-                down[own], up[own] = pair[0], pair[1].t()
-        return down, up.to(self.dtype)
+        own = [(i, term) for i, term in enumerate(terms) if term is not None]
+        down = torch.cat([term.a for _, term in own])
+        up = torch.cat([term.b.t() for _, term in own]).to(self.dtype)
+        shape = (sum(self.widths), len(down))
+        gain, shift, at = torch.zeros(shape), torch.zeros(shape), 0
+        for i, term in own:
+            rows = slice(sum(self.widths[:i]), sum(self.widths[: i + 1]))
+            columns = slice(at, at + len(term.a))
+            gain[rows, columns] = 1.0 if term.gain is None else term.gain.float().cpu()
+            if term.shift is not None:
+                shift[rows, columns] = term.shift.float().cpu()
+            at = columns.stop
+        self._tables.append((gain, shift if shift.any() else None))
+        place = slice(self._columns, self._columns + len(down))
+        self._columns = place.stop
+        return down, up, place
 
-    def add(self, y_MO: Tensor, z_MC: Tensor, up_CO: Tensor, layers: int = 1) -> None:
-        """Add to y what each row keeps of z = x · down, times up; for some layers at once."""
-        if layers not in self._keep:
-            self._keep[layers] = self._keep[1].repeat(1, layers)
-        kept_MC = z_MC * self._keep[layers]
+    def _finish(self) -> None:
+        """Join the layers' tables into one."""
+        gains, shifts = zip(*self._tables, strict=True)
+        self._gain_JX = torch.cat(gains, 1).to(self._device, self.dtype)
+        filled = [
+            torch.zeros_like(g) if s is None else s for g, s in zip(gains, shifts, strict=True)
+        ]
+        some = any(shift is not None for shift in shifts)
+        self._shift_JX = torch.cat(filled, 1).to(self._gain_JX) if some else torch.empty(0)
+        self._tables.clear()
+
+    def open(self, coefficients_NJ: Tensor) -> None:
+        """Set the rows of the next forward."""
+        if self._tables:
+            self._finish()
+        own_NJ = coefficients_NJ.to(self.dtype)
+        self._gain_NX = own_NJ @ self._gain_JX
+        self._shift_NX = own_NJ @ self._shift_JX if len(self._shift_JX) else None
+
+    def add(self, y_MO: Tensor, z_MC: Tensor, up_CO: Tensor, place: slice) -> None:
+        """Add to y what each row takes of z = x · down, times up; M = N · T."""
+        gain_NC = self._gain_NX[:, place]
+        shift_NC = None if self._shift_NX is None else self._shift_NX[:, place]
+        kept = z_MC
+        if len(z_MC) != len(gain_NC):
+            kept, gain_NC = z_MC.view(len(gain_NC), -1, len(up_CO)), gain_NC[:, None]
+            shift_NC = None if shift_NC is None else shift_NC[:, None]
+        kept = kept * gain_NC if shift_NC is None else torch.addcmul(shift_NC, kept, gain_NC)
+        kept_MC = kept.flatten(0, -2)
         if y_MO.dtype == self.dtype:
             y_MO.addmm_(kept_MC, up_CO)
         else:
@@ -83,14 +111,14 @@ class FusedLayer(nn.Module):
     Args:
         inner: the layer.
         terms: what the rows of the current forward take.
-        pairs: the layer's factors.
+        own: what the adapters add to the layer.
     """
 
-    def __init__(self, inner: nn.Module, terms: RowTerms, pairs: Pairs) -> None:
+    def __init__(self, inner: nn.Module, terms: RowTerms, own: Terms) -> None:
         super().__init__()
         self.inner = inner
         self._terms = terms
-        down, up = terms.side_by_side(pairs)
+        down, up, self._place = terms.side_by_side(own)
         self._down: Tensor
         self._up: Tensor
         self.register_buffer("_down", down.t().to(terms.dtype), persistent=False)
@@ -100,5 +128,5 @@ class FusedLayer(nn.Module):
         """[N, T, in] -> [N, T, out]."""
         y: Tensor = self.inner(x)
         z_MC = torch.mm(x.reshape(-1, x.shape[-1]).to(self._down.dtype), self._down)
-        self._terms.add(y.view(-1, y.shape[-1]), z_MC, self._up)
+        self._terms.add(y.view(-1, y.shape[-1]), z_MC, self._up, self._place)
         return y

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trimtab.arms.adapter import LoraWeights
-from trimtab.engines.local.fused import FusedLayer, Pairs, RowTerms
+from trimtab.arms.adapter import AdapterWeights
+from trimtab.engines.local.fused import FusedLayer, RowTerms, Terms
 
 _TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
@@ -32,7 +32,7 @@ class JointLinear:
 
     Args:
         layers: M layers with the same input features.
-        pairs: per layer, the factors of its adapters; None if there are none.
+        added: per layer, what its adapters add; None if there are none.
         terms: what the rows of the current forward take.
         pack: rearrange the matrix for oneDNN; the layers are of no use afterwards.
     """
@@ -40,14 +40,14 @@ class JointLinear:
     def __init__(
         self,
         layers: Sequence[nn.Linear],
-        pairs: Sequence[Pairs | None],
+        added: Sequence[Terms | None],
         terms: RowTerms | None,
         *,
         pack: bool,
     ) -> None:
         self._terms = terms
         self._outs = [layer.out_features for layer in layers]
-        factors = [terms.side_by_side(p) if terms and p else None for p in pairs]
+        factors = [terms.side_by_side(own) if terms and own else None for own in added]
         weight = layers[0].weight.detach()
         if len(layers) > 1 or any(factors):
             downs = [factor[0].to(weight.dtype) for factor in factors if factor]
@@ -55,7 +55,7 @@ class JointLinear:
             for layer in layers:
                 layer.weight.data = weight[at : at + layer.out_features]
                 at += layer.out_features
-        self._blocks = _blocks(self._outs, [factor[1] if factor else None for factor in factors])
+        self._blocks = _blocks(self._outs, [factor[1:] if factor else None for factor in factors])
         self._bias = _joint_bias(layers, len(weight))
         has_onednn = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
         self._onednn = weight.device.type == "cpu" and has_onednn
@@ -88,7 +88,7 @@ class JointLinear:
             z_MC = y_MO[:, sum(self._outs) :]
             for block in self._blocks:
                 out = y_MO[:, block.outs]
-                self._terms.add(out, z_MC[:, block.columns], block.up, block.layers)
+                self._terms.add(out, z_MC[:, block.columns], block.up, block.place)
         if len(self._outs) == 1 and not self._blocks:
             return [y]
         starts = accumulate(self._outs, initial=0)
@@ -97,21 +97,25 @@ class JointLinear:
 
 @dataclass(frozen=True)
 class _Block:
-    """Some layers' factors B: which columns of z they take, and which outputs they add to."""
+    """Some layers' factors B: which columns of z they take, and which outputs they add to.
+
+    `place` is where their columns stand among those of all layers of the model.
+    """
 
     columns: slice
     outs: slice
     up: Tensor
-    layers: int
+    place: slice
 
 
-def _blocks(outs: Sequence[int], ups: Sequence[Tensor | None]) -> list[_Block]:
+def _blocks(outs: Sequence[int], ups: Sequence[tuple[Tensor, slice] | None]) -> list[_Block]:
     """One block per layer, or one for all of them while the zeros between cost little."""
     starts, blocks, at = list(accumulate(outs, initial=0)), [], 0
-    for start, width, up in zip(starts, outs, ups, strict=False):
-        if up is not None:
+    for start, width, own in zip(starts, outs, ups, strict=False):
+        if own is not None:
+            up, place = own
             columns = slice(at, at + len(up))
-            blocks.append(_Block(columns, slice(start, start + width), up, 1))
+            blocks.append(_Block(columns, slice(start, start + width), up, place))
             at += len(up)
     if len(blocks) < 2 or at > _FEW_COLUMNS:
         return blocks
@@ -119,7 +123,8 @@ def _blocks(outs: Sequence[int], ups: Sequence[Tensor | None]) -> list[_Block]:
     whole = blocks[0].up.new_zeros(at, last - first)
     for block in blocks:
         whole[block.columns, block.outs.start - first : block.outs.stop - first] = block.up
-    return [_Block(slice(0, at), slice(first, last), whole, len(blocks))]
+    place = slice(blocks[0].place.start, blocks[-1].place.stop)
+    return [_Block(slice(0, at), slice(first, last), whole, place)]
 
 
 _SMALL, _FEW_ROWS = 3 * 2**19, 2
@@ -177,30 +182,27 @@ def _joint_bias(layers: Sequence[nn.Linear], rows: int) -> Tensor | None:
     return bias
 
 
-def join_layers(
-    model: Any, streams: int, adapters: Sequence[LoraWeights], *, pack: bool
-) -> RowTerms | None:
+def join_layers(model: Any, adapters: Sequence[AdapterWeights], *, pack: bool) -> RowTerms | None:
     """Replace a model's linear layers, in place, by joint ones that carry the streams' terms.
 
     Args:
         model: a transformers causal LM, a module tree of its own.
-        streams: S, with those that have no adapter first.
-        adapters: one per stream after those.
+        adapters: of the streams that have one, in their order.
         pack: the weights are this model's alone and may be rearranged.
 
     Returns:
         What to tell about the rows before every forward; None without adapters.
     """
-    terms = _terms(streams, adapters)
+    terms = _terms(adapters)
     with torch.no_grad():
         for names in clusters(model):
             layers = [model.get_submodule(name) for name in names]
-            pairs = [_pairs(name, adapters) for name in names]
-            joint = JointLinear(layers, pairs, terms, pack=pack)
+            added = [_own(name, adapters) for name in names]
+            joint = JointLinear(layers, added, terms, pack=pack)
             for index, (name, layer) in enumerate(zip(names, layers, strict=True)):
                 model.set_submodule(name, Piece(joint, index, layer, keep=not joint.packed))
         for name in sorted({name for adapter in adapters for name in adapter.layers}):
-            layer, own = model.get_submodule(name), _pairs(name, adapters)
+            layer, own = model.get_submodule(name), _own(name, adapters)
             if not isinstance(layer, Piece) and terms and own:
                 model.set_submodule(name, FusedLayer(layer, terms, own))
     return terms
@@ -231,14 +233,11 @@ def _is_plain(layer: nn.Linear) -> bool:
     return type(layer.weight.data) is Tensor and layer.weight.is_floating_point()
 
 
-def _pairs(name: str, adapters: Sequence[LoraWeights]) -> Pairs | None:
-    pairs = [adapter.layers.get(name) for adapter in adapters]
-    return pairs if any(pair is not None for pair in pairs) else None
+def _own(name: str, adapters: Sequence[AdapterWeights]) -> Terms | None:
+    own = [adapter.layers.get(name) for adapter in adapters]
+    return own if any(term is not None for term in own) else None
 
 
-def _terms(streams: int, adapters: Sequence[LoraWeights]) -> RowTerms | None:
-    factors = [a for adapter in adapters for a, _ in adapter.layers.values()]
-    if not factors:
-        return None
-    rank = max(len(a) for a in factors)
-    return RowTerms(streams, len(adapters), rank, factors[0].device, factors[0].dtype)
+def _terms(adapters: Sequence[AdapterWeights]) -> RowTerms | None:
+    found = [term.a for adapter in adapters for term in adapter.layers.values()]
+    return RowTerms(adapters, found[0].device, found[0].dtype) if found else None

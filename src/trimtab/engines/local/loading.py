@@ -9,7 +9,6 @@ from typing import Any
 import torch
 import transformers
 
-from trimtab.arms.adapter import LoraWeights, read_lora
 from trimtab.arms.folder import canonical, check_folder, fetch, is_adapter
 from trimtab.arms.load import (
     DType,
@@ -18,11 +17,8 @@ from trimtab.arms.load import (
     load_config,
     load_model,
     load_tokenizer,
-    require_base,
     require_device,
     same_backbone,
-    share_weights,
-    with_adapter,
 )
 from trimtab.arms.quantization import Quantization, quantized_loading
 from trimtab.arms.sidecar import Sidecar
@@ -31,8 +27,9 @@ from trimtab.data.tokenize import PromptFormat
 from trimtab.engines.local.check import check_groups, expected_logits
 from trimtab.engines.local.drafting import NGRAM
 from trimtab.engines.local.engine import LocalEngine
+from trimtab.engines.local.guides import Combine, load_guides
 from trimtab.engines.local.streams import BASE, DRAFT, Stream
-from trimtab.errors import ConfigError, ModelLoadError
+from trimtab.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -48,13 +45,16 @@ def load_engine(
     draft: str | None = None,
     max_length: int | None = None,
     quantization: Quantization | None = None,
+    combine: Combine = "fusion",
+    describe: Mapping[str, str] | None = None,
 ) -> LocalEngine:
     """Load a frozen base and the ARMs that steer it.
 
     Args:
         base: folder or hub id of a causal LM.
         arms: objective -> folder or hub id of its ARM (a whole model or a LoRA). A LoRA trained on
-            the base shares its weights in memory.
+            the base shares its weights in memory. A conditioned ARM (PARM, UniARM) brings its own
+            objectives; its key is only its name in reports.
         dtype: of the weights; `auto` is float32 on a CPU, the checkpoint's own type on a GPU.
         device: `cpu`, `cuda`, …; the GPU by default where there is one.
         prompt_format: how plain-text prompts are read.
@@ -65,6 +65,10 @@ def load_engine(
         max_length: tokens a request may have, prompt and response; the models' limit by default.
         quantization: load the base, and so the LoRA ARMs on it, with weights of so many bits
             (needs optimum-quanto). A base that was saved quantised needs no option.
+        combine: `fusion` runs every ARM; `soup` averages LoRA ARMs into one, request by request
+            (rewarded soups).
+        describe: further objectives of a UniARM that it was not trained for, name -> description.
+            Experimental.
 
     Raises:
         VocabularyError: an ARM whose tokens are not the base's, named.
@@ -82,30 +86,28 @@ def load_engine(
     }
     check_folder(base, what="base model")
     facts = {objective: arm_facts(folder) for objective, folder in arms.items()}
-    guides = {**arms, DRAFT: draft} if draft and draft != NGRAM else arms
-    tokenizers, vocabularies = _vocabularies(base, guides, trust_remote_code)
+    readers = {**arms, DRAFT: draft} if draft and draft != NGRAM else arms
+    tokenizers, vocabularies = _vocabularies(base, readers, trust_remote_code)
     quantized = quantized_loading(quantization, dtype) if quantization else {}
     backbones = {base: load_model(base, **{**options, **quantized})}
-    of_folder = {
-        folder: _arm(folder, facts[name], backbones, options) for name, folder in arms.items()
-    }
-    loaded = {name: of_folder[folder] for name, folder in arms.items()}
+    guides = load_guides(arms, facts, backbones, options, combine=combine, describe=describe)
 
-    def stream(name: str, model: Any, lora: LoraWeights | None = None) -> Stream:
-        facts_of = facts.get(name)
+    def stream(name: str, model: Any, adapter: Any = None, source: str | None = None) -> Stream:
+        source = source or name
+        facts_of = facts.get(source)
         own_format = facts_of.prompt_format if facts_of and prompt_format == "auto" else None
         return Stream(
             name,
             model,
-            tokenizers[name],
-            vocabularies[name],
+            tokenizers[source],
+            vocabularies[source],
             own_format or prompt_format,
             facts_of.scale if facts_of else 1.0,
-            lora,
+            adapter,
         )
 
     _warn_of_other_objectives(arms, facts)
-    guided = [stream(name, *model) for name, model in loaded.items()]
+    guided = [stream(g.name, g.model, g.adapter, g.source) for g in guides]
     drafter: Any = draft
     if draft and draft != NGRAM:
         same = next((name for name in backbones if canonical(name) == canonical(draft)), None)
@@ -123,7 +125,7 @@ def _checked_engine(
     engine = LocalEngine(
         base, arms, draft=draft, max_length=max_length, pack=_may_pack([*models.values()])
     )
-    plain = [s for s in engine.streams if s.lora is None and id(s.model) in expected]
+    plain = [s for s in engine.streams if s.adapter is None and id(s.model) in expected]
     check_groups(engine.groups, {s.name: expected[id(s.model)] for s in plain})
     return engine
 
@@ -188,40 +190,6 @@ def _vocabularies(
     }
     size = min(heads[BASE], max(tokenizers[BASE].get_vocab().values()) + 1)
     return tokenizers, {BASE: VocabularyMap(size, size), **maps}
-
-
-def _arm(
-    folder: str, sidecar: Sidecar, backbones: dict[str, Any], options: dict[str, Any]
-) -> tuple[Any, LoraWeights | None]:
-    """An ARM's model and its low-rank terms, on a backbone that is in memory wherever it can be.
-
-    Plain LoRA joins its backbone's forward; an adapter with more than that is left to PEFT, on a
-    second module tree over the same weights.
-    """
-    if not is_adapter(folder):
-        if folder not in backbones:
-            backbones[folder] = load_model(folder, **options)
-        return backbones[folder], None
-    name = next((b for b in backbones if same_backbone(folder, b)), "") or require_base(folder)
-    if name not in backbones:
-        backbones[name] = load_model(name, **options)
-    carrier = backbones[name]
-    lora = read_lora(folder, dtype=carrier.dtype, device=options["device"])
-    if lora is None:
-        return with_adapter(share_weights(carrier), folder), None
-    _check_layers(folder, carrier, lora)
-    return carrier, lora
-
-
-def _check_layers(folder: str, carrier: Any, lora: LoraWeights) -> None:
-    modules = dict(carrier.named_modules())
-    for name, (a, b) in lora.layers.items():
-        shape = getattr(getattr(modules.get(name), "weight", None), "shape", None)
-        if shape is None or {*shape} != {a.shape[1], b.shape[0]}:
-            raise ModelLoadError(
-                f"the adapter {folder} does not fit its backbone at {name}",
-                "name the base that the ARM was trained on",
-            )
 
 
 def _head_size(name: str, trust_remote_code: bool) -> int:

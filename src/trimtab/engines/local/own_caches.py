@@ -6,7 +6,7 @@ architecture's own cache and is read by itself. Exact, and slower than `Slots` f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,6 +27,11 @@ class OwnCaches:
         self.read_so_far = [[0] * len(group.streams) for _ in range(slots)]
         self._caches: list[Any] = [None] * slots
         self._masks: list[Any] = [None] * slots
+        self._taken = [group.coefficients().to(group.device)] * slots
+
+    def condition(self, slot: int, conditions: Mapping[str, Sequence[float]]) -> None:
+        """As `Slots.condition`."""
+        self._taken[slot] = self.group.coefficients(conditions).to(self.group.device)
 
     def read(self, first: int, tokens: Tokens, tails: Sequence[int]) -> dict[str, Tensor]:
         """As `Slots.read`."""
@@ -42,7 +47,8 @@ class OwnCaches:
             return {}
         nothing = torch.zeros_like(next(iter(found.values())))
         rows = torch.cat([found.get(i, nothing) for i in range(len(tokens))])
-        return log_probs(self.group, rows, [list(range(wanted))] * len(rows))
+        taken_NJ = torch.cat(self._taken[first : first + len(tokens)])
+        return log_probs(self.group, rows, [list(range(wanted))] * len(rows), taken_NJ)
 
     def _read(self, slot: int, own: Sequence[Sequence[int]], width: int) -> Tensor:
         """All at once into an empty cache, then token by token: few recurrent layers can take
@@ -58,7 +64,7 @@ class OwnCaches:
         mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in own], device=device)
         kept = self._masks[slot]
         self._masks[slot] = mask if kept is None else torch.cat([kept, mask], 1)
-        self.group.open_rows(1, width)
+        self.group.open_rows(self._taken[slot])
         options: dict[str, Tensor] = {}
         if "position_ids" in self.group.parameters:  # ALiBi models take none
             options["position_ids"] = position_ids(self._masks[slot])[:, -width:]
@@ -97,7 +103,7 @@ class OwnCaches:
 
     def move(self, source: int, target: int) -> None:
         """As `Slots.move`."""
-        kept: list[list[Any]] = [self._caches, self._masks, self.read_so_far]
+        kept: list[list[Any]] = [self._caches, self._masks, self.read_so_far, self._taken]
         for values in kept:
             values[target] = values[source]
         self.clear(source)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from trimtab.engines.local.slots import own_ids
@@ -22,6 +22,7 @@ class RowPlan:
         request: as it was given.
         steering: its validated preference and strength.
         weights: fusion weight per ARM, [K].
+        conditions: ARM name -> the preference inside it, for conditioned ARMs.
         prompts: stream name -> the prompt's ids in its own template.
     """
 
@@ -29,6 +30,7 @@ class RowPlan:
     steering: Steering
     weights: list[float]
     prompts: dict[str, list[int]]
+    conditions: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
     def length(self) -> int:

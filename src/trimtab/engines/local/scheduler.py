@@ -124,7 +124,11 @@ class Scheduler:
     def _leader(self, new: Row) -> tuple[Row, int] | None:
         """A request that is about to read the same beginning."""
         prompt = new.sequences[0][0][:-1]
-        reading = [row for row in self._batch.rows if row and row.prefilling]
+        reading = [
+            row
+            for row in self._batch.rows
+            if row and row.prefilling and row.plan.conditions == new.plan.conditions
+        ]
         shared = [(common_prefix(row.sequences[0][0], prompt), row) for row in reading]
         length, leader = max(shared, key=lambda pair: pair[0], default=(0, None))
         worth = length >= WORTH_WAITING and self._batch.can_rewind

@@ -6,7 +6,7 @@ M positions whose log-probs are wanted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -37,10 +37,23 @@ class Slots:
         self.group = group
         self.read_so_far = [[0] * len(group.streams) for _ in range(slots)]
         self._held: list[list[list[int]]] = [[[] for _ in group.streams] for _ in range(slots)]
+        # what a stream has read depends on how it took the adapters' columns
+        self._taken = group.coefficients().repeat(slots, 1, 1)  # [slots, S, J]
+        self._held_by = self._taken.clone()  # how what is held was read
+        self._taken_NJ = self._taken.flatten(0, 1).to(group.device)
         self._config = group.lm.config.get_text_config()
         # on a CPU attention over half-precision keys takes several times as long as over float32
         dtype = torch.float32 if group.device.type == "cpu" else group.lm.dtype
         self._cache = SlotCache(slots * len(group.streams), length, dtype)
+
+    def condition(self, slot: int, conditions: Mapping[str, Sequence[float]]) -> None:
+        """Set the preferences inside the conditioned ARMs of the request in a slot."""
+        self._take(slot, self.group.coefficients(conditions))
+
+    def _take(self, slot: int, taken_SJ: Tensor) -> None:
+        streams = len(self.group.streams)
+        self._taken[slot] = taken_SJ
+        self._taken_NJ[slot * streams : (slot + 1) * streams] = taken_SJ.to(self.group.device)
 
     def read(self, first: int, tokens: Tokens, tails: Sequence[int]) -> dict[str, Tensor]:
         """Append tokens to some slots' streams.
@@ -65,13 +78,19 @@ class Slots:
                 held, n = self._held[slot][stream], self.read_so_far[slot][stream]
                 if own:
                     held[n:] = own
+                    self._held_by[slot, stream] = self._taken[slot, stream]
                 self.read_so_far[slot][stream] += len(own)
         if not any(tails):
             return {}
         pairs = zip(tokens, tails, strict=True)
         firsts = [max(len(own) - tail, 0) for slot, tail in pairs for own in slot]
         index = [[min(at + m, width - 1) for m in range(max(tails))] for at in firsts]
-        return log_probs(self.group, hidden_NTH, index)
+        return log_probs(self.group, hidden_NTH, index, self._rows(first, len(tokens)))
+
+    def _rows(self, first: int, slots: int) -> Tensor:
+        """How the rows of some slots take the adapters' columns, [N, J]."""
+        streams = len(self.group.streams)
+        return self._taken_NJ[first * streams : (first + slots) * streams]
 
     def _forward(
         self, first: int, ids: list[list[int]], before: list[int], new: list[int]
@@ -85,7 +104,7 @@ class Slots:
         upto = min(max(before) + width, self._cache.length)
         written_NT = at_NT.where(step_T < new_N1, self._cache.length)  # padding is thrown away
         self._cache.open(first * streams, written_NT, upto)
-        self.group.open_rows(len(ids) // streams, width)
+        self.group.open_rows(self._rows(first, len(ids) // streams))
         # padding may lie beyond the last position of the model; any position will do for it
         positions_NT = at_NT.clamp(max=self._cache.length - 1)
         hidden: Tensor = self.group.lm.base_model(
@@ -119,13 +138,19 @@ class Slots:
         What a finished request left in its slot counts until it is overwritten. The last id is
         always left to be read, because its successor is wanted.
         """
-        lengths = [common_prefix(held[stream], ids[:-1]) for held in self._held]
+        lengths = [
+            common_prefix(held[stream], ids[:-1])
+            if torch.equal(self._held_by[i, stream], self._taken[slot, stream])
+            else 0
+            for i, held in enumerate(self._held)
+        ]
         best = max(range(len(lengths)), key=lambda i: (lengths[i], i == slot))
         if lengths[best]:
             self._copy(best, slot, stream, lengths[best])
 
     def move(self, source: int, target: int) -> None:
         """Continue a request in another slot."""
+        self._take(target, self._taken[source])
         for stream, length in enumerate(self.read_so_far[source]):
             if length:  # else what the target holds can still be recalled
                 self._copy(source, target, stream, length)
@@ -136,6 +161,7 @@ class Slots:
         if source != target:
             self._cache.copy_row(source * streams + stream, target * streams + stream, length)
         self._held[target][stream] = self._held[source][stream][:length]
+        self._held_by[target, stream] = self._held_by[source, stream]
         self.read_so_far[target][stream] = length
 
     def clear(self, slot: int) -> None:
@@ -144,7 +170,7 @@ class Slots:
 
 
 def log_probs(
-    group: Group, hidden_NTH: Tensor, index: Sequence[Sequence[int]]
+    group: Group, hidden_NTH: Tensor, index: Sequence[Sequence[int]], taken_NJ: Tensor
 ) -> dict[str, Tensor]:
     """One LM-head product for all streams, and each stream's log-probs over the base's ids.
 
@@ -152,13 +178,14 @@ def log_probs(
         group: its streams.
         hidden_NTH: last hidden states of slots x streams rows.
         index: per row, the M positions that are wanted.
+        taken_NJ: how the rows take the adapters' columns.
 
     Returns:
         Stream name -> [slots, M, V].
     """
     at_NM1 = torch.tensor(index, device=hidden_NTH.device)[..., None]
     wanted_NMH = hidden_NTH.gather(1, at_NM1.expand(-1, -1, hidden_NTH.shape[-1]))
-    group.open_rows(len(wanted_NMH) // len(group.streams), wanted_NMH.shape[1])
+    group.open_rows(taken_NJ)
     logits_NMV = head_logits(group.lm, wanted_NMH)
     logits_BSMV = logits_NMV.view(-1, len(group.streams), *logits_NMV.shape[1:])
     own = [

@@ -87,8 +87,8 @@ def own_drafter(base: Stream, arms: Sequence[Stream]) -> Stream | None:
 
     It resembles the base more than the ARM does, and runs in one forward with it.
     """
-    small = [arm for arm in arms if arm.lora is not None and arm.model is not base.model]
+    small = [arm for arm in arms if arm.adapter is not None and arm.model is not base.model]
     best = min(small, key=lambda arm: pass_cost(arm.model), default=None)
     if best is None or pass_cost(best.model) >= _SMALL * pass_cost(base.model):
         return None
-    return replace(best, name=DRAFT, lora=None)
+    return replace(best, name=DRAFT, adapter=None)

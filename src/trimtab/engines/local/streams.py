@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from trimtab.arms.adapter import LoraWeights
+from trimtab.arms.adapter import AdapterWeights
 from trimtab.arms.load import share_weights
 from trimtab.arms.vocab import VocabularyMap
 from trimtab.data.pairs import Prompt
@@ -22,6 +23,7 @@ from trimtab.errors import ConfigError
 from trimtab.training.logprobs import causal_lm
 
 BASE, DRAFT = "base", "draft"
+_NONE: Mapping[str, Sequence[float]] = {}
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Stream:
         vocabulary: how its ids line up with the base's.
         prompt_format: how it reads plain-text prompts.
         scale: calibration; multiplies the strength.
-        lora: low-rank terms added to the model for this stream alone.
+        adapter: low-rank terms added to the model for this stream alone.
     """
 
     name: str
@@ -45,7 +47,12 @@ class Stream:
     vocabulary: VocabularyMap
     prompt_format: PromptFormat = "auto"
     scale: float = 1.0
-    lora: LoraWeights | None = None
+    adapter: AdapterWeights | None = None
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """What the stream's reward is for: those of a conditioned ARM, or its own name."""
+        return (self.adapter.objectives if self.adapter else ()) or (self.name,)
 
     @property
     def context(self) -> int | None:
@@ -65,7 +72,7 @@ class Stream:
         """Whether the other stream's tokens and log-probs are always these."""
         return (
             self.model is other.model
-            and self.lora is other.lora
+            and self.adapter is other.adapter
             and self.tokenizer is other.tokenizer
             and self.vocabulary == other.vocabulary
             and self.prompt_format == other.prompt_format
@@ -81,7 +88,7 @@ class Group:
     """
 
     def __init__(self, streams: Sequence[Stream], *, pack: bool = False) -> None:
-        ordered = sorted(streams, key=lambda stream: stream.lora is not None)
+        ordered = sorted(streams, key=lambda stream: stream.adapter is not None)
         unique: list[Stream] = []
         self.index: dict[str, int] = {}
         for stream in ordered:
@@ -90,7 +97,6 @@ class Group:
             if not same:
                 unique.append(stream)
         self.streams = unique
-        self._running: list[int] | None = None
         self.model = ordered[0].model if pack else share_weights(ordered[0].model)
         self.lm = causal_lm(self.model)
         self.parameters = inspect.signature(type(self.lm.base_model).forward).parameters
@@ -99,10 +105,11 @@ class Group:
         self.in_slots = attention.reads_slots(self.lm, self.parameters)
         if self.in_slots:
             self.lm.set_attn_implementation(attention.NAME)
-        adapters = [stream.lora for stream in unique if stream.lora is not None]
+        adapters = [stream.adapter for stream in unique if stream.adapter is not None]
         self.terms = None
         if self.model is self.lm:  # PEFT's own layers look into the layers that they wrap
-            self.terms = join_layers(self.lm, len(unique), adapters, pack=pack)
+            self.terms = join_layers(self.lm, adapters, pack=pack)
+        self._first = {id(a): i for a, i in zip(adapters, _starts(adapters), strict=True)}
 
     @property
     def device(self) -> torch.device:
@@ -119,13 +126,33 @@ class Group:
         kept = sorted(set(group.index.values()))
         group.index = {other: kept.index(i) for other, i in group.index.items()}
         group.streams = [self.streams[i] for i in kept]
-        group._running = kept
         return group
 
-    def open_rows(self, requests: int, tokens: int) -> None:
-        """Tell the layers which rows the next forward has."""
+    def coefficients(self, conditions: Mapping[str, Sequence[float]] = _NONE) -> Tensor:
+        """How one request's streams take the adapters' columns (see `RowTerms`), [S, J].
+
+        Args:
+            conditions: ARM name -> the preference inside it; by default all objectives alike.
+        """
+        total = sum(self.terms.widths) if self.terms else 0
+        rows = torch.zeros(len(self.streams), total)
+        for s, stream in enumerate(self.streams):
+            if stream.adapter is not None and total:
+                count, first = len(stream.objectives), self._first[id(stream.adapter)]
+                own = conditions.get(stream.name, [1 / count] * count)
+                rows[s, first : first + count] = torch.tensor(own)
+        return rows
+
+    def open_rows(self, coefficients_NJ: Tensor) -> None:
+        """Tell the layers which rows the next forward has, request by request."""
         if self.terms:
-            self.terms.open(requests, tokens, self._running)
+            self.terms.open(coefficients_NJ)
+
+
+def _starts(adapters: Sequence[AdapterWeights]) -> list[int]:
+    """Where each adapter's coefficients begin."""
+    widths = [max(1, len(adapter.objectives)) for adapter in adapters]
+    return [sum(widths[:i]) for i in range(len(widths))]
 
 
 def group_streams(streams: Sequence[Stream], *, pack: bool = False) -> list[Group]:

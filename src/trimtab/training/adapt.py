@@ -1,8 +1,9 @@
-"""Which layers get a LoRA, checked on the architecture alone before a weight is loaded."""
+"""Which layers are adapted, checked on the architecture alone before a weight is loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from peft import LoraConfig, TaskType, get_peft_model
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from trimtab.arms.conditioned import ConditionedConfig, condition_model
+from trimtab.arms.describe import objective_vectors, projection
 from trimtab.errors import ConfigError
 from trimtab.training.config import TrainConfig
 
@@ -83,3 +86,40 @@ def add_lora(model: Any, config: TrainConfig, targets: list[str] | str) -> Any:
             modules_to_save=["score"] if judges else None,
         ),
     )
+
+
+def add_conditioning(model: Any, config: TrainConfig, inputs: Any) -> None:
+    """Put fresh conditioned layers (PARM, UniARM) into a model, in place.
+
+    Args:
+        model: a causal LM.
+        config: the options.
+        inputs: objectives, targets and tokenizer (`training.inputs.Inputs`).
+    """
+    names: list[str] = inputs.objectives
+    targets = inputs.targets
+    conditioned = ConditionedConfig(
+        core="bilinear" if config.method == "parm" else "affine",
+        objectives=tuple(names),
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=(targets,) if isinstance(targets, str) else tuple(targets),
+        shift=config.shift,
+    )
+    if config.method == "parm":
+        rank = config.preference_r or config.lora_r // 2
+        condition_model(model, replace(conditioned, preference_r=rank))
+        return
+    hidden = model.get_input_embeddings().embedding_dim
+    features = config.condition_dim or condition_dim(config.lora_r, len(names))
+    described = config.descriptions_of(names)
+    directions = projection(min(features, hidden), hidden)
+    vectors = objective_vectors(model, inputs.tokenizer, described, directions)
+    conditioned = replace(conditioned, condition_dim=vectors.shape[1], descriptions=described)
+    condition_model(model, conditioned, vectors, directions)
+
+
+def condition_dim(rank: int, objectives: int) -> int:
+    """Q at which UniARM's cores have PARM's parameters: `2 r Q = (r / 2)² (1 + K)`."""
+    return max(1, rank * (objectives + 1) // 8)

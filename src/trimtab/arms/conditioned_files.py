@@ -1,0 +1,127 @@
+"""Conditioned adapters on disk: PEFT's layout and key names, safetensors only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from trimtab.arms.adapter import AdapterWeights, LowRank
+from trimtab.arms.conditioned import ConditionedConfig, condition_model, conditioned_layers
+from trimtab.arms.cores import AffineCore, BilinearCore, Mix
+from trimtab.errors import ModelLoadError
+
+WEIGHTS = "adapter_model.safetensors"
+VECTORS, PROJECTION = "condition.vectors", "condition.projection"
+PREFIX, LORA_A = "base_model.model.", ".lora_A.weight"
+
+
+def adapter_tensors(model: Any) -> dict[str, Tensor]:
+    """What a folder holds, under PEFT's key names: trained tensors, and the objectives' vectors."""
+    found = {
+        f"{PREFIX}{name}.{key}": tensor
+        for name, layer in conditioned_layers(model)
+        for key, tensor in layer.tensors().items()
+    }
+    if model.conditioning.projection is not None:
+        found |= {VECTORS: model.conditioning.vectors, PROJECTION: model.conditioning.projection}
+    return {key: tensor.detach().contiguous().cpu() for key, tensor in found.items()}
+
+
+def save_adapter(model: Any, folder: Path, base: str = "") -> None:
+    """Write the adapter of a conditioned model: safetensors and `adapter_config.json`."""
+    replace(model.conditioned_config, base_model_name_or_path=base).save(folder)
+    save_file(adapter_tensors(model), folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def load_adapter_tensors(model: Any, tensors: dict[str, Tensor]) -> None:
+    """Put saved tensors into a conditioned model.
+
+    Raises:
+        ModelLoadError: a tensor is missing, left over or of another shape.
+    """
+    left = dict(tensors)
+    left.pop(VECTORS, None)
+    left.pop(PROJECTION, None)
+    for name, layer in conditioned_layers(model):
+        for key, own in layer.tensors().items():
+            saved = left.pop(f"{PREFIX}{name}.{key}", None)
+            if saved is None or saved.shape != own.shape:
+                raise ModelLoadError(
+                    f"the adapter does not fit its backbone at {name}",
+                    "name the base that the ARM was trained on",
+                )
+            own.data.copy_(saved)
+    if left:
+        raise ModelLoadError(
+            f"the adapter has tensors for layers that are not there ({next(iter(left))})",
+            "name the base that the ARM was trained on",
+        )
+
+
+def with_conditioned_adapter(carrier: Any, folder: str) -> Any:
+    """A model with a conditioned ARM's adapter put into it (the carrier is changed)."""
+    tensors = load_file(Path(folder) / WEIGHTS)
+    model = condition_model(
+        carrier, ConditionedConfig.load(folder), tensors.get(VECTORS), tensors.get(PROJECTION)
+    )
+    load_adapter_tensors(model, tensors)
+    return model.eval()
+
+
+@torch.no_grad()
+def read_conditioned(
+    folder: str, *, dtype: torch.dtype, device: str, more: Mapping[str, Tensor] | None = None
+) -> AdapterWeights:
+    """A conditioned ARM's adapter as plain tensors, for streams on a shared backbone.
+
+    Args:
+        folder: of the ARM.
+        dtype: of the tensors.
+        device: where to put them.
+        more: affine: further objectives, name -> vector [Q].
+    """
+    config = ConditionedConfig.load(folder)
+    tensors = load_file(Path(folder) / WEIGHTS)
+    objectives = (*config.objectives, *(more or {}))
+    vectors = tensors.pop(VECTORS, torch.zeros(len(config.objectives), 0))
+    tensors.pop(PROJECTION, None)
+    vectors = torch.cat([vectors, *(v[None] for v in (more or {}).values())])
+    mixes = Mix(torch.eye(len(objectives)), vectors.float())
+    layers = {}
+    for key in [key for key in tensors if key.endswith(LORA_A)]:
+        stem = key.removesuffix(LORA_A)
+        core = layer_core(config, tensors, stem)
+        b = config.scaling * tensors[f"{stem}.lora_B.weight"].float()
+        term = core.columns(tensors[key].float(), b, mixes)
+        layers[stem.removeprefix(PREFIX)] = _moved(term, dtype, device)
+    return AdapterWeights(layers, objectives)
+
+
+def layer_core(
+    config: ConditionedConfig, tensors: Mapping[str, Tensor], stem: str
+) -> BilinearCore | AffineCore:
+    """One layer's core from a folder's tensors, whose keys begin with `stem`.
+
+    Raises:
+        ModelLoadError: a tensor is missing or of another shape.
+    """
+    core = config.new_core()
+    try:
+        own = {name: tensors[f"{stem}.core.{name}"] for name in core.state_dict()}
+        core.load_state_dict(own)
+    except (KeyError, RuntimeError) as error:
+        raise ModelLoadError(f"the adapter is not whole at {stem}", "train it again") from error
+    return core
+
+
+def _moved(term: LowRank, dtype: torch.dtype, device: str) -> LowRank:
+    """Factors in the layers' type; gains and shifts stay float32, they cost nothing."""
+    a, b = (tensor.to(device, dtype) for tensor in (term.a, term.b))
+    rest = [None if t is None else t.float().to(device) for t in (term.gain, term.shift)]
+    return LowRank(a, b, *rest)

@@ -1,0 +1,66 @@
+"""Pairs judged on several objectives, for one reward model of them all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from trimtab.data.formats import Unusable, comparison_of
+from trimtab.data.pairs import Comparison, RowReport
+from trimtab.data.sources import read_rows
+from trimtab.errors import DataError
+
+
+def read_comparisons(
+    sources: Sequence[str], objectives: Sequence[str] = (), *, skip_bad_rows: bool = False
+) -> tuple[list[Comparison], list[str], RowReport]:
+    """Read pairs with a verdict per objective, or files with one objective each.
+
+    Args:
+        sources: what `read_rows` takes; `NAME=FILE` names the objective of a file.
+        objectives: those wanted, in their order; by default all that the data name.
+        skip_bad_rows: count malformed rows as unusable instead of refusing the data.
+
+    Returns:
+        The pairs that are judged on any of the objectives, the objectives, and the report.
+
+    Raises:
+        DataError: a malformed row, a row that names no objective, or an objective without pairs.
+    """
+    found: list[Comparison] = []
+    report = RowReport()
+    for source in sources:
+        for place, row in read_rows(source):
+            report.rows += 1
+            try:
+                item = comparison_of(row, place)
+                if "" in item.verdicts:
+                    raise DataError(
+                        f"{place} names no objective",
+                        "write --data NAME=FILE, or give the rows `objective`, `labels` or `scores`",
+                    )
+            except Unusable as reason:
+                report.leave_out(str(reason), place)
+            except DataError as error:
+                if not skip_bad_rows:
+                    raise
+                report.leave_out(error.args[0].removeprefix(f"{place} "), place)
+            else:
+                found.append(item)
+    named = list(dict.fromkeys(name for item in found for name in item.verdicts))
+    wanted = list(objectives) or named
+    kept = [
+        replace(item, verdicts={n: v for n, v in item.verdicts.items() if n in wanted})
+        for item in found
+        if not item.verdicts.keys().isdisjoint(wanted)
+    ]
+    report.judged = {name: sum(name in item.verdicts for item in kept) for name in wanted}
+    missing = [name for name, count in report.judged.items() if not count]
+    if missing and kept:
+        raise DataError(
+            f"the data have no label for {', '.join(missing)}", f"they have: {', '.join(named)}"
+        )
+    if not kept:
+        reasons = "; ".join(report.lines()) or "no rows"
+        raise DataError(f"no usable pair in {', '.join(map(str, sources))}", reasons)
+    return kept, wanted, report

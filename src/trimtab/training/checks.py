@@ -1,0 +1,71 @@
+"""Whether the options of `trimtab train` can work, before anything is read."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from trimtab.errors import ConfigError
+
+if TYPE_CHECKING:
+    from trimtab.training.config import TrainConfig
+
+_POSITIVE = (
+    "max_length", "lora_r", "per_device_train_batch_size", "gradient_accumulation_steps",
+    "per_device_eval_batch_size", "head_chunk_tokens", "learning_rate", "num_train_epochs",
+    "preference_alpha",
+)  # fmt: skip
+
+
+def check(config: TrainConfig) -> None:
+    """Refuse options that mean nothing.
+
+    Raises:
+        ConfigError: the first of them.
+    """
+    for name in _POSITIVE:
+        _require(config, name, 0 < getattr(config, name) < math.inf, "it must be more than 0")
+    good = 0 <= config.label_smoothing < 0.5
+    _require(config, "label_smoothing", good, "it must be in [0, 0.5)")
+    if not config.data:
+        raise ConfigError("no data", "name at least one file or hub id with --data")
+    _check_betas(config)
+    if config.conditions:
+        _check_conditioning(config)
+
+
+def _require(config: TrainConfig, name: str, good: bool, hint: str) -> None:
+    if not good:
+        raise ConfigError(f"--{name.replace('_', '-')} is {getattr(config, name)}", hint)
+
+
+def _check_betas(config: TrainConfig) -> None:
+    betas = config.betas
+    missing = [name for name in config.objective_names if betas and name not in betas]
+    if missing:
+        raise ConfigError(
+            f"--beta {config.beta} has none for {missing[0] or 'an unnamed objective'}",
+            "give one number, or NAME=NUMBER for each of --objectives",
+        )
+    values = list(betas.values()) if betas else [config.loss_beta()]
+    _require(config, "beta", all(0 < v < math.inf for v in values), "it must be more than 0")
+
+
+def _check_conditioning(config: TrainConfig) -> None:
+    rank, features = config.preference_r, config.condition_dim
+    good = rank is None or 0 < rank <= config.lora_r
+    _require(config, "preference_r", good, f"it must be 1 to --lora-r ({config.lora_r})")
+    _require(config, "condition_dim", features is None or features > 0, "it must be 1 or more")
+    good = 0 <= config.global_weight < math.inf
+    _require(config, "global_weight", good, "it must be 0 or more")
+    if config.finetuning == "full":
+        raise ConfigError(f"--method {config.method} is an adapter", "leave out --finetuning full")
+    if config.method == "parm":
+        _require(config, "lora_r", config.lora_r >= 2, "PARM needs a rank of 2 or more")
+    if config.objectives and len(config.objective_names) == 1:
+        raise ConfigError(
+            f"--method {config.method} with the one objective {config.objectives}",
+            "name several, or use --method genarm",
+        )
+    if config.method == "uniarm" and config.objectives:
+        config.descriptions_of(config.objective_names)
