@@ -28,15 +28,22 @@ def test_the_six_lines_of_the_readme_run(tmp_path: Path) -> None:
     assert (tmp_path / "arms/cheerful/trimtab.json").is_file()
 
 
-def readme_commands() -> list[list[str]]:
-    """The README's `trimtab …` lines, continuation lines joined, as argument lists."""
-    text = README.replace("\\\n", " ")
+def commands_of(page: str) -> list[list[str]]:
+    """A page's `trimtab …` lines, continuation lines joined, as argument lists."""
+    text = page.replace("\\\n", " ")
     lines = re.findall(r"^    trimtab (.*)$", text, flags=re.MULTILINE)
     return [shlex.split(line) for line in lines]
 
 
-def test_the_command_lines_of_the_readme_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+METHODS = sorted((ROOT / "docs/methods").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *METHODS], ids=lambda page: page.stem)
+def test_the_command_lines_of_a_page_run(
+    page: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     save_model(tmp_path / "MODEL")
     rows = [
@@ -45,20 +52,26 @@ def test_the_command_lines_of_the_readme_run(
     write_jsonl(tmp_path / "pairs.jsonl", rows)
     labels = {"helpful": 0, "harmless": 1}
     write_jsonl(tmp_path / "labelled.jsonl", [{**row, "labels": labels} for row in rows])
+    for name in ("helpful", "harmless"):
+        write_jsonl(tmp_path / f"{name}.jsonl", rows)
     write_jsonl(tmp_path / "prompts.jsonl", [{"prompt": "hello"}, {"prompt": "yes", "strength": 0}])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("builtins.input", _end_of_input)
-    commands = readme_commands()
-    assert len(commands) >= 6
+    commands = commands_of(page.read_text(encoding="utf-8"))
+    assert len(commands) >= 3
     for command in commands:
         if command[0] == "train" and (tmp_path / "arms").exists():
             command += ["--overwrite"]  # the README's second train line shows another way
         small = ["--shape", "5m", "--repeats", "1", "--new-tokens", "2", "--no-memory"]
         short = ["--max-new-tokens", "4"]
-        extra = {"generate": short, "chat": short, "bench": small}.get(command[0], [])
+        sweep = [*short, "--preference-step", "0.5", "--resamples", "100"]
+        more = {"generate": short, "chat": short, "bench": small, "pareto": sweep}
+        extra = more.get(command[0], [])
         assert main([*command, *extra]) == 0, (command, capsys.readouterr().err)
-    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
-    assert (tmp_path / "arms/harmless/adapter_model.safetensors").is_file()
+    if page.stem == "README":
+        assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
+        assert (tmp_path / "arms/harmless/adapter_model.safetensors").is_file()
+        assert (tmp_path / "front/front.png").is_file()
 
 
 def _end_of_input(prompt: str = "") -> str:
@@ -71,6 +84,6 @@ def test_the_reference_is_what_the_commands_say() -> None:
 
 
 def test_links_in_the_docs_lead_somewhere() -> None:
-    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+    for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), (page.name, target)

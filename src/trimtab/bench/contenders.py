@@ -43,14 +43,14 @@ class Contender(Protocol):
 
 
 class Engine:
-    """Trimtab's local engine; all objectives weigh alike."""
+    """Trimtab's local engine; every request has a preference of its own."""
 
     def __init__(self, engine: LocalEngine, speculate: Speculate = "off") -> None:
         self.engine, self._speculate = engine, speculate
 
     def run(self, prompts: Prompts, new_tokens: int) -> Run:
         """As `Contender`."""
-        plans = [self.plan(ids, new_tokens) for ids in prompts]
+        plans = [self.plan(ids, new_tokens, number) for number, ids in enumerate(prompts)]
         length = max(plan.length for plan in plans)
         scheduler = self.engine.scheduler(len(plans), length, speculate=self._speculate)
         for plan in plans:
@@ -67,14 +67,18 @@ class Engine:
         accepted = sum(row.accepted for row in rows) / drafted if drafted else None
         return Run(first - start, seconds * len(rows) / max(left, 1), accepted)
 
-    def plan(self, ids: list[int], new_tokens: int) -> RowPlan:
+    def plan(self, ids: list[int], new_tokens: int, number: int = 0) -> RowPlan:
         """A greedy request of given prompt ids for exactly so many tokens."""
         engine = self.engine
-        steering = Steering.of(engine.objectives, None, 1.0)
-        weights = [steering.share(arm.objectives, arm.scale)[0] for arm in engine.arms]
+        names = engine.objectives
+        wanted = {name: 1 + (number + i) % (number + 2) for i, name in enumerate(names)}
+        steering = Steering.of(names, {n: w / sum(wanted.values()) for n, w in wanted.items()}, 1.0)
+        shares = [steering.share(arm.objectives, arm.scale) for arm in engine.arms]
+        conditions = {arm.name: inner for arm, (_, inner) in zip(engine.arms, shares, strict=True)}
         sampling = Sampling(max_new_tokens=new_tokens, temperature=0, ignore_eos=True)
         prompts = {name: ids for group in engine.groups for name in group.index}
-        return RowPlan(Request("…", sampling=sampling), steering, weights, prompts)
+        weights = [weight for weight, _ in shares]
+        return RowPlan(Request("…", sampling=sampling), steering, weights, prompts, conditions)
 
 
 class Generate:

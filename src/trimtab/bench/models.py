@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from trimtab.arms.adapter import AdapterWeights, LowRank
+from trimtab.arms.conditioned import ConditionedConfig, Core
+from trimtab.arms.cores import Mix
 
 SHAPES: dict[str, dict[str, int]] = {
     "5m": {"vocab_size": 4096, "hidden_size": 256, "intermediate_size": 672,
@@ -52,6 +56,32 @@ def random_model(shape: str, dtype: torch.dtype, device: str, seed: int = 0) -> 
 
 def random_lora(model: Any, seed: int) -> AdapterWeights:
     """A LoRA of rank 8 on every linear layer but the LM head."""
+    return _adapter(model, seed, LowRank)
+
+
+def random_conditioned(
+    model: Any, seed: int, core: Core, objectives: tuple[str, ...]
+) -> AdapterWeights:
+    """A conditioned adapter of the same rank on the same layers."""
+    config = ConditionedConfig(
+        core, objectives, RANK, RANK, 0.0, (), preference_r=RANK // 2, condition_dim=RANK // 2
+    )
+    torch.manual_seed(seed)
+    mixes = Mix(torch.eye(len(objectives)), torch.randn(len(objectives), RANK // 2))
+
+    def term(a: Tensor, b: Tensor) -> LowRank:
+        own = config.new_core()
+        for weight in own.parameters():
+            torch.nn.init.normal_(weight)
+        own = own.to(a.device)
+        found = own.columns(a.float(), b.float(), Mix(*(t.to(a.device) for t in astuple(mixes))))
+        return LowRank(found.a.to(a.dtype), found.b.to(b.dtype), found.gain, found.shift)
+
+    with torch.no_grad():
+        return replace(_adapter(model, seed, term), objectives=objectives)
+
+
+def _adapter(model: Any, seed: int, term: Callable[[Tensor, Tensor], LowRank]) -> AdapterWeights:
     generator = torch.Generator().manual_seed(seed)
     layers = {}
     for name, layer in model.named_modules():
@@ -59,5 +89,5 @@ def random_lora(model: Any, seed: int) -> AdapterWeights:
             a = 0.02 * torch.randn(RANK, layer.in_features, generator=generator)
             b = 0.02 * torch.randn(layer.out_features, RANK, generator=generator)
             weight = layer.weight
-            layers[name] = LowRank(*(t.to(weight.device, weight.dtype) for t in (a, b)))
+            layers[name] = term(*(t.to(weight.device, weight.dtype) for t in (a, b)))
     return AdapterWeights(layers)

@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 
+from trimtab.arms.adapter import AdapterWeights
+from trimtab.arms.conditioned import Core
 from trimtab.arms.load import default_device, load_model, load_tokenizer
 from trimtab.arms.quantization import quantized_loading
 from trimtab.arms.vocab import VocabularyMap
 from trimtab.bench.contenders import Contender, Engine, Generate, TwoModels
-from trimtab.bench.models import SHAPES, Numbers, random_lora, random_model
+from trimtab.bench.models import SHAPES, Numbers, random_conditioned, random_lora, random_model
 from trimtab.engines.local import LocalEngine, load_engine
 from trimtab.engines.local.streams import BASE, Stream
 from trimtab.errors import ConfigError
@@ -32,6 +34,10 @@ def separate_row(arms: int) -> str:
     return f"{arms} ARM{'s' * (arms > 1)} as separate copies"
 
 
+CONDITIONED_ROWS: dict[str, Core] = {
+    "1 ARM fused, 2 objectives, PARM": "bilinear",
+    "1 ARM fused, 2 objectives, UniARM": "affine",
+}
 SPECULATION_ROW = "1 ARM fused, n-gram speculation"
 
 
@@ -62,6 +68,8 @@ class RandomModels:
             rows[separate_row(k)] = lambda k=k: Engine(  # type: ignore[misc]
                 self.engine(separate=k)
             )
+        for name, core in CONDITIONED_ROWS.items():
+            rows[name] = lambda core=core: Engine(self.conditioned(core))  # type: ignore[misc]
         rows[SPECULATION_ROW] = lambda: Engine(self.engine(fused=1, draft="ngram"), "on")
         return rows
 
@@ -76,16 +84,22 @@ class RandomModels:
 
     def engine(self, fused: int = 0, separate: int = 0, draft: Any = None) -> LocalEngine:
         """A base with some ARMs on its backbone and some with weights of their own."""
+        model = self._model()
+        arms = [self._stream(f"fused{i}", model, random_lora(model, i)) for i in range(fused)]
+        arms += [self._stream(f"own{i}", self._model(i + 1)) for i in range(separate)]
+        return LocalEngine(self._stream(BASE, model), arms, draft=draft, pack=True)
+
+    def conditioned(self, core: Core) -> LocalEngine:
+        """A base with one conditioned ARM for two objectives on its backbone."""
+        model = self._model()
+        adapter = random_conditioned(model, 0, core, ("one", "two"))
+        arm = self._stream("both", model, adapter)
+        return LocalEngine(self._stream(BASE, model), [arm], pack=True)
+
+    def _stream(self, name: str, model: Any, adapter: AdapterWeights | None = None) -> Stream:
         size = SHAPES[self.shape]["vocab_size"]
         vocabulary = VocabularyMap(size, size)
-
-        def stream(name: str, model: Any, lora: Any = None) -> Stream:
-            return Stream(name, model, Numbers(), vocabulary, "raw", 1.0, lora)
-
-        model = self._model()
-        arms = [stream(f"fused{i}", model, random_lora(model, i)) for i in range(fused)]
-        arms += [stream(f"own{i}", self._model(i + 1)) for i in range(separate)]
-        return LocalEngine(stream(BASE, model), arms, draft=draft, pack=True)
+        return Stream(name, model, Numbers(), vocabulary, "raw", 1.0, adapter)
 
 
 @dataclass(frozen=True)

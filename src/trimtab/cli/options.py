@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
@@ -64,8 +65,8 @@ class EngineOptions(LoadOptions):
     """The frozen base: a folder or a hub id."""
 
     arm: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
-    """An ARM as OBJECTIVE=FOLDER_OR_HUB_ID, or the folder of a conditioned ARM (PARM, UniARM), which
-    has several objectives; repeat the option for several ARMs."""
+    """An ARM as OBJECTIVE=FOLDER_OR_HUB_ID, or the folder of a conditioned ARM (PARM, UniARM),
+    which knows its objectives; repeat the option for several ARMs."""
 
     combine: Literal["fusion", "soup"] = "fusion"
     """`soup` averages LoRA ARMs into one, request by request, instead of running each (rewarded
@@ -108,7 +109,7 @@ class EngineOptions(LoadOptions):
     prompt_format: Literal["auto", "chat", "raw"] = "auto"
     """How a plain-text prompt is read: as one user turn, as it stands, or by the tokenizer."""
 
-    @property
+    @cached_property
     def arms(self) -> dict[str, str]:
         """Objective -> folder."""
         return named_arms(self.arm)

@@ -37,7 +37,7 @@ def read_comparisons(
                 if "" in item.verdicts:
                     raise DataError(
                         f"{place} names no objective",
-                        "write --data NAME=FILE, or give the rows `objective`, `labels` or `scores`",
+                        "write --data NAME=FILE, or give rows `objective`, `labels` or `scores`",
                     )
             except Unusable as reason:
                 report.leave_out(str(reason), place)

@@ -28,5 +28,10 @@ def dialogue(text: str) -> float:
     return float(len(_SPEECH.findall(text)))
 
 
+def words(text: str) -> float:
+    """Number of words: a cost where short answers are wanted."""
+    return float(len(text.split()))
+
+
 RULES: dict[str, Callable[[str], float]] = {"cheerful": cheerful, "dialogue": dialogue}
 UNITS = {"cheerful": "different cheerful words", "dialogue": "passages of direct speech"}

@@ -43,8 +43,8 @@ def tradeoff_plot(
         axes.errorbar(
             [p.x.value for p in points],
             [p.y.value for p in points],
-            xerr=_arms([p.x for p in points]),
-            yerr=_arms([p.y for p in points]),
+            xerr=error_bars([p.x for p in points]),
+            yerr=error_bars([p.y for p in points]),
             fmt=marker,
             color=color,
             ecolor=color,
@@ -69,7 +69,7 @@ def tradeoff_plot(
         figure.savefig(path)
 
 
-def _arms(estimates: Sequence[Estimate]) -> list[list[float]]:
+def error_bars(estimates: Sequence[Estimate]) -> list[list[float]]:
     """Lengths of the error bars, below and above."""
     return [[e.value - e.low for e in estimates], [e.high - e.value for e in estimates]]
 

@@ -82,7 +82,7 @@ class TrainConfig:
     """parm, uniarm: draw one preference for each forward pass, or one for each pair."""
 
     describe: list[str] = field(default_factory=list)
-    """uniarm: what each objective means, as NAME=TEXT; it is known by the embeddings of the text."""
+    """uniarm: what each objective means, as NAME=TEXT; the text's embeddings stand for it."""
 
     global_weight: float = 1.0
     """uniarm: λ, weight of the loss on the preference-weighted label; 0 leaves it out."""

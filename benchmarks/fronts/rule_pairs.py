@@ -1,0 +1,42 @@
+"""Pairs for the rule-scored task: `python benchmarks/fronts/rule_pairs.py OUTPUT.jsonl`.
+
+For each training prompt of the demo the tiny model writes eight answers; for each rule the best
+and the worst of them make a pair, in random order, unless the rule sees too little difference. The
+pairs carry no labels: `trimtab label` judges every pair by every rule.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from pathlib import Path
+
+from trimtab.demo import MODEL
+from trimtab.demo.prompts import TRAINING_PROMPTS
+from trimtab.demo.rules import cheerful, dialogue, words
+from trimtab.engines.local import load_engine
+
+SAMPLES, TOKENS, SEED = 8, 48, 0
+RULES = {cheerful: 2.0, dialogue: 1.0, words: 12.0}  # and the smallest difference that counts
+
+
+def main(output: Path) -> None:
+    engine = load_engine(MODEL, dtype="bfloat16")
+    asked = [prompt for prompt in TRAINING_PROMPTS for _ in range(SAMPLES)]
+    answers = engine.generate(asked, max_new_tokens=TOKENS, top_p=0.95, seed=SEED, batch_size=64)
+    chance = random.Random(SEED)
+    rows = []
+    for number, prompt in enumerate(TRAINING_PROMPTS):
+        texts = [a.text for a in answers[number * SAMPLES : (number + 1) * SAMPLES]]
+        for rule, gap in RULES.items():
+            two = [max(texts, key=rule), min(texts, key=rule)]
+            if rule(two[0]) - rule(two[1]) >= gap and two[1].strip():
+                chance.shuffle(two)
+                rows.append({"prompt": prompt, "chosen": two[0], "rejected": two[1]})
+    output.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    print(len(rows), "pairs in", output)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,200 @@
+"""GenARM, PARM, UniARM and rewarded soups on the same pairs: fronts, hypervolume, cost.
+
+    python benchmarks/fronts/run.py --hh HH_RLHF_FOLDER --small TINY_1M_FOLDER
+
+Only Trimtab's own commands are run, each resumable: run it again to go on. Every method has the
+same search on validation prompts (`tasks.py`), then three training seeds, then one sweep on test
+prompts. Writes `results.json`, the pictures and the tables in `README.md`; working files go to
+`work/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from tasks import (
+    ABLATIONS,
+    COMMON,
+    DESCRIBE,
+    HERE,
+    METHODS,
+    RULES,
+    SEARCH_SEED,
+    SEEDS,
+    SETTINGS,
+    STRENGTHS,
+    Task,
+    all_tasks,
+)  # fmt: skip
+
+from trimtab.demo import MODEL
+from trimtab.demo.prompts import HELD_OUT_PROMPTS, TRAINING_PROMPTS
+
+TOKENS = 48
+
+
+def trimtab(*arguments: str) -> None:
+    """One command in a process of its own, on one thread; its output goes to the log."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "trimtab", *arguments]
+    with (HERE / "work/log.txt").open("a") as log:
+        done = subprocess.run(command, stdout=log, stderr=log, env=environment, check=False)
+    if done.returncode:
+        raise SystemExit(f"failed: trimtab {' '.join(arguments)} (see work/log.txt)")
+
+
+def prepare(hh: Path, work: Path) -> None:
+    """Pairs, labels, prompts, judges."""
+    rules = work / "rules"
+    rules.mkdir(parents=True, exist_ok=True)
+    if not (rules / "pairs.jsonl").exists():
+        subprocess.run(
+            [sys.executable, str(HERE / "rule_pairs.py"), str(rules / "pairs.jsonl")], check=True
+        )
+    scorers = [part for o, rule in RULES.items() for part in ("--scorer", f"{o}={rule}")]
+    labelled = ["--output", str(rules / "labelled.jsonl"), "--costs", "brief"]
+    trimtab("label", "--data", str(rules / "pairs.jsonl"), *scorers, *labelled)
+    parts = {"validation": TRAINING_PROMPTS[::10], "test": HELD_OUT_PROMPTS}
+    for split, prompts in parts.items():
+        text = "".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts)
+        (rules / f"prompts.{split}.jsonl").write_text(text)
+    folder = work / "hh"
+    if not (folder / "prompts.test.jsonl").exists():
+        subprocess.run(
+            [sys.executable, str(HERE / "hh_pairs.py"), str(hh), str(folder)], check=True
+        )
+    for objective, epochs in (("helpful", 2), ("harmless", 1)):
+        judge = [
+            "--method", "trajectory", "--learning-rate", "1e-3", "--objectives", objective,
+            "--data", f"{folder}/judge.{objective}.jsonl", "--split", "none",
+            "--eval-data", f"{folder}/validation.{objective}.jsonl",
+            "--output-dir", f"{folder}/judges/{objective}", "--resume-from-checkpoint", "auto",
+        ]  # fmt: skip
+        own = [*COMMON, "--max-length", "256", "--num-train-epochs", str(epochs)]
+        if not (folder / "judges" / objective / "results.json").exists():
+            trimtab("train", "--model", MODEL, *own, *judge)
+
+
+def train(task: Task, folder: Path, options: list[str]) -> None:
+    """One method on one seed; nothing if it is there."""
+    wanted = {folder: ",".join(task.objectives)}
+    if "genarm" in options:
+        wanted = {folder / objective: objective for objective in task.objectives}
+    describe = ["--describe", *(f"{o}={DESCRIBE[o]}" for o in task.objectives)]
+    described = describe if "uniarm" in options else []
+    for place, objectives in wanted.items():
+        same = HERE / "work" / task.same_arms / folder.name / objectives
+        if task.same_arms and (same / "results.json").exists():
+            shutil.copytree(same, place, dirs_exist_ok=True)
+        if not (place / "results.json").exists():
+            trimtab(
+                "train", "--model", task.model, "--data", *task.data, *task.more, *COMMON,
+                *options, *described, "--objectives", objectives, "--output-dir", str(place),
+                "--resume-from-checkpoint", "auto", "--overwrite",
+            )  # fmt: skip
+
+
+def sweep(task: Task, output: Path, split: str, step: float, guides: list[str]) -> dict[str, Any]:
+    """One `trimtab pareto`; its report."""
+    scorers = [part for o, spec in task.scorers.items() for part in ("--scorer", f"{o}={spec}")]
+    costs = ["--costs", *task.costs] if task.costs else []
+    seeds = [str(seed) for seed in (SEEDS if split == "test" else (0,))]
+    trimtab(
+        "pareto", "--base", task.base, *guides, *scorers, *costs, "--prompts", task.prompts[split],
+        "--preference-step", str(step), "--seeds", *seeds, "--max-new-tokens", str(TOKENS),
+        "--batch-size", "64", "--dtype", "bfloat16", "--output-dir", str(output),
+        "--max-responses", "50000",
+    )  # fmt: skip
+    report: dict[str, Any] = json.loads((output / "front.json").read_text())
+    return report
+
+
+def search(task: Task, work: Path, jobs: ThreadPoolExecutor) -> dict[str, dict[str, Any]]:
+    """Method -> the setting and the strength with the best hypervolume on validation prompts."""
+    home = work / task.name / "search"
+    runs = [
+        (home / method / str(i), [*flags, *setting, "--seed", str(SEARCH_SEED)])
+        for method, flags in METHODS.items()
+        for i, setting in enumerate(SETTINGS.values())
+    ]
+    list(jobs.map(lambda run: train(task, *run), runs))
+
+    def best(method: str) -> dict[str, Any]:
+        guides = [
+            part
+            for i in range(len(SETTINGS))
+            for strength in STRENGTHS
+            for part in ("--guide", f"{i}x{strength}={home / method / str(i)}@{strength}")
+        ]
+        report = sweep(task, home / f"front-{method}", "validation", 0.25, guides)
+        found = {g["name"]: g["hypervolume"]["value"] for g in report["guides"]}
+        number, _, strength = max(found, key=lambda name: found[name]).partition("x")
+        names = {
+            f"{list(SETTINGS)[int(n.partition('x')[0])]}, strength {n.partition('x')[2]}": value
+            for n, value in found.items()
+        }
+        setting = list(SETTINGS)[int(number)]
+        return {"setting": setting, "strength": float(strength), "hypervolumes": names}
+
+    return dict(zip(METHODS, jobs.map(best, METHODS), strict=True))
+
+
+def measure(task: Task, work: Path, chosen: dict[str, Any], jobs: ThreadPoolExecutor) -> Any:
+    """Train all seeds with the chosen settings, and sweep the test prompts."""
+    home = work / task.name
+    flags = {m: [*f, *SETTINGS[chosen[m]["setting"]]] for m, f in METHODS.items()}
+    strengths = {m: chosen[m]["strength"] for m in METHODS}
+    if task.ablations:
+        flags |= {name: [*flags["uniarm"], *more] for name, more in ABLATIONS.items()}
+        strengths |= dict.fromkeys(ABLATIONS, strengths["uniarm"])
+    runs = [
+        (home / f"{name}-{seed}", [*own, "--seed", str(seed)])
+        for seed in SEEDS
+        for name, own in flags.items()
+    ]
+    list(jobs.map(lambda run: train(task, *run), runs))
+    guides = [
+        part
+        for name in flags
+        for part in ("--guide", f"{name}={home}/{name}-{{seed}}@{strengths[name]}")
+    ]
+    if task.base == task.model:  # a soup is decoded with GenARM's strength
+        guides += ["--soup", f"soups={home}/genarm-{{seed}}@{strengths['genarm']}"]
+    return sweep(task, home / "front", "test", task.step, guides)
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--hh", type=Path, required=True, help="folder of the HH-RLHF files")
+    arguments.add_argument("--small", required=True, help="the 1.2 M chat model")
+    arguments.add_argument("--jobs", type=int, default=2, help="commands that run at once")
+    arguments.add_argument("--tasks", nargs="+", default=["rules-2", "rules-3", "weak", "hh"])
+    options = arguments.parse_args()
+    work = HERE / "work"
+    work.mkdir(exist_ok=True)
+    prepare(options.hh, work)
+    tasks = all_tasks(work, MODEL, options.small)
+    chosen: dict[str, Any] = {}
+    with ThreadPoolExecutor(options.jobs) as jobs:
+        for name in options.tasks:
+            task = tasks[name]
+            if not task.search:
+                chosen[name] = search(task, work, jobs)
+                (work / f"chosen-{name}.json").write_text(json.dumps(chosen[name], indent=1))
+            source = task.search or name
+            own = chosen.get(source) or json.loads((work / f"chosen-{source}.json").read_text())
+            measure(task, work, own, jobs)
+            shutil.copy(work / name / "front/front.png", HERE / f"{name}.png")
+            print("measured", name, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""`trimtab label`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from trimtab.cli.parse import parse
+from trimtab.cli.scorer_options import ScorerOptions
+from trimtab.data.pairs import RowReport
+from trimtab.errors import ConfigError
+from trimtab.jobs import RowFile, going_on
+
+DESCRIPTION = "Relabel preference pairs: which side is better, on each objective, by scorers."
+
+
+@dataclass(kw_only=True)
+class LabelOptions(ScorerOptions):
+    """Relabel preference pairs: which side is better, on each objective, by scorers."""
+
+    data: list[str]
+    """Preference files (JSON, JSONL, CSV, Parquet; .gz, .xz) or hub ids (`owner/name:split`)."""
+
+    output: str
+    """JSONL file of `prompt`, `chosen`, `rejected`, `labels` (0: chosen is better, 1: rejected is,
+    null: a tie or a missing score) and `scores` ([of chosen, of rejected]), for `trimtab train`. A
+    killed run goes on where it stopped."""
+
+    skip_bad_rows: bool = False
+    """Leave malformed rows out, counted and named, instead of refusing the data."""
+
+    overwrite: bool = False
+    """Replace an output file of another run."""
+
+    json: bool = False
+    """Print the counts as JSON."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Read, score, label, count."""
+    options = parse(LabelOptions, argv, "label", DESCRIPTION)
+    scorers = options.scorers()
+    if "chosen" in scorers:
+        raise ConfigError("an objective is called 'chosen'", "that is the data's own verdict")
+    costs = options.cost_names(list(scorers))
+    from trimtab.cli.parse import quiet_libraries
+    from trimtab.evaluation.labelling import label_pairs, read_unlabelled, settings_of
+
+    pairs, report = read_unlabelled(options.data, skip_bad_rows=options.skip_bad_rows)
+    settings = settings_of(options.data, scorers, costs)
+    job = RowFile(Path(options.output), settings, overwrite=options.overwrite)
+    for line in report.lines():
+        print(line, file=sys.stderr)
+    from trimtab.cli import show
+
+    if job.done < len(pairs):
+        quiet_libraries()
+        with going_on(), show.progress() as progress:
+            label_pairs(job, pairs, scorers, costs, settings, progress)
+    found = summary(job.path, list(scorers), report)
+    if options.json:
+        show.print_json(found)
+    else:
+        _show(found, job.path)
+    return 0
+
+
+def summary(path: Path, objectives: Sequence[str], report: RowReport) -> dict[str, Any]:
+    """Counts of verdicts per objective, and how often objectives agree."""
+    from trimtab.evaluation.labels import agreement, tally
+    from trimtab.evaluation.scored import read_jsonl
+
+    rows = list(read_jsonl(path))
+    labels, scores = [row["labels"] for row in rows], [row["scores"] for row in rows]
+    return {
+        "pairs": len(rows),
+        "rows": {"read": report.rows, **report.counts},
+        "objectives": {name: tally(labels, scores, name) for name in objectives},
+        "agreement": {pair: asdict(e) for pair, e in agreement(labels, objectives).items()},
+    }
+
+
+def _show(found: Mapping[str, Any], path: Path) -> None:
+    from trimtab.cli import show
+
+    screen = show.console()
+    counts = [
+        (name, *(str(count) for count in verdicts.values()))
+        for name, verdicts in found["objectives"].items()
+    ]
+    title = f"which side of {found['pairs']} pairs is better"
+    screen.print(show.table(title, ("", "chosen", "rejected", "tie", "missing"), counts))
+    shares = [
+        (pair, f"{e['value']:.3f}", f"{e['low']:.3f} – {e['high']:.3f}", str(e["n"]))
+        if e["n"]
+        else (pair, "–", "–", "0")
+        for pair, e in found["agreement"].items()
+    ]
+    columns = ("", "agree", "95 % interval", "pairs both decide")
+    screen.print(show.table("how often two verdicts agree", columns, shares))
+    screen.print(f"Train on it: trimtab train --data {path} …", soft_wrap=True, markup=False)

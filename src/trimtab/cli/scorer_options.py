@@ -1,0 +1,93 @@
+"""Options of the commands that score responses on several objectives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from trimtab.cli.options import LoadOptions
+from trimtab.errors import ConfigError
+
+if TYPE_CHECKING:
+    from trimtab.evaluation.scorers import Scorer
+
+
+@dataclass(kw_only=True)
+class ScorerOptions(LoadOptions):
+    """What responses are scored with."""
+
+    scorer: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
+    """What rates an objective, as OBJECTIVE=SCORER; repeat the option for each objective. A scorer
+    is a folder (a trajectory reward model or an ARM), `module:function` (a rule, of the response or
+    of prompt and response), or `judge:MODEL@http://host:port/v1` (an OpenAI-compatible server; its
+    key is read from OPENAI_API_KEY)."""
+
+    costs: str = ""
+    """Objectives of which less is better, comma-separated."""
+
+    rubric: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
+    """What an objective means, as OBJECTIVE=TEXT, for its judge; its name alone by default."""
+
+    scorer_batch_size: int = 16
+    """Responses in one forward pass of a reward model."""
+
+    def cost_names(self, objectives: Sequence[str]) -> list[str]:
+        """The costs, each of them an objective."""
+        names = [name.strip() for name in self.costs.split(",") if name.strip()]
+        for name in names:
+            _require_known(name, objectives, "--costs")
+        return [name for name in objectives if name in names]
+
+    def scorers(self) -> dict[str, Scorer]:
+        """Objective -> scorer, all checked; no weight is loaded."""
+        from trimtab.evaluation.scorers import load_scorer
+
+        specs = named_entries(self.scorer, "--scorer", "helpful=FOLDER")
+        if not specs:
+            raise ConfigError("nothing to score with", "give --scorer OBJECTIVE=SCORER")
+        for name in specs:
+            if any(mark in name for mark in ",@"):
+                raise ConfigError(f"an objective is called {name!r}", "leave out , and @")
+        if self.scorer_batch_size < 1:
+            raise ConfigError(
+                f"--scorer-batch-size is {self.scorer_batch_size}", "it must be 1 or more"
+            )
+        rubrics = named_entries(self.rubric, "--rubric", 'helpful="does what was asked"')
+        for name in rubrics:
+            _require_known(name, list(specs), "--rubric")
+        return {
+            name: load_scorer(
+                spec,
+                name,
+                rubric=rubrics.get(name),
+                batch_size=self.scorer_batch_size,
+                dtype=self.dtype,
+                device=self.device,
+                trust_remote_code=self.trust_remote_code,
+            )
+            for name, spec in specs.items()
+        }
+
+
+def named_entries(entries: Sequence[str], option: str, example: str) -> Mapping[str, str]:
+    """`NAME=VALUE` entries of a repeated option, each name once."""
+    named: dict[str, str] = {}
+    for entry in entries:
+        name, equals, value = entry.partition("=")
+        if not equals or not name.strip() or not value:
+            raise ConfigError(f"cannot read {option} {entry}", f"write {option} {example}")
+        if name in named:
+            raise ConfigError(f"two of {option} for {name!r}", "name each objective once")
+        named[name] = value
+    return named
+
+
+def _require_known(name: str, objectives: Sequence[str], option: str) -> None:
+    if name not in objectives:
+        raise ConfigError(
+            f"{option} names {name!r}, which has no --scorer",
+            f"the objectives here are: {', '.join(objectives)}",
+        )

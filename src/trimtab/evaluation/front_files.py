@@ -1,0 +1,151 @@
+"""What a sweep leaves in its folder beside the responses: manifest, records, numbers, pictures."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import trimtab
+from trimtab.evaluation import front_table
+from trimtab.evaluation.front_plot import FrontLine, front_plot
+from trimtab.evaluation.front_report import Design
+from trimtab.evaluation.guides import BASE
+from trimtab.evaluation.scored import Answer, Scores, read_jsonl
+from trimtab.evaluation.scorers import Scorer
+from trimtab.evaluation.stats import Estimate
+from trimtab.evaluation.sweep import (
+    FRONT,
+    MANIFEST,
+    PICTURE,
+    RECORDS,
+    RESPONSES,
+    SCORES,
+    TABLE,
+    Sweep,
+)
+from trimtab.files import write_json, write_text
+
+_LIBRARIES = ("torch", "transformers", "peft", "numpy")
+
+
+def answers_of(folder: Path) -> Iterator[Answer]:
+    """The responses of a sweep, to be scored."""
+    for number, row in enumerate(read_jsonl(folder / RESPONSES), 1):
+        place = f"row {number} of {RESPONSES} ({row['guide']})"
+        yield Answer(row["prompt"], row["response"], place)
+
+
+def forget_results(folder: Path) -> None:
+    """Remove what was made of other responses, or of other scores."""
+    for name in (SCORES, RECORDS, FRONT, TABLE, PICTURE):
+        (folder / name).unlink(missing_ok=True)
+
+
+def write_manifest(
+    folder: Path,
+    sweep: Sweep,
+    design: Design,
+    scorers: Mapping[str, Scorer],
+    left_out: Mapping[str, int],
+    *,
+    answering: bool,
+) -> None:
+    """Write what the folder's rows were made from and with.
+
+    Args:
+        folder: of the sweep.
+        sweep: what is swept.
+        design: the same, as numbers need it.
+        scorers: objective -> scorer.
+        left_out: reason -> rows of the prompt file that were not used.
+        answering: responses are made now; otherwise what an earlier run made them with is kept.
+    """
+    path = folder / MANIFEST
+    made = _made_with(sweep)
+    if not answering and path.is_file():
+        made = json.loads(path.read_text(encoding="utf-8")).get("made_with", made)
+    write_json(
+        path,
+        {
+            "command": "pareto",
+            "base": sweep.base,
+            "guides": {guide.name: dict(guide.arms) for guide in sweep.guides},
+            "settings": sweep.settings(),
+            "scorers": {name: dict(scorer.identity) for name, scorer in scorers.items()},
+            "signs": dict(zip(design.objectives, design.signs.tolist(), strict=True)),
+            "prompts": design.n_prompts,
+            "prompts_left_out": dict(left_out),
+            "seeds": list(design.seeds),
+            "made_with": made,
+        },
+    )
+
+
+def _made_with(sweep: Sweep) -> dict[str, Any]:
+    import torch
+
+    accelerated = torch.cuda.is_available() and not (sweep.device or "").startswith("cpu")
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "machine": torch.cuda.get_device_name() if accelerated else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "batch_size": sweep.batch_size,
+        "trimtab": trimtab.__version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in _LIBRARIES},
+    }
+
+
+def write_records(folder: Path, scores: Scores) -> list[dict[str, Any]]:
+    """Write the responses with their raw scores; returns the rows."""
+    records = [
+        {**row, "scores": {name: own[i] for name, own in scores.items()}}
+        for i, row in enumerate(read_jsonl(folder / RESPONSES))
+    ]
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in records)
+    write_text(folder / RECORDS, "".join(lines))
+    return records
+
+
+def write_report(folder: Path, report: Mapping[str, Any]) -> None:
+    """Write the numbers, the table and the picture."""
+    write_json(folder / FRONT, report)
+    write_text(folder / TABLE, front_table.markdown(report))
+    draw(folder / PICTURE, report)
+
+
+def draw(path: Path, report: Mapping[str, Any]) -> None:
+    """The fronts of a report, in raw units."""
+    objectives = report["objectives"]
+    lines = [
+        FrontLine(
+            name,
+            {objective: _means(found["points"], objective) for objective in objectives},
+            (_end(found["points"][0]), _end(found["points"][-1])),
+        )
+        for name, found in report["guides"].items()
+        if name != BASE
+    ]
+    [base] = report["guides"][BASE]["points"]
+    front_plot(
+        path,
+        lines,
+        {objective: _means([base], objective)[0] for objective in objectives},
+        report["reference"]["raw"],
+        costs=report["costs"],
+        title=f"Mean scores on {report['n_prompts']} prompts at {len(report['preferences'])} "
+        "preferences, 95 % intervals",
+    )
+
+
+def _means(points: Sequence[Mapping[str, Any]], objective: str) -> list[Estimate]:
+    return [Estimate(**point["raw"][objective]) for point in points]
+
+
+def _end(point: Mapping[str, Any]) -> str:
+    return front_table.weights_text(point["preference"])

@@ -1,0 +1,137 @@
+"""A sweep's numbers for readers: the table, and the lines that say what it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Report = Mapping[str, Any]
+Cell = Mapping[str, Any] | None
+
+
+def columns(report: Report) -> list[str]:
+    """Headings of the table."""
+    first = report["against"]
+    return ["guide", "HV", f"HV − {first}", "MIP", f"MIP − {first}", "own front", "joint front",
+            "ms/token", "missing"]  # fmt: skip
+
+
+def rows(report: Report) -> list[list[str]]:
+    """One row per guide, the base first."""
+    return [
+        [
+            name,
+            _number(found["hypervolume"]),
+            _number(found["hypervolume_difference"], signed=True),
+            _number(found["mip"]),
+            _number(found["mip_difference"], signed=True),
+            _share(found["points"], "non_dominated"),
+            _share(found["points"], "non_dominated_of_all"),
+            "–" if found["ms_per_token"] is None else f"{found['ms_per_token']:.2f}",
+            str(sum(found["missing"].values())),
+        ]
+        for name, found in report["guides"].items()
+    ]
+
+
+def _number(found: Cell, *, signed: bool = False) -> str:
+    if found is None:
+        return "–"
+    value, low, high = (round(found[key], 3) + 0.0 for key in ("value", "low", "high"))  # no −0
+    return f"{value:{'+' if signed else ''}.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _share(points: Sequence[Report], what: str) -> str:
+    return f"{sum(point[what] for point in points)}/{len(points)}"
+
+
+def notes(report: Report) -> list[str]:
+    """What the numbers rest on, a sentence or two each."""
+    n, seeds = report["n_prompts"], report["seeds"]
+    said = [
+        f"n = {n} prompts, seeds {', '.join(map(str, seeds))}, {len(report['preferences'])} "
+        f"preferences; 95 % intervals from {report['resamples']} bootstrap resamples of the "
+        "prompts, the same for every guide.",
+        "HV: hypervolume. MIP: mean inner product of preference and scores. Own front: points that "
+        "no other point of the guide dominates; joint front: that no point of any guide dominates. "
+        "ms/token: wall time per generated token, a batch's rows together.",
+        "HV is taken over noisy points: with few prompts it comes out too large. MIP does not.",
+        _about_scale(report),
+        _about_reference(report),
+    ]
+    return said + _about_missing(report)
+
+
+def _about_scale(report: Report) -> str:
+    found, costs = report["normalization"], report["costs"]
+    turned = f"Costs (times −1): {', '.join(costs)}. " if costs else ""
+    if found["kind"] == "none":
+        return f"{turned}Scores are in the scorers' own units."
+    units = "; ".join(
+        f"{name} mean {found['mean'][name]:.4g}, standard deviation "
+        + (
+            "0 (so in raw units)"
+            if name in found["base_all_alike"]
+            else f"{found['unit'][name]:.4g}"
+        )
+        for name in report["objectives"]
+    )
+    return f"{turned}Scores in HV and MIP are standardised by the base's own answers: {units}."
+
+
+def _about_reference(report: Report) -> str:
+    found = report["reference"]
+    what = {
+        "worst": "the worst mean on each objective over all guides, preferences and the base",
+        "base": "the base's means",
+        "given": "as given",
+    }[found["kind"]]
+    places = "; ".join(
+        f"{name} {found['raw'][name]:.4g} ({found['common'][name]:+.3f} standardised)"
+        if report["normalization"]["kind"] == "base"
+        else f"{name} {found['raw'][name]:.4g}"
+        for name in report["objectives"]
+    )
+    return f"Reference point of HV, {what}: {places}."
+
+
+def _about_missing(report: Report) -> list[str]:
+    lost = {name: sum(g["missing"][name] for g in report["guides"].values())
+            for name in report["objectives"]}  # fmt: skip
+    if not any(lost.values()):
+        return []
+    total = sum(found["responses"] for found in report["guides"].values())
+    counts = ", ".join(f"{name} {count}" for name, count in lost.items() if count)
+    return [f"Missing scores, left out of the means: {counts} of {total} responses."]
+
+
+def markdown(report: Report) -> str:
+    """`table.md`: the table, the notes, and every point in raw units."""
+    main = [columns(report), *rows(report)]
+    names = report["objectives"]
+    heads = [f"{name} (cost)" if name in report["costs"] else name for name in names]
+    points = [["guide", "preference", *heads, "own front", "joint front"]]
+    for guide, found in report["guides"].items():
+        points += [
+            [
+                guide,
+                weights_text(point["preference"]) or "–",
+                *(_number(point["raw"][name]) for name in names),
+                "yes" if point["non_dominated"] else "no",
+                "yes" if point["non_dominated_of_all"] else "no",
+            ]
+            for point in found["points"]
+        ]
+    told = "".join(f"- {note}\n" for note in notes(report))
+    return f"{_as_markdown(main)}\n{told}\nMean scores, in raw units:\n\n{_as_markdown(points)}"
+
+
+def weights_text(preference: Mapping[str, float]) -> str:
+    """A preference in a few words, such as `helpful 0.7, harmless 0.3`."""
+    return ", ".join(f"{name} {weight:.3g}" for name, weight in preference.items() if weight)
+
+
+def _as_markdown(lines: Sequence[Sequence[str]]) -> str:
+    head, *body = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+    table = [head, ["---"] * len(head), *body]
+    return "".join(f"| {' | '.join(line)} |\n" for line in table)

@@ -1,0 +1,58 @@
+"""Prompts to measure on, out of prompt files and preference files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+from trimtab.data.formats import Unusable, pairs_of, prompt_of
+from trimtab.data.pairs import Prompt, RowReport
+from trimtab.data.sources import Row, read_rows
+from trimtab.errors import DataError
+
+_SIDES = ("prompt", "chosen", "rejected", "text")
+
+
+def read_prompts(source: str, limit: int | None = None) -> tuple[list[Prompt], RowReport]:
+    """The different prompts of a file or hub data set, in order.
+
+    Args:
+        source: rows with `prompt` (text or chat messages), or preference pairs.
+        limit: take this many at most, from the beginning.
+
+    Raises:
+        DataError: a row without a prompt, a malformed pair, or no prompt that can be used.
+    """
+    found: dict[str, Prompt] = {}
+    report = RowReport()
+    for place, row in read_rows(source):
+        report.rows += 1
+        try:
+            prompt = _prompt(row, place)
+        except Unusable as reason:
+            report.leave_out(str(reason), place)
+            continue
+        found.setdefault(json.dumps(prompt, sort_keys=True), prompt)
+    if not found:
+        raise DataError(f"no usable prompt in {source}", "; ".join(report.lines()))
+    return list(found.values())[:limit], report
+
+
+def _prompt(row: Row, place: str) -> Prompt:
+    if "chosen" not in row and not isinstance(row.get("text"), list):
+        if not row.get("prompt"):
+            raise DataError(f"{place} has no `prompt`", "give text or messages")
+        return prompt_of(row["prompt"], place)
+    sides = {key: value for key, value in row.items() if key in _SIDES}  # verdicts do not matter
+    pair = next(pairs_of(sides, place))
+    if pair.verbatim:
+        raise DataError(f"{place} has no `prompt` of its own", "give a file of prompts")
+    if not pair.prompt:
+        raise Unusable("the prompt is empty")
+    return pair.prompt
+
+
+def prompts_sha256(prompts: Sequence[Prompt]) -> str:
+    """Identity of the prompts that are used, in their order."""
+    return hashlib.sha256(json.dumps(prompts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,241 @@
+"""A sweep: every guide answers every prompt at every preference; a killed one goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from trimtab.data.pairs import Prompt
+from trimtab.engines.types import Completion, Request, Sampling
+from trimtab.errors import ConfigError, OutputError
+from trimtab.evaluation.guides import BASE, Guide, unguided
+from trimtab.evaluation.prompts import prompts_sha256
+from trimtab.evaluation.scored import Progress
+from trimtab.evaluation.scorers import free_memory, model_identity
+from trimtab.files import require_fresh
+from trimtab.jobs import RowFile
+
+if TYPE_CHECKING:
+    from trimtab.arms.load import DType
+    from trimtab.engines.local import LocalEngine
+
+RESPONSES, RECORDS, SCORES = "responses.jsonl", "records.jsonl", "scores.jsonl"
+MANIFEST, FRONT, TABLE, PICTURE = "manifest.json", "front.json", "table.md", "front.png"
+
+SEED_STRIDE = 100003  # a prime beyond any number of prompts: seeds of two runs do not meet
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Everything the responses depend on, and how they are made.
+
+    Attributes:
+        base: the frozen model.
+        guides: what is compared, without the base, which is always measured.
+        preferences: points of each front, weight per objective.
+        seeds: of sampling; with prompt number i, seed s samples with `100003 s + i` whatever the
+            guide and the preference (common random numbers).
+        prompts: what is answered.
+        sampling: how; its own seed is not used.
+        prompt_format: how plain-text prompts are read.
+        dtype: of the weights.
+        device: where models run; the GPU by default where there is one.
+        trust_remote_code: run model code that comes with a checkpoint.
+        batch_size: responses decoded together.
+    """
+
+    base: str
+    guides: Sequence[Guide]
+    preferences: Sequence[Mapping[str, float]]
+    seeds: Sequence[int]
+    prompts: Sequence[Prompt]
+    sampling: Sampling
+    prompt_format: Literal["auto", "chat", "raw"] = "auto"
+    dtype: DType = "auto"
+    device: str | None = None
+    trust_remote_code: bool = False
+    batch_size: int = 32
+
+    @property
+    def size(self) -> int:
+        """Number of responses."""
+        return responses_needed(
+            len(self.guides), len(self.seeds), len(self.preferences), len(self.prompts)
+        )
+
+    def all_guides(self) -> list[Guide]:
+        """The base, then the guides."""
+        return [unguided(self.seeds), *self.guides]
+
+    def points(self, guide: Guide) -> Sequence[Mapping[str, float]]:
+        """The preferences that a guide is measured at; the base knows none."""
+        return [{}] if guide.name == BASE else self.preferences
+
+    def settings(self) -> dict[str, Any]:
+        """What the responses depend on, for their file's settings."""
+        sampling = asdict(self.sampling)
+        del sampling["seed"], sampling["ignore_eos"]
+        return {
+            "base": model_identity(self.base),
+            "guides": [guide.identity() for guide in self.guides],
+            "preferences": [dict(point) for point in self.preferences],
+            "seeds": list(self.seeds),
+            "prompts": len(self.prompts),
+            "prompts_sha256": prompts_sha256(self.prompts),
+            "sampling": sampling,
+            "prompt_format": self.prompt_format,
+            "dtype": self.dtype,
+        }
+
+
+@dataclass(frozen=True)
+class Task:
+    """One response to make."""
+
+    guide: Guide
+    seed: int
+    preference: Mapping[str, float]
+    prompt_index: int
+
+
+def responses_needed(guides: int, seeds: int, preferences: int, prompts: int) -> int:
+    """Responses of a sweep: the base's at one point, every guide's at all."""
+    return (1 + guides * preferences) * seeds * prompts
+
+
+def require_within_budget(
+    guides: int, seeds: int, preferences: int, prompts: int, *, most: int, max_new_tokens: int
+) -> None:
+    """Refuse a sweep of more responses than were allowed.
+
+    Raises:
+        ConfigError: it says what the sweep would take.
+    """
+    needed = responses_needed(guides, seeds, preferences, prompts)
+    if needed > most:
+        raise ConfigError(
+            f"the sweep needs {needed} responses ((1 base + {guides} guides x {preferences} "
+            f"preferences) x {seeds} seeds x {prompts} prompts), at most "
+            f"{needed * max_new_tokens} tokens; --max-responses is {most}",
+            "take a larger --preference-step, fewer --seeds or prompts (--prompts-limit), or raise "
+            "--max-responses",
+        )
+
+
+def responses_file(folder: Path, settings: Mapping[str, Any], *, overwrite: bool) -> RowFile:
+    """The file of a sweep's responses: begun, to go on with, or new.
+
+    Raises:
+        OutputError: the folder holds something else, without `overwrite`.
+    """
+    path = folder / RESPONSES
+    if not path.is_file():
+        require_fresh(folder, overwrite=overwrite)
+    return own_file(lambda: RowFile(path, settings, overwrite=overwrite))
+
+
+def own_file(make: Callable[[], RowFile]) -> RowFile:
+    """A `RowFile` of an output folder; another run's is refused with this command's words."""
+    try:
+        return make()
+    except OutputError as error:
+        raise OutputError(
+            error.args[0], "choose another --output-dir, or pass --overwrite"
+        ) from None
+
+
+def respond(
+    sweep: Sweep, job: RowFile, progress: Progress, *, begun: Callable[[], None] = lambda: None
+) -> None:
+    """Make the responses that the file lacks. One engine at a time is in memory.
+
+    Args:
+        sweep: what to do.
+        job: from `responses_file`.
+        progress: is told (what, done, total).
+        begun: is called once a model is loaded and the file is open, before the first response.
+    """
+    passed = 0
+    for guide in sweep.all_guides():
+        for seeds, arms in guide.loads():
+            tasks = list(_tasks(sweep, guide, seeds))
+            left = tasks[max(job.done - passed, 0) :]
+            passed += len(tasks)
+            if left:
+                engine = _load(sweep, guide, arms)
+                _answer(sweep, engine, left, job, progress, begun)
+                del engine
+                free_memory()
+
+
+def _tasks(sweep: Sweep, guide: Guide, seeds: Sequence[int]) -> Iterator[Task]:
+    for seed in seeds:
+        for preference in sweep.points(guide):
+            for index in range(len(sweep.prompts)):
+                yield Task(guide, seed, preference, index)
+
+
+def _load(sweep: Sweep, guide: Guide, arms: Mapping[str, str]) -> LocalEngine:
+    from trimtab.engines.local import load_engine
+
+    more: dict[str, Any] = {"combine": "soup"} if guide.combine == "soup" else {}
+    return load_engine(
+        sweep.base,
+        arms,
+        dtype=sweep.dtype,
+        device=sweep.device,
+        prompt_format=sweep.prompt_format,
+        trust_remote_code=sweep.trust_remote_code,
+        **more,
+    )
+
+
+def _answer(
+    sweep: Sweep,
+    engine: LocalEngine,
+    tasks: Sequence[Task],
+    job: RowFile,
+    progress: Progress,
+    begun: Callable[[], None],
+) -> None:
+    """Answer tasks in one stream of requests.
+
+    `seconds` of a row is the time since the row before: their sum is the guide's time.
+    """
+    plans = [engine.plan(_request(sweep, task)) for task in tasks]
+    with job:
+        begun()
+        last = time.perf_counter()
+        answers = engine.answers(plans, batch_size=sweep.batch_size)
+        for task, completion in zip(tasks, answers, strict=True):
+            now = time.perf_counter()
+            job.append(_row(sweep, task, completion, now - last))
+            progress("answering", job.done, sweep.size)
+            last = now
+
+
+def _row(sweep: Sweep, task: Task, completion: Completion, seconds: float) -> dict[str, Any]:
+    return {
+        "guide": task.guide.name,
+        "seed": task.seed,
+        "preference": dict(task.preference),
+        "prompt_index": task.prompt_index,
+        "prompt": sweep.prompts[task.prompt_index],
+        "response": completion.text,
+        "finish_reason": completion.finish_reason,
+        "tokens": len(completion.token_ids),
+        "seconds": round(seconds, 6),
+    }
+
+
+def _request(sweep: Sweep, task: Task) -> Request:
+    seed = SEED_STRIDE * task.seed + task.prompt_index
+    return Request(
+        sweep.prompts[task.prompt_index],
+        task.preference or None,
+        task.guide.strength,
+        replace(sweep.sampling, seed=seed),
+    )

@@ -1,0 +1,170 @@
+"""Records of a sweep to numbers: signs, units, the reference point, what is missing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trimtab.errors import DataError
+from trimtab.evaluation.front_files import draw
+from trimtab.evaluation.front_report import Design, front_report, gather, scale_of
+from trimtab.evaluation.front_table import columns, markdown, notes, rows
+
+ENDS = [{"good": 1.0, "bad": 0.0}, {"good": 0.0, "bad": 1.0}]
+DESIGN = Design(["one", "two"], ["good", "bad"], ["bad"], ENDS, [0], 2)
+
+
+def record(guide: str, preference: Any, prompt: int, good: Any, bad: Any, seed: int = 0) -> Any:
+    return {
+        "guide": guide, "seed": seed, "preference": preference, "prompt_index": prompt,
+        "finish_reason": "stop", "tokens": 10, "seconds": 0.5,
+        "scores": {"good": good, "bad": bad},
+    }  # fmt: skip
+
+
+def records(**points: Any) -> list[Any]:
+    """Both prompts of a point score one below and one above the mean."""
+    found = [record("base", {}, 0, 0, 8), record("base", {}, 1, 2, 12)]
+    for guide, ((a, b), (c, d)) in points.items():
+        for i in (0, 1):
+            found.append(record(guide, ENDS[0], i, a + 2 * i - 1, b + 2 * i - 1))
+            found.append(record(guide, ENDS[1], i, c + 2 * i - 1, d + 2 * i - 1))
+    return found
+
+
+RECORDS = records(one=((3, 12), (1, 6)), two=((2, 10), (0, 8)))
+
+
+def test_numbers_by_hand() -> None:
+    """The base scores good 1 ± 1 and bad 10 ± 2, so in common units
+
+    one: (2, −1) and (0, 2); two: (1, 0) and (−1, 1); base: (0, 0); worst: (−1, −1).
+    HV of one: 3 · 0 (its −1 is the reference) and 1 · 3 make 3; of two: 2 · 1 and 0 · 2 make 2;
+    of the base: 1. MIP of one: (2 + 2) / 2; of two: (1 + 1) / 2; of the base: 0.
+    """
+    found = front_report(RECORDS, DESIGN, resamples=200)
+    assert found["normalization"]["mean"] == {"good": 1, "bad": 10}
+    assert found["normalization"]["unit"] == {"good": 1, "bad": 2}
+    assert found["reference"]["common"] == {"good": -1, "bad": -1}
+    assert found["reference"]["raw"] == {"good": 0, "bad": 12}
+    guides = found["guides"]
+    assert [guides[g]["hypervolume"]["value"] for g in ("base", "one", "two")] == [1, 3, 2]
+    assert [guides[g]["mip"]["value"] for g in ("base", "one", "two")] == [0, 2, 1]
+    assert guides["one"]["hypervolume_difference"] is None
+    assert guides["two"]["hypervolume_difference"]["value"] == -1
+    assert guides["base"]["mip_difference"]["value"] == -2
+    assert guides["one"]["points"][1]["raw"]["bad"]["value"] == 6
+    assert guides["one"]["points"][1]["common"] == {"good": 0, "bad": 2}
+    own = [[p["non_dominated"] for p in g["points"]] for g in guides.values()]
+    joint = [[p["non_dominated_of_all"] for p in g["points"]] for g in guides.values()]
+    assert own == [[True], [True, True], [True, True]]
+    # (0, 2) of one beats the base's (0, 0) and two's (−1, 1); nothing beats (2, −1) and (1, 0).
+    assert joint == [[False], [True, True], [True, False]]
+    assert guides["one"]["ms_per_token"] == 50
+    assert (guides["one"]["responses"], guides["one"]["cut_off"]) == (4, 0)
+    json.dumps(found, allow_nan=False)
+
+
+def test_raw_units_and_other_references_by_hand() -> None:
+    """Raw but sign-corrected: one (3, −12), (1, −6); two (2, −10), (0, −8); base (1, −10).
+
+    Above the base, only one's (1, −6) is no worse anywhere, with no width: 0. Above (0, −12) given
+    as good 0, bad 12: two's (2, −10) gives 2 · 2; one's (1, −6) gives 1 · 6.
+    """
+    base = front_report(RECORDS, DESIGN, normalize="none", reference="base", resamples=100)
+    assert base["reference"]["raw"] == {"good": 1, "bad": 10}
+    assert base["guides"]["one"]["hypervolume"]["value"] == 0
+    given = front_report(
+        RECORDS, DESIGN, normalize="none", reference={"good": 0, "bad": 12}, resamples=100
+    )
+    assert given["reference"]["kind"] == "given"
+    assert given["reference"]["common"] == {"good": 0, "bad": -12}
+    assert given["guides"]["one"]["hypervolume"]["value"] == 6
+    assert given["guides"]["two"]["hypervolume"]["value"] == 4
+    assert given["guides"]["one"]["mip"]["value"] == (3 - 6) / 2
+
+
+def test_missing_scores_are_counted_and_left_out() -> None:
+    some = [dict(row) for row in RECORDS]
+    some[2] = {**some[2], "scores": {"good": None, "bad": 11}}  # one, all good, prompt 0
+    found = front_report(some, DESIGN, resamples=200)
+    point = found["guides"]["one"]["points"][0]
+    assert point["missing"] == {"good": 1, "bad": 0}
+    assert point["raw"]["good"] == {"value": 4.0, "low": 4.0, "high": 4.0, "n": 1}
+    assert point["raw"]["bad"]["n"] == 2
+    assert found["guides"]["one"]["missing"] == {"good": 1, "bad": 0}
+    assert rows(found)[1][-1] == "1"
+    assert "Missing scores, left out of the means: good 1 of 10 responses." in notes(found)
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_point_without_any_score_is_refused() -> None:
+    none = [
+        {**row, "scores": {"good": 1.0, "bad": None}} if row["preference"] == ENDS[1] else row
+        for row in RECORDS
+    ]
+    with pytest.raises(DataError, match="no score of 'one' on 'bad' could be read"):
+        front_report(none, DESIGN)
+
+
+def test_seeds_of_one_prompt_are_averaged() -> None:
+    design = Design(["one"], ["good", "bad"], [], ENDS[:1], [3, 7], 1)
+    made = [record("base", {}, 0, seed, 0, seed) for seed in (3, 7)]
+    made += [record("one", ENDS[0], 0, 10 * seed, 0, seed) for seed in (3, 7)]
+    assert gather(made, design)["one"][:, 0, 0, 0].tolist() == [30, 70]
+    found = front_report(made, design, normalize="none", resamples=100)
+    assert found["guides"]["one"]["points"][0]["raw"]["good"]["value"] == 50
+    assert found["guides"]["one"]["points"][0]["raw"]["good"]["n"] == 1
+
+
+def test_a_base_that_always_scores_alike_is_not_divided_by() -> None:
+    base = np.array([[[[5.0, 1.0], [5.0, 3.0]]]])
+    scale = scale_of(base, np.array([1.0, 1.0]), "base")
+    assert scale.unit_K.tolist() == [1.0, 1.0] and scale.alike_K.tolist() == [True, False]
+    assert scale.common(np.array([7.0, 3.0])).tolist() == [2.0, 1.0]
+    assert scale.raw(np.array([2.0, 1.0])).tolist() == [7.0, 3.0]
+
+
+def test_the_table_says_what_it_rests_on() -> None:
+    found = front_report(RECORDS, DESIGN, resamples=200)
+    assert columns(found)[:3] == ["guide", "HV", "HV − one"]
+    assert [row[0] for row in rows(found)] == ["base", "one", "two"]
+    assert rows(found)[2][5:7] == ["2/2", "1/2"]
+    text = markdown(found)
+    for said in (
+        "n = 2 prompts, seeds 0, 2 preferences", "200 bootstrap resamples",
+        "Costs (times −1): bad.", "good mean 1, standard deviation 1",
+        "worst mean on each objective", "bad 12 (-1.000 standardised)", "bad (cost)",
+        "| two | good 1 | 2.000 [1.000, 3.000] |",
+    ):  # fmt: skip
+        assert said in text
+    raw = markdown(front_report(RECORDS, DESIGN, normalize="none", resamples=200))
+    assert "in the scorers' own units" in raw and "standardised" not in raw
+
+
+def made_up(design: Design) -> list[Any]:
+    rng = np.random.default_rng(0)
+    found = []
+    for guide in ("base", *design.guides):
+        for preference in [{}] if guide == "base" else design.preferences:
+            for prompt in range(design.n_prompts):
+                scores = {n: preference.get(n, 0) + rng.normal() / 4 for n in design.objectives}
+                row = record(guide, preference, prompt, 0, 0, design.seeds[0])
+                found.append({**row, "scores": scores})
+    return found
+
+
+@pytest.mark.parametrize("objectives", ["ab", "abc", "abcd"])
+@pytest.mark.parametrize("reference", ["worst", "far"])
+def test_a_picture_is_drawn(objectives: str, reference: str, tmp_path: Path) -> None:
+    ends = [{n: float(n == m) for n in objectives} for m in objectives]
+    names = [f"guide {i}" for i in range(8)]  # more than there are colours
+    design = Design(names, list(objectives), ["b"], ends, [0], 5)
+    at: Any = dict.fromkeys(objectives, -50.0) if reference == "far" else "worst"
+    found = front_report(made_up(design), design, reference=at, resamples=100)
+    draw(tmp_path / "front.png", found)
+    assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,203 @@
+"""Scorers: what a user may write, what comes of it, and the line a mistake gets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conditioned import save_arm
+from conftest import save_model
+
+from trimtab.errors import ConfigError, MissingFileError
+from trimtab.evaluation.scored import CHUNK, Answer, score_answers, score_file
+from trimtab.evaluation.scorers import ModelScorer, Rule, Scorer, load_scorer, model_identity
+from trimtab.evaluation.scoring import RewardModel
+
+RULES = """
+import math
+constant = 3
+def length(response): return len(response)
+def asked(prompt, response, weight=2.0): return weight * response.count(str(prompt))
+def fails(response): raise KeyError("weights")
+def fails_silently(response): raise RuntimeError
+def words(response): return response
+def nothing(response): return None
+def infinite(response): return math.inf
+def three(a, b, c): return 0
+def optional(response=""): return 0
+def keyword(*, response): return 0
+def yes(response): return True
+"""
+
+
+@pytest.fixture
+def rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module of rules in the current directory, under a name that no test has imported."""
+    (tmp_path / f"rules_{tmp_path.name}.py").write_text(RULES)
+    (tmp_path / f"broken_{tmp_path.name}.py").write_text("import nonsense_that_is_not_there\n")
+    (tmp_path / f"odd_{tmp_path.name}.py").write_text("1 / 0\n")
+    monkeypatch.chdir(tmp_path)
+
+
+def rule(tmp_path: Path, name: str) -> Scorer:
+    return load_scorer(f"rules_{tmp_path.name}:{name}", "good")
+
+
+@pytest.mark.usefixtures("rules")
+def test_rules_of_response_and_of_both(tmp_path: Path) -> None:
+    assert rule(tmp_path, "length").score(["x", "y"], ["four", ""]) == [4.0, 0.0]
+    assert rule(tmp_path, "asked").score(["a", "b"], ["aab", "aab"]) == [4.0, 2.0]
+    assert rule(tmp_path, "yes").score(["x"], [""]) == [1.0]
+    assert load_scorer("trimtab.demo.rules:cheerful", "good").score(["x"], ["happy joy"]) == [2.0]
+
+
+@pytest.mark.usefixtures("rules")
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("fails", r"fails on (row 1|place 9) \(KeyError: 'weights'\); mend the rule"),
+        ("fails_silently", r"fails on (row 1|place 9) \(RuntimeError\)"),
+        ("words", r"gives 'text' for (row 1|place 9); return a finite number"),
+        ("nothing", "gives None for"),
+        ("infinite", "gives inf for"),
+    ],
+)
+def test_a_rule_that_gives_no_number_is_named_with_its_row(
+    name: str, said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        rule(tmp_path, name).score(["x"], ["text"])
+    with pytest.raises(ConfigError, match=said):
+        rule(tmp_path, name).score(["x"], ["text"], places=["place 9"])
+
+
+@pytest.mark.usefixtures("rules")
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("rules_{}:none", "has no function 'none'; check its name"),
+        ("rules_{}:constant", "has no function 'constant'"),
+        ("rules_{}:three", r"takes \(a, b, c\); a rule takes \(response\) or \(prompt, response\)"),
+        ("rules_{}:optional", r"takes \(\)"),
+        ("rules_{}:keyword", r"takes \(response\); a rule takes"),
+        ("no_such_module:length", "no module 'no_such_module'; run where its file is"),
+        ("json.no_such_module:length", "no module 'json.no_such_module'"),
+        ("broken_{}:length", r"cannot be imported \(No module named 'nonsense.*\); install what"),
+        ("odd_{}:length", r"cannot be imported \(ZeroDivisionError: division by zero\); mend it"),
+        ("a b:c", "cannot read the scorer 'a b:c' of 'good'; a scorer is a folder"),
+        ("", "cannot read the scorer ''"),
+    ],
+)
+def test_specs_that_mean_nothing(spec: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load_scorer(spec.format(tmp_path.name), "good")
+
+
+@pytest.mark.usefixtures("rules")
+def test_the_identity_of_a_rule_is_its_source(tmp_path: Path) -> None:
+    found = rule(tmp_path, "length").identity
+    assert found["rule"].endswith(":length") and len(found["sha256"]) == 64
+    (tmp_path / f"rules_{tmp_path.name}.py").write_text(RULES + "\n")
+    assert rule(tmp_path, "length").identity["sha256"] != found["sha256"]
+
+
+def test_a_rubric_is_for_a_judge() -> None:
+    with pytest.raises(ConfigError, match="a rubric for 'good', whose scorer is no judge"):
+        load_scorer("trimtab.demo.rules:cheerful", "good", rubric="be nice")
+
+
+# --- reward models ------------------------------------------------------------------------------
+
+
+def test_a_folder_scores_as_its_reward_model(base_dir: Path) -> None:
+    prompts, responses = ["the cat", "the dog"], ["sat", "ran on"]
+    scorer = load_scorer(str(base_dir), "good")
+    assert isinstance(scorer, ModelScorer)
+    expected = [s.reward for s in RewardModel(str(base_dir)).score(prompts, responses)]
+    assert scorer.score(prompts, responses) == pytest.approx(expected)
+    raw = RewardModel(str(base_dir)).score(prompts, responses, prompt_format="raw")
+    mixed = scorer.score(prompts, responses, verbatim=[True, False])
+    assert mixed == pytest.approx([raw[0].reward, expected[1]], rel=1e-4)
+    scorer.close()
+    assert scorer.score(prompts, responses) == pytest.approx(expected)
+
+
+def test_folders_that_are_no_reward_model(base_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match="no reward model at"):
+        load_scorer(str(tmp_path / "none"), "good")
+    arm = save_arm(tmp_path / "parm", base_dir, "bilinear", "ab")
+    with pytest.raises(ConfigError, match="takes a preference as input and rates no objective"):
+        load_scorer(str(arm), "good")
+
+
+def test_the_identity_of_a_model_is_its_weights_and_facts(tmp_path: Path) -> None:
+    one, same, other = (save_model(tmp_path / n, seed=s) for n, s in [("a", 1), ("b", 1), ("c", 2)])
+    assert model_identity(str(one)) == model_identity(str(same)) != model_identity(str(other))
+    (one / "trimtab.json").write_text(json.dumps({"scale": 2.0}))
+    assert model_identity(str(one)) != model_identity(str(same))
+    assert model_identity("owner/name") == "owner/name"
+
+
+# --- scoring a file -----------------------------------------------------------------------------
+
+
+class Counting(Scorer):
+    """Scores a response by its length; no score for an empty one."""
+
+    def __init__(self, name: str) -> None:
+        self.identity = {"name": name}
+        self.asked: list[str] = []
+        self.closed = 0
+
+    def score(self, prompts: Any, responses: Any, **_: Any) -> list[float | None]:
+        if "stop" in self.identity:
+            raise KeyboardInterrupt
+        self.asked += responses
+        return [float(len(text)) or None for text in responses]
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+ANSWERS = [Answer("x", "y" * (i % 5), f"row {i}") for i in range(CHUNK + 3)]
+
+
+def silent(what: str, done: int, total: int) -> None:
+    pass
+
+
+def test_answers_are_scored_by_one_scorer_after_another(tmp_path: Path) -> None:
+    scorers: dict[str, Scorer] = {"a": Counting("a"), "b": Counting("b")}
+    job = score_file(tmp_path / "scores.jsonl", {"n": 1}, scorers, overwrite=False)
+    found = score_answers(job, scorers, ANSWERS, silent)
+    assert found["a"][:6] == [None, 1, 2, 3, 4, None] and found["a"] == found["b"]
+    assert len(found["a"]) == len(ANSWERS)
+    assert [(s.closed, len(s.asked)) for s in scorers.values() if isinstance(s, Counting)] == [
+        (1, len(ANSWERS)),
+        (1, len(ANSWERS)),
+    ]
+
+
+def test_scores_go_on_where_they_stopped(tmp_path: Path) -> None:
+    path = tmp_path / "scores.jsonl"
+    stops = Counting("b")
+    stops.identity = {"name": "b", "stop": True}
+    scorers: dict[str, Scorer] = {"a": Counting("a"), "b": stops}
+    job = score_file(path, {}, scorers, overwrite=False)
+    with pytest.raises(KeyboardInterrupt):
+        score_answers(job, scorers, ANSWERS, silent)
+    assert stops.closed == 1
+    with path.open("ab") as handle:
+        handle.write(b'{"objective": "b", "fir')
+    again, other = Counting("a"), Counting("b")
+    scorers = {"a": again, "b": other}
+    job = score_file(path, {}, {"a": again, "b": stops}, overwrite=False)
+    assert job.done == 2
+    found = score_answers(job, scorers, ANSWERS, silent)
+    assert again.asked == [] and found["a"] == found["b"]
+
+
+def test_a_rule_is_a_rule() -> None:
+    assert isinstance(load_scorer("trimtab.demo.rules:dialogue", "speech"), Rule)
