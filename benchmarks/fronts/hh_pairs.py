@@ -18,7 +18,7 @@ FILES = {
     "helpful": ["helpful-base.test.json.xz"],
     "harmless": ["harmless-base.test.jsonl.gz", "harmless-base.train5000.lastturn.json.xz"],
 }
-PAIRS = {"arm": 600, "validation": 200}  # of each objective; those that are too long go later
+PAIRS = {"arm": 500, "validation": 200}  # of each objective; those that are too long go later
 PROMPTS = {"validation": 20, "test": 30}  # of each objective
 
 

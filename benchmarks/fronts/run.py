@@ -135,7 +135,8 @@ def search(task: Task, work: Path, jobs: ThreadPoolExecutor) -> dict[str, dict[s
             for part in ("--guide", f"{i}x{strength}={home / method / str(i)}@{strength}")
         ]
         report = sweep(task, home / f"front-{method}", "validation", 0.25, guides)
-        found = {g["name"]: g["hypervolume"]["value"] for g in report["guides"]}
+        fronts = {n: g for n, g in report["guides"].items() if n != "base"}
+        found = {name: front["hypervolume"]["value"] for name, front in fronts.items()}
         number, _, strength = max(found, key=lambda name: found[name]).partition("x")
         names = {
             f"{list(SETTINGS)[int(n.partition('x')[0])]}, strength {n.partition('x')[2]}": value

@@ -24,8 +24,9 @@ from trimtab.arms.folder import read_json
 from trimtab.errors import ConfigError
 
 _PREFIX, _A, _B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
+_BIAS = ".lora_B.bias"
 _BEYOND_PLAIN = (
-    "use_dora", "use_qalora", "use_bdlora", "lora_bias", "modules_to_save", "layer_replication",
+    "use_dora", "use_qalora", "use_bdlora", "modules_to_save", "layer_replication",
     "alpha_pattern", "target_parameters", "trainable_token_indices", "alora_invocation_tokens",
     "arrow_config", "velora_config", "kasa_config", "monteclora_config",
 )  # fmt: skip
@@ -80,8 +81,18 @@ def read_lora(folder: str, *, dtype: torch.dtype, device: str) -> AdapterWeights
             return None
         scale = config["lora_alpha"] / (math.sqrt(len(a)) if config.get("use_rslora") else len(a))
         name = key.removeprefix(_PREFIX).removesuffix(_A)
-        layers[name] = LowRank(a.to(dtype), (scale * b.float()).to(dtype))
+        bias = tensors.pop(key.removesuffix(_A) + _BIAS, None)
+        term = LowRank(a.to(dtype), (scale * b.float()).to(dtype))
+        layers[name] = term if bias is None else _with_bias(term, (scale * bias.float()).to(dtype))
     return None if tensors else AdapterWeights(layers)
+
+
+def _with_bias(term: LowRank, bias_O: Tensor) -> LowRank:
+    """A constant beside what depends on x: one more column, of gain 0 and shift 1."""
+    last = torch.zeros(1, len(term.a) + 1, device=bias_O.device)
+    last[0, -1] = 1
+    a = torch.cat([term.a, torch.zeros_like(term.a[:1])])
+    return LowRank(a, torch.cat([term.b, bias_O[:, None]], 1), 1 - last, last)
 
 
 def _is_plain(config: dict[str, Any]) -> bool:

@@ -104,10 +104,11 @@ def objectives_loss(
     """`Σ_i α_i w_i BT_i + λ BT_global` for each pair (PARM, arXiv 2505.06274; UniARM, 2602.09538).
 
     BT_i is `preference_loss` of the pair as objective i judged it. BT_global takes the soft label
-    `z̄ = Σ_i α_i z_i` and `β = Σ_i α_i β_i`, both over the objectives that the pair was judged on.
-    With one β for all objectives and all labels there, BT_global *is* `Σ_i α_i BT_i`, because
-    both are `−z̄ log σ(βd) − (1 − z̄) log σ(−βd)`: λ then only scales the loss. How UniARM's own
-    global loss differs is not public.
+    `z̄ = Σ_i s_i z_i / Σ_i s_i` and `β = Σ_i s_i β_i / Σ_i s_i`, s_i = α_i w_i over the objectives
+    that the pair was judged on, and counts `Σ_i s_i`: a pair says nothing about a preference for
+    what it was not judged on. With one β for all objectives BT_global *is* the sum before it,
+    because both are `−z̄ log σ(βd) − (1 − z̄) log σ(−βd)` times `Σ_i s_i`: λ then only scales the
+    loss. How UniARM's own global loss differs is not public.
 
     Args:
         first_B: reward of the first response of each pair, [B].
@@ -121,20 +122,20 @@ def objectives_loss(
     """
     known_BK = ~verdict_BK.isnan()
     label_BK = verdict_BK.nan_to_num(0.5)
-    share_BK = preference_BK * known_BK
+    share_BK = preference_BK * known_BK * first_B.new_tensor(list(losses.weights))
     total_B = torch.zeros_like(first_B)
-    for i, (options, weight) in enumerate(zip(losses.options, losses.weights, strict=True)):
+    for i, options in enumerate(losses.options):
         own_B = _soft_loss(first_B, second_B, label_BK[:, i], options)
-        total_B = total_B + weight * share_BK[:, i] * own_B
+        total_B = total_B + share_BK[:, i] * own_B
     if not losses.global_weight:
         return total_B
-    mass_B1 = share_BK.sum(-1, keepdim=True).clamp(min=1e-9)
-    mean_BK = share_BK / mass_B1
+    mass_B = share_BK.sum(-1)
+    mean_BK = share_BK / mass_B[:, None].clamp(min=1e-9)
     beta_B = mean_BK @ mean_BK.new_tensor([options.beta for options in losses.options])
     soft_B = (mean_BK * label_BK).sum(-1)
     options = replace(losses.options[0], beta=1.0)
     global_B = _soft_loss(beta_B * first_B, beta_B * second_B, soft_B, options)
-    return total_B + losses.global_weight * global_B
+    return total_B + losses.global_weight * mass_B * global_B
 
 
 def _soft_loss(first_B: Tensor, second_B: Tensor, label_B: Tensor, options: LossOptions) -> Tensor:

@@ -1,0 +1,213 @@
+"""`python benchmarks/fronts/report.py`: what `run.py` left in `work/`, as results.json and tables.
+
+Also measures, alone on the machine, what decoding costs with each guide: time per token and memory.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from tasks import ABLATIONS, HERE, METHODS, NAMES, SEEDS, Task, all_tasks
+
+import trimtab
+from trimtab.bench.machine import conditions
+from trimtab.bench.rows import BASE_ROW, OwnModels
+from trimtab.bench.speed import measure, peak_memory
+from trimtab.demo import MODEL
+from trimtab.evaluation.fronts import hypervolume, mean_inner_product
+
+WORK = HERE / "work"
+BEGIN, END = "<!-- results: written by report.py -->", "<!-- end of results -->"
+
+
+def arms_of(task: Task, method: str, seed: int = 0) -> dict[str, str]:
+    folder = WORK / task.name / f"{'genarm' if method == 'soups' else method}-{seed}"
+    if method in ("genarm", "soups"):
+        return {objective: str(folder / objective) for objective in task.objectives}
+    return {method: str(folder)}
+
+
+def trained(folders: dict[str, str]) -> int:
+    """Trained parameters in adapter folders; the fixed vectors of a UniARM are none."""
+    total = 0
+    for folder in folders.values():
+        with safe_open(Path(folder) / "adapter_model.safetensors", "pt") as tensors:
+            names = [name for name in tensors.keys() if not name.startswith("condition.")]  # noqa: SIM118
+            total += sum(int(np.prod(tensors.get_slice(name).get_shape())) for name in names)
+    return total
+
+
+def seconds(task: Task, method: str) -> float:
+    """Training time of all ARMs of a method, mean over seeds."""
+    folders = [arms_of(task, method, seed).values() for seed in SEEDS]
+    times = [
+        sum(json.loads((Path(f) / "results.json").read_text())["train_seconds"] for f in own)
+        for own in folders
+    ]
+    return float(np.mean(times))
+
+
+def per_seed(task: Task, front: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
+    """Hypervolume and MIP of each seed's own front, in the report's own units."""
+    rows = [json.loads(line) for line in (WORK / task.name / "front/records.jsonl").open()]
+    scale, reference = front["normalization"], front["reference"]["common"]
+    names = front["objectives"]
+    sign = {name: -1 if name in front["costs"] else 1 for name in names}
+    found: dict[str, dict[str, list[float]]] = {}
+    for guide in front["guides"]:
+        if guide == "base":
+            continue
+        found[guide] = {"hypervolume": [], "mip": []}
+        for seed in front["seeds"]:
+            points = [
+                [
+                    np.mean(
+                        [
+                            sign[n] * (row["scores"][n] - scale["mean"][n]) / scale["unit"][n]
+                            for row in rows
+                            if (row["guide"], row["seed"], row["preference"])
+                            == (guide, seed, preference)
+                        ]
+                    )
+                    for n in names
+                ]
+                for preference in front["preferences"]
+            ]
+            weights = [[p[n] for n in names] for p in front["preferences"]]
+            own = found[guide]
+            own["hypervolume"].append(hypervolume(points, [reference[n] for n in names]))
+            own["mip"].append(mean_inner_product(points, weights))
+    return found
+
+
+def decoding(task: Task, methods: list[str]) -> dict[str, dict[str, float]]:
+    """Time per token beside the base alone (batch 32), and peak memory."""
+    options = {
+        "dtype": "bfloat16",
+        "device": "cpu",
+        "trust_remote_code": False,
+        "draft": None,
+        "quantization": None,
+    }
+    rows = {
+        name: OwnModels(
+            task.base,
+            arms_of(task, name),
+            {**options, "combine": "soup" if name == "soups" else "fusion"},
+        )
+        for name in methods
+    }
+    first = next(iter(rows.values()))
+    makers = {BASE_ROW: first.makers()[BASE_ROW]}
+    makers |= {name: models.makers()["guided"] for name, models in rows.items()}
+    found = measure(
+        makers, first.prompts, [(32, 32)], new_tokens=32, repeats=5, progress=lambda *_: None
+    )
+    costs = {
+        row.name: {
+            "ms_per_token": row.ms_per_token,
+            "ratio": row.ratio,
+            "low": row.ratio_low,
+            "high": row.ratio_high,
+        }
+        for row in found
+    }
+    costs[BASE_ROW]["bytes"] = peak_memory(first, BASE_ROW, 32, 32, 32) or float("nan")
+    for name, models in rows.items():
+        costs[name]["bytes"] = peak_memory(models, "guided", 32, 32, 32) or float("nan")
+    return costs
+
+
+def results_of(task: Task) -> dict[str, Any]:
+    front = json.loads((WORK / task.name / "front/front.json").read_text())
+    methods = [name for name in NAMES if name in front["guides"]]
+    return {
+        "title": task.title,
+        "front": front,
+        "per_seed": per_seed(task, front),
+        "trained_parameters": {m: trained(arms_of(task, m)) for m in methods},
+        "train_seconds": {m: seconds(task, m) for m in methods},
+        "decoding": decoding(task, methods),
+        "chosen": json.loads((WORK / f"chosen-{task.search or task.name}.json").read_text()),
+    }
+
+
+def show(value: dict[str, float] | None, sign: str = "") -> str:
+    if value is None:
+        return "–"
+    return f"{value['value']:{sign}.2f} [{value['low']:{sign}.2f}, {value['high']:{sign}.2f}]"
+
+
+def table(found: dict[str, Any]) -> list[str]:
+    front, decoded = found["front"], found["decoding"]
+    lines = [
+        f"### {found['title']}",
+        "",
+        "| | HV | − GenARM | of each seed | MIP | − GenARM | of each seed | trained | training, s "
+        "| time per token, × base | memory, MiB |",
+        "| --- " * 11 + "|",
+    ]
+    for name in (n for n in NAMES if n in front["guides"]):
+        guide, seeds, cost = front["guides"][name], found["per_seed"][name], decoded[name]
+        cells = [
+            NAMES[name],
+            show(guide["hypervolume"]),
+            show(guide["hypervolume_difference"], "+"),
+            ", ".join(f"{v:.1f}" for v in seeds["hypervolume"]),
+            show(guide["mip"]),
+            show(guide["mip_difference"], "+"),
+            ", ".join(f"{v:.2f}" for v in seeds["mip"]),
+            f"{found['trained_parameters'][name]:,}",
+            f"{found['train_seconds'][name]:.0f}",
+            f"{cost['ratio']:.2f} [{cost['low']:.2f}, {cost['high']:.2f}]",
+            f"{cost['bytes'] / 2**20:.0f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    base = decoded[BASE_ROW]
+    mean = ", ".join(f"{o} {v:.2f}" for o, v in front["normalization"]["mean"].items())
+    unit = ", ".join(f"{o} {v:.2f}" for o, v in front["normalization"]["unit"].items())
+    worst = ", ".join(f"{o} {v:.2f}" for o, v in front["reference"]["raw"].items())
+    chosen = "; ".join(
+        f"{NAMES[m]}: {found['chosen'][m]['setting']}, strength {found['chosen'][m]['strength']:g}"
+        for m in METHODS
+    )
+    return [
+        *lines,
+        "",
+        f"n = {front['n_prompts']} prompts, {len(front['seeds'])} seeds of training and sampling, "
+        f"{len(front['preferences'])} preferences. Base: mean {mean}; standard deviation {unit} "
+        f"(the units of HV and MIP; MIP of the base is 0). Reference point of HV (worst mean of all): "
+        f"{worst}. The base alone takes {base['ms_per_token']:.2f} ms per token of a request in a "
+        f"batch of 32, and {base['bytes'] / 2**20:.0f} MiB. Chosen by the search: {chosen}.",
+        "",
+    ]
+
+
+def main() -> None:
+    tasks = all_tasks(WORK, MODEL, "")
+    names = [name for name in tasks if (WORK / name / "front/front.json").exists()]
+    results = {name: results_of(tasks[name]) for name in names}
+    report = {
+        "tasks": results,
+        "conditions": conditions("cpu"),
+        "versions": {"trimtab": trimtab.__version__, "torch": torch.__version__},
+        "machine": platform.machine(),
+        "ablations": ABLATIONS,
+    }
+    (HERE / "results.json").write_text(json.dumps(report, indent=1) + "\n")
+    page = HERE / "README.md"
+    text = "\n".join(line for name in names for line in table(results[name]))
+    before, _, rest = page.read_text().partition(BEGIN)
+    after = rest.partition(END)[2]
+    page.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
