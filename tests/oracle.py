@@ -13,7 +13,7 @@ from conftest import make_model
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
-from trimtab.arms.adapter import LoraWeights
+from trimtab.arms.adapter import AdapterWeights, LowRank
 from trimtab.arms.vocab import VocabularyMap
 from trimtab.engines import reference
 from trimtab.engines.local.engine import LocalEngine
@@ -24,34 +24,60 @@ GREEDY = Sampling(max_new_tokens=8, temperature=0, ignore_eos=True)
 QKV = ("q_proj", "k_proj", "v_proj")
 
 
-def next_logits(stream: Stream) -> reference.NextLogits:
-    """A stream's logits over the base's ids: one row, no cache, no padding, read from the start."""
-    return lambda ids: _own_row(stream, ids)[_own_of_base(stream)]
+def next_logits(stream: Stream, inner: Sequence[float] = (1.0,)) -> reference.NextLogits:
+    """A stream's logits over the base's ids: one row, no cache, no padding, read from the start.
+
+    Args:
+        stream: base or ARM.
+        inner: the preference inside a conditioned ARM.
+    """
+    model = whole_model(stream, inner)
+    return lambda ids: _own_row(stream, model, ids)[_own_of_base(stream)]
 
 
-def next_logp(stream: Stream, ids: list[int]) -> Tensor:
+def next_logp(stream: Stream, ids: list[int], inner: Sequence[float] = (1.0,)) -> Tensor:
     """A stream's log-probs of the base's ids: the softmax runs over its own tokens, each once."""
-    return _own_row(stream, ids).log_softmax(-1)[_own_of_base(stream)]
+    row = _own_row(stream, whole_model(stream, inner), ids)
+    return row.log_softmax(-1)[_own_of_base(stream)]
 
 
-def _own_row(stream: Stream, ids: list[int]) -> Tensor:
+def _own_row(stream: Stream, model: Any, ids: list[int]) -> Tensor:
     moved = dict(stream.vocabulary.own_id)
     own = torch.tensor([[moved.get(i, i) for i in ids]])
     with torch.no_grad():
-        logits: Tensor = whole_model(stream)(input_ids=own, use_cache=False).logits[0, -1]
+        logits: Tensor = model(input_ids=own, use_cache=False).logits[0, -1]
     return logits[: stream.vocabulary.own_size].float()
 
 
-def whole_model(stream: Stream) -> Any:
-    """A stream's model by itself: its low-rank terms added to the weights as dense matrices."""
-    if stream.lora is None:
+def whole_model(stream: Stream, inner: Sequence[float] = (1.0,)) -> Any:
+    """A stream's model by itself: its low-rank terms added to weights and biases, dense."""
+    if stream.adapter is None:
         return stream.model
     model = copy.deepcopy(stream.model)
-    for name, (a, b) in stream.lora.layers.items():
-        layer = model.get_submodule(name)
-        update = b @ a
-        layer.weight.data += update.t() if isinstance(layer, Conv1D) else update
+    for name, term in stream.adapter.layers.items():
+        add_dense(model.get_submodule(name), *dense(term, inner))
     return model
+
+
+def dense(term: LowRank, inner: Sequence[float]) -> tuple[Tensor, Tensor | None]:
+    """ΔW and its bias for one preference: those of the single objectives, averaged by it."""
+    weights = [
+        term.b @ term.a if term.gain is None else term.b @ gain.diag().to(term.a) @ term.a
+        for gain in (inner if term.gain is None else term.gain)
+    ]
+    update = sum(p * weight for p, weight in zip(inner, weights, strict=True))
+    if term.shift is None:
+        return update, None  # type: ignore[return-value]
+    biases = [term.b @ shift.to(term.b) for shift in term.shift]
+    return update, sum(p * bias for p, bias in zip(inner, biases, strict=True))  # type: ignore[return-value]
+
+
+def add_dense(layer: Any, weight: Tensor, bias: Tensor | None) -> None:
+    """Add to a linear layer what an adapter comes to; [out, in] and [out]."""
+    layer.weight.data += weight.t() if isinstance(layer, Conv1D) else weight
+    if bias is not None:
+        own = 0.0 if layer.bias is None else layer.bias.detach()
+        layer.bias = torch.nn.Parameter(own + bias.to(layer.weight))
 
 
 def _own_of_base(stream: Stream) -> Tensor:
@@ -62,7 +88,7 @@ def _own_of_base(stream: Stream) -> Tensor:
 def specified(engine: LocalEngine, request: Request) -> list[int]:
     """The tokens that the specification gives for a request."""
     plan = engine.plan(request)
-    arms = [next_logits(arm) for arm in engine.arms]
+    arms = [next_logits(arm, plan.conditions[arm.name]) for arm in engine.arms]
     return reference.generate(
         next_logits(engine.base),
         arms,
@@ -76,7 +102,7 @@ def specified(engine: LocalEngine, request: Request) -> list[int]:
 def specified_logp(engine: LocalEngine, request: Request, generated: list[int]) -> Tensor:
     """The specification's fused log-probs after `generated`, [V]."""
     plan = engine.plan(request)
-    arms = [next_logits(arm) for arm in engine.arms]
+    arms = [next_logits(arm, plan.conditions[arm.name]) for arm in engine.arms]
     prompts = _prompts(engine, request)
     return reference.next_logp(next_logits(engine.base), arms, prompts, generated, plan.weights)
 
@@ -125,14 +151,14 @@ def with_lora(
     """A stream on the same model with random low-rank terms on the layers that are so called."""
     generator = torch.Generator().manual_seed(seed)
     terms = {
-        key: (
+        key: LowRank(
             0.5 * torch.randn(rank, layer.in_features, generator=generator),
             0.5 * torch.randn(layer.out_features, rank, generator=generator),
         )
         for key, layer in stream.model.named_modules()
         if key.rpartition(".")[2] in layers
     }
-    return replace(stream, name=name, lora=LoraWeights(terms))
+    return replace(stream, name=name, adapter=AdapterWeights(terms))
 
 
 def templated(stream: Stream, before: str) -> Stream:

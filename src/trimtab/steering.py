@@ -118,7 +118,10 @@ def _on_simplex(objectives: Sequence[str], preference: PreferenceLike | None) ->
             f"the preference has no weight for {', '.join(missing)}",
             f"weight every objective ({known}), with 0 where it should not count",
         )
-    total = math.fsum(given.values())
+    try:
+        total = math.fsum(given.values())
+    except OverflowError:
+        raise PreferenceError("the weights are too large to add", "let them sum to one") from None
     if objectives and total <= 0:
         raise PreferenceError(
             "all weights of the preference are zero",

@@ -96,14 +96,20 @@ def agrees(engine: LocalEngine, requests: list[Request]) -> None:
         for t, token in enumerate(answer.tokens):
             generated = list(answer.token_ids[:t])
             streams = [
-                float(next_logp(stream, plan.prompts[stream.name] + generated)[token.token_id])
+                float(
+                    next_logp(
+                        stream,
+                        plan.prompts[stream.name] + generated,
+                        plan.conditions.get(stream.name, (1.0,)),
+                    )[token.token_id]
+                )
                 for stream in (engine.base, *engine.arms)
             ]
             found = [token.logp_base, *token.rewards.values()]
             assert found == pytest.approx(streams, abs=1e-3)
             fused = float(specified_logp(engine, request, generated)[token.token_id])
             assert token.logp_fused == pytest.approx(fused, abs=1e-3)
-            assert list(token.rewards) == engine.objectives
+            assert list(token.rewards) == [arm.name for arm in engine.arms]
 
 
 def requests_for(engine: LocalEngine, sampling: Sampling = GREEDY) -> list[Request]:

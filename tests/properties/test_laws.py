@@ -256,7 +256,9 @@ def test_weights(name: str) -> None:
     steering = Steering.of(["a", "b"], preference, 4.0 if name == "strength" else 2.0)
     scales = {"a": 1.0, "b": 2.0} if name == "scale" else {"a": 1.0, "b": 0.5}
     expected = {"strength": [3.0, 0.5], "preference": [1.5, 0.25], "scale": [1.5, 1.0]}[name]
-    assert steering.weights(scales) == expected
+    assert [steering.share([name], scales[name]) for name in scales] == [
+        (weight, [1.0]) for weight in expected
+    ]
 
 
 @few

@@ -25,7 +25,7 @@ def test_no_preference_weighs_all_alike() -> None:
 
 
 def test_no_objectives_leave_the_base_alone() -> None:
-    assert Steering.of([]).weights({}) == []
+    assert Steering.of([]).preference == {}
 
 
 def test_weights_off_the_simplex_are_normalised_and_said_once(
@@ -43,9 +43,40 @@ def test_weights_off_the_simplex_are_normalised_and_said_once(
     ]
 
 
-def test_weights_are_strength_times_preference_times_scale() -> None:
+def test_an_arm_of_one_objective() -> None:
+    """w = strength · preference · scale: 2 · ¾ · ½ = ¾ and 2 · ¼ · 1 = ½; inside there is one."""
     given = Steering.of(BOTH, "helpful=0.75,harmless=0.25", 2)
-    assert given.weights({"helpful": 0.5}) == [2 * 0.75 * 0.5, 2 * 0.25 * 1]
+    assert given.share(["helpful"], 0.5) == (0.75, [1.0])
+    assert given.share(["harmless"]) == (0.5, [1.0])
+
+
+def test_a_conditioned_arm_of_all_objectives() -> None:
+    """All of the strength, 3 · ½ = 1.5, and the preference as it is, in the ARM's own order."""
+    given = Steering.of(BOTH, "helpful=0.75,harmless=0.25", 3)
+    assert given.share(["helpful", "harmless"], 0.5) == (1.5, [0.75, 0.25])
+    assert given.share(["harmless", "helpful"], 0.5) == (1.5, [0.25, 0.75])
+
+
+def test_a_conditioned_arm_beside_a_plain_one() -> None:
+    """a ⅛, b ⅜ and c ½ at strength 2: the conditioned ARM of a and b weighs 2 · (⅛ + ⅜) = 1.
+
+    Inside it a : b is 1 : 3, so (¼, ¾). The plain ARM of c weighs 2 · ½ · ¼ = ¼.
+    """
+    given = Steering.of(["a", "b", "c"], "a=1,b=3,c=4", 2)
+    assert given.share(["a", "b"]) == (1.0, [0.25, 0.75])
+    assert given.share(["c"], 0.25) == (0.25, [1.0])
+
+
+def test_a_conditioned_arm_without_weight_takes_its_objectives_alike() -> None:
+    """Its log-probs are reported all the same, so it needs some preference on the simplex."""
+    given = Steering.of(["a", "b", "c"], "a=0,b=0,c=1")
+    assert given.share(["a", "b"]) == (0.0, [0.5, 0.5])
+    assert given.share(["a"]) == (0.0, [1.0])
+
+
+def test_strength_zero_leaves_the_preference_inside() -> None:
+    given = Steering.of(BOTH, "helpful=0.75,harmless=0.25", 0)
+    assert given.share(["helpful", "harmless"]) == (0.0, [0.75, 0.25])
 
 
 @pytest.mark.parametrize(
@@ -56,6 +87,7 @@ def test_weights_are_strength_times_preference_times_scale() -> None:
         ("helpful=1,harmless=-0.1", "'harmless' is negative"),
         ("helpful=nan,harmless=1", "'helpful' is not finite"),
         ("helpful=inf,harmless=1", "'helpful' is not finite"),
+        ("helpful=1e308,harmless=1e308", "weights"),  # whose sum is no number
         ("helpful=0,harmless=0", "all weights of the preference are zero"),
         ("helpful=1,helpful=1", "'helpful' is weighted twice"),
         ("helpful=x,harmless=1", "'helpful' is not a number"),

@@ -48,6 +48,14 @@ class LowRank:
     gain: Tensor | None = None
     shift: Tensor | None = None
 
+    def gains(self) -> Tensor:
+        """Γ, [K, C]."""
+        return self.a.new_ones(1, len(self.a)) if self.gain is None else self.gain
+
+    def shifts(self) -> Tensor:
+        """Δ, [K, C]."""
+        return torch.zeros_like(self.gains()) if self.shift is None else self.shift
+
 
 @dataclass(frozen=True)
 class AdapterWeights:
@@ -118,13 +126,18 @@ def soup(ingredients: Mapping[str, AdapterWeights | None]) -> AdapterWeights:
                 f"the ARM {objective} is no plain LoRA", "a soup is made of LoRAs on one backbone"
             )
     plain = [adapter for adapter in ingredients.values() if adapter is not None]
+    if not plain:
+        raise ConfigError("a soup of no ARMs", "name LoRA ARMs with --arm")
     layers = {}
     for name in sorted({name for adapter in plain for name in adapter.layers}):
         own = [(i, a.layers[name]) for i, a in enumerate(plain) if name in a.layers]
-        index = [i for i, term in own for _ in term.a]
+        rows = torch.eye(len(plain), device=own[0][1].a.device)
+        gains = [rows[:, i : i + 1] * term.gains() for i, term in own]
+        shifts = [rows[:, i : i + 1] * term.shifts() for i, term in own]
         layers[name] = LowRank(
             torch.cat([term.a for _, term in own]),
             torch.cat([term.b for _, term in own], 1),
-            torch.eye(len(plain))[:, index].to(own[0][1].a),
+            torch.cat(gains, 1),
+            torch.cat(shifts, 1) if any(term.shift is not None for _, term in own) else None,
         )
     return AdapterWeights(layers, tuple(ingredients))

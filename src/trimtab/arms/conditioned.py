@@ -6,7 +6,7 @@ with a `peft_type` of its own: PEFT refuses it instead of loading a part of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -70,21 +70,42 @@ class ConditionedConfig:
         """Read `adapter_config.json` of a conditioned ARM."""
         facts = read_json(Path(folder) / CONFIG)
         known = {f.name for f in fields(cls)}
-        try:
-            values = {key: value for key, value in facts.items() if key in known}
-            for name in ("objectives", "target_modules"):
-                values[name] = tuple(values[name])
-            return cls(**values)
-        except (KeyError, TypeError) as error:
+        values = {key: value for key, value in facts.items() if key in known}
+        wrong = [name for name, good in _GOOD.items() if not good(values.get(name))]
+        if wrong or facts.get("peft_type") != _PEFT_TYPES[values["core"]]:
+            name = wrong[0] if wrong else "peft_type"
             raise ModelLoadError(
-                f"{folder}/{CONFIG} lacks {error}", "train or copy the ARM again"
-            ) from None
+                f"{folder}/{CONFIG} has {name} {facts.get(name)!r}", "train or copy the ARM again"
+            )
+        names = {name: tuple(values[name]) for name in ("objectives", "target_modules")}
+        return cls(**{**values, **names})
 
     def new_core(self) -> BilinearCore | AffineCore:
         """A fresh core of one layer."""
         if self.core == "bilinear":
             return BilinearCore(len(self.objectives), self.r, self.preference_r)
         return AffineCore(self.condition_dim, self.r, shift=self.shift)
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(v, str) for v in value)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+_GOOD: dict[str, Callable[[Any], bool]] = {
+    "core": lambda core: core in _PEFT_TYPES,
+    "objectives": lambda names: _are_names(names) and len(set(names)) == len(names),
+    "target_modules": _are_names,
+    "r": lambda r: _is_count(r) and r > 0,
+    "lora_alpha": lambda alpha: type(alpha) in (int, float),
+    "lora_dropout": lambda share: type(share) in (int, float),
+    "preference_r": lambda r: r is None or _is_count(r),
+    "condition_dim": lambda q: q is None or _is_count(q),
+    "descriptions": lambda texts: texts is None or isinstance(texts, dict),
+}
 
 
 class Conditioning:
@@ -142,6 +163,16 @@ class ConditionedLayer(nn.Module):
         self.scaling = config.scaling
         self._conditioning = conditioning
 
+    @property
+    def weight(self) -> Tensor:
+        """The frozen layer's, for models that look at it; as with PEFT, they see no adapter."""
+        return self.inner.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The frozen layer's."""
+        return self.inner.bias
+
     def forward(self, x: Tensor) -> Tensor:
         """[N, T, in] (or [N · T, in]) -> the same with out features.
 
@@ -155,6 +186,10 @@ class ConditionedLayer(nn.Module):
             b_OR, bias = self.core.fold(self.lora_B, mix)
             update = nn.functional.linear(z, b_OR, bias)
         else:
+            if x.dim() == 3 and len(x) != len(mix.preference):
+                raise PreferenceError(
+                    f"{len(mix.preference)} preferences for {len(x)} rows", "give one for each row"
+                )
             z_NTR = self.core.apply_rows(z.view(len(mix.preference), -1, z.shape[-1]), mix)
             update = nn.functional.linear(z_NTR, self.lora_B).view(y.shape)
         return (y + update * self.scaling).to(y.dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from trimtab.errors import ModelLoadError
 
 WEIGHTS = "adapter_model.safetensors"
 VECTORS, PROJECTION = "condition.vectors", "condition.projection"
-PREFIX, LORA_A = "base_model.model.", ".lora_A.weight"
+PREFIX, LORA_A, LORA_B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 
 
 def adapter_tensors(model: Any) -> dict[str, Tensor]:
@@ -28,8 +28,10 @@ def adapter_tensors(model: Any) -> dict[str, Tensor]:
         for name, layer in conditioned_layers(model)
         for key, tensor in layer.tensors().items()
     }
+    if model.conditioning.vectors.numel():
+        found[VECTORS] = model.conditioning.vectors
     if model.conditioning.projection is not None:
-        found |= {VECTORS: model.conditioning.vectors, PROJECTION: model.conditioning.projection}
+        found[PROJECTION] = model.conditioning.projection
     return {key: tensor.detach().contiguous().cpu() for key, tensor in found.items()}
 
 
@@ -66,10 +68,8 @@ def load_adapter_tensors(model: Any, tensors: dict[str, Tensor]) -> None:
 
 def with_conditioned_adapter(carrier: Any, folder: str) -> Any:
     """A model with a conditioned ARM's adapter put into it (the carrier is changed)."""
-    tensors = load_file(Path(folder) / WEIGHTS)
-    model = condition_model(
-        carrier, ConditionedConfig.load(folder), tensors.get(VECTORS), tensors.get(PROJECTION)
-    )
+    config, tensors = read_folder(folder)
+    model = condition_model(carrier, config, tensors.get(VECTORS), tensors.get(PROJECTION))
     load_adapter_tensors(model, tensors)
     return model.eval()
 
@@ -86,37 +86,59 @@ def read_conditioned(
         device: where to put them.
         more: affine: further objectives, name -> vector [Q].
     """
-    config = ConditionedConfig.load(folder)
-    tensors = load_file(Path(folder) / WEIGHTS)
+    config, tensors = read_folder(folder)
     objectives = (*config.objectives, *(more or {}))
-    vectors = tensors.pop(VECTORS, torch.zeros(len(config.objectives), 0))
-    tensors.pop(PROJECTION, None)
+    vectors = tensors.get(VECTORS, torch.zeros(len(config.objectives), 0))
     vectors = torch.cat([vectors, *(v[None] for v in (more or {}).values())])
     mixes = Mix(torch.eye(len(objectives)), vectors.float())
     layers = {}
     for key in [key for key in tensors if key.endswith(LORA_A)]:
         stem = key.removesuffix(LORA_A)
         core = layer_core(config, tensors, stem)
-        b = config.scaling * tensors[f"{stem}.lora_B.weight"].float()
+        b = config.scaling * tensors[f"{stem}{LORA_B}"].float()
         term = core.columns(tensors[key].float(), b, mixes)
         layers[stem.removeprefix(PREFIX)] = _moved(term, dtype, device)
     return AdapterWeights(layers, objectives)
 
 
+def read_folder(folder: str) -> tuple[ConditionedConfig, dict[str, Tensor]]:
+    """Config and tensors of a conditioned ARM, checked against each other.
+
+    Raises:
+        ModelLoadError: a tensor is missing, left over or of another shape than the config says.
+    """
+    config = ConditionedConfig.load(folder)
+    tensors = load_file(Path(folder) / WEIGHTS)
+    count, features = len(config.objectives), config.condition_dim
+    own = {f".core.{name}": tensor.shape for name, tensor in config.new_core().named_parameters()}
+    stems = {key.rpartition(".core.")[0] or key.rpartition(".lora_")[0] for key in tensors}
+    left = set(tensors) - {VECTORS, PROJECTION}
+    for stem in stems - {""}:
+        wanted = {**own, LORA_A: (config.r, None), LORA_B: (None, config.r)}
+        for part, shape in wanted.items():
+            if not _fits(tensors.get(f"{stem}{part}"), shape):
+                raise ModelLoadError(f"{folder} is not whole at {stem}{part}", "train it again")
+            left.discard(f"{stem}{part}")
+    good = config.core == "bilinear" or _fits(tensors.get(VECTORS), (count, features))
+    if left or not good:
+        name = next(iter(sorted(left)), VECTORS)
+        raise ModelLoadError(f"{folder} is not whole: {name} is wrong", "train it again")
+    return config, tensors
+
+
+def _fits(tensor: Tensor | None, shape: Sequence[int | None]) -> bool:
+    """Whether a tensor is there and has this shape; None is any size."""
+    if tensor is None or tensor.dim() != len(shape):
+        return False
+    return all(want in (None, size) for size, want in zip(tensor.shape, shape, strict=True))
+
+
 def layer_core(
     config: ConditionedConfig, tensors: Mapping[str, Tensor], stem: str
 ) -> BilinearCore | AffineCore:
-    """One layer's core from a folder's tensors, whose keys begin with `stem`.
-
-    Raises:
-        ModelLoadError: a tensor is missing or of another shape.
-    """
+    """One layer's core from a folder's tensors, whose keys begin with `stem`."""
     core = config.new_core()
-    try:
-        own = {name: tensors[f"{stem}.core.{name}"] for name in core.state_dict()}
-        core.load_state_dict(own)
-    except (KeyError, RuntimeError) as error:
-        raise ModelLoadError(f"the adapter is not whole at {stem}", "train it again") from error
+    core.load_state_dict({name: tensors[f"{stem}.core.{name}"] for name in core.state_dict()})
     return core
 
 

@@ -53,7 +53,7 @@ class BilinearCore(nn.Module):
 
     def _w2(self, preference_NK: Tensor) -> Tensor:
         """W2(p) per row, [N, r2, r2]."""
-        return (preference_NK.to(self.U.dtype) @ self.U).view(-1, self.ranks[1], self.ranks[1])
+        return (preference_NK.to(self.U) @ self.U).view(-1, self.ranks[1], self.ranks[1])
 
     def apply_rows(self, z_NTR: Tensor, mix: Mix) -> Tensor:
         """`core_p(z)`, each row by its own preference, [N, T, R]."""
@@ -93,10 +93,10 @@ class AffineCore(nn.Module):
         self.D = nn.Parameter(torch.zeros(rank, features)) if shift else None
 
     def _gain(self, vector_NQ: Tensor) -> Tensor:
-        return 1 + vector_NQ.to(self.G.dtype) @ self.G.t()
+        return 1 + vector_NQ.to(self.G) @ self.G.t()
 
     def _shift(self, vector_NQ: Tensor) -> Tensor | None:
-        return None if self.D is None else vector_NQ.to(self.D.dtype) @ self.D.t()
+        return None if self.D is None else vector_NQ.to(self.D) @ self.D.t()
 
     def apply_rows(self, z_NTR: Tensor, mix: Mix) -> Tensor:
         """`core_p(z)`, each row by its own preference, [N, T, R]."""

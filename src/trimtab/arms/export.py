@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import transformers
 from peft import LoraConfig, TaskType
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -23,10 +23,12 @@ from trimtab.arms.card import model_card
 from trimtab.arms.conditioned import ConditionedConfig
 from trimtab.arms.conditioned_files import (
     LORA_A,
+    LORA_B,
     PREFIX,
     VECTORS,
     WEIGHTS,
     layer_core,
+    read_folder,
 )
 from trimtab.arms.cores import Mix
 from trimtab.arms.folder import fetch, is_adapter, is_conditioned
@@ -79,12 +81,13 @@ def export_arm(
         raise ConfigError(f"{arm} is a standard LoRA folder", "add --merge to make a whole model")
     text = _fixed(arm, preference)
     require_fresh(folder, overwrite=overwrite)
+    if folder.resolve() in (Path(arm).resolve(), Path(require_base(arm)).resolve()):
+        raise ConfigError(f"{folder} is what is exported", "choose another --output-dir")
     facts = replace(facts, method="genarm", betas={}, preference=text)
+    model = _merged(arm, text) if merge else None  # refused before anything is written
     with whole_directory(folder, ("*.safetensors", "*.json")) as staging:
-        if not is_conditioned(arm):
-            _merged_lora(arm).save_pretrained(staging)
-        elif merge:
-            _merged(arm, text).save_pretrained(staging)
+        if model is not None:
+            model.save_pretrained(staging)
         else:
             _save_lora(arm, text, staging)
         _save_rest(arm, facts, staging, is_lora=not merge)
@@ -108,8 +111,7 @@ def _fixed(arm: str, preference: PreferenceLike | None) -> str:
 @torch.no_grad()
 def fold(arm: str, preference: str) -> Folded:
     """The factors of every adapted layer with a preference folded in."""
-    config = ConditionedConfig.load(arm)
-    tensors = load_file(Path(arm) / WEIGHTS)
+    config, tensors = read_folder(arm)
     weights = Steering.of(config.objectives, preference).preference
     p_1K = torch.tensor([[*weights.values()]], dtype=torch.float32)
     vectors = tensors.get(VECTORS, torch.zeros(len(config.objectives), 0))
@@ -118,7 +120,7 @@ def fold(arm: str, preference: str) -> Folded:
     for key in [key for key in tensors if key.endswith(LORA_A)]:
         stem = key.removesuffix(LORA_A)
         core = layer_core(config, tensors, stem)
-        b_OR, bias = core.fold(tensors[f"{stem}.lora_B.weight"], mix)
+        b_OR, bias = core.fold(tensors[f"{stem}{LORA_B}"], mix)
         folded[stem.removeprefix(PREFIX)] = tensors[key], b_OR.contiguous(), bias
     return folded
 
@@ -143,7 +145,7 @@ def _save_lora(arm: str, preference: str, folder: Path) -> None:
     ).save_pretrained(str(folder))
     tensors: dict[str, Tensor] = {}
     for name, (a, b, bias) in folded.items():
-        tensors |= {f"{PREFIX}{name}{LORA_A}": a, f"{PREFIX}{name}.lora_B.weight": b}
+        tensors |= {f"{PREFIX}{name}{LORA_A}": a, f"{PREFIX}{name}{LORA_B}": b}
         if bias is not None:
             tensors[f"{PREFIX}{name}.lora_B.bias"] = bias
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
@@ -152,6 +154,8 @@ def _save_lora(arm: str, preference: str, folder: Path) -> None:
 @torch.no_grad()
 def _merged(arm: str, preference: str) -> Any:
     """The backbone with `s B A` added to its weights, and `s` times the bias to its biases."""
+    if not is_conditioned(arm):
+        return with_adapter(_own_dtype(require_base(arm)), arm).merge_and_unload()
     folded, scaling = fold(arm, preference), ConditionedConfig.load(arm).scaling
     model = _own_dtype(require_base(arm))
     if any(bias is not None for _, _, bias in folded.values()):
@@ -164,10 +168,6 @@ def _merged(arm: str, preference: str) -> Any:
         if bias is not None:
             layer.bias.data = (layer.bias.float() + scaling * bias).to(layer.bias.dtype)
     return model
-
-
-def _merged_lora(arm: str) -> Any:
-    return with_adapter(_own_dtype(require_base(arm)), arm).merge_and_unload()
 
 
 def _own_dtype(name: str) -> Any:

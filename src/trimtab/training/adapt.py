@@ -121,5 +121,9 @@ def add_conditioning(model: Any, config: TrainConfig, inputs: Any) -> None:
 
 
 def condition_dim(rank: int, objectives: int) -> int:
-    """Q at which UniARM's cores have PARM's parameters: `2 r Q = (r / 2)² (1 + K)`."""
-    return max(1, rank * (objectives + 1) // 8)
+    """Q at which UniARM's cores have no more parameters than PARM's: `2 r Q ≤ r1² + K r2²`.
+
+    It is 2 at least, so that descriptions can differ; below rank 6 those are a few more.
+    """
+    preference_rank = rank // 2
+    return max(2, ((rank - preference_rank) ** 2 + objectives * preference_rank**2) // (2 * rank))

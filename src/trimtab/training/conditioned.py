@@ -91,7 +91,8 @@ class ConditionedTrainer(PreferenceTrainer):
         loss = objectives_loss(first, second, verdict_BK, preference, self._losses).mean()
         if model.training:
             side_BK = (2 * verdict_BK - 1).nan_to_num(0.0) * preference
-            self.note((first - second) * side_BK.sum(-1).sign())
+            side_B = side_BK.sum(-1).sign()  # 0: judged on nothing that is wanted, or undecided
+            self.note(((first - second) * side_B)[side_B != 0])
         return (loss, rewards) if return_outputs else loss
 
     def _preferences(self, model: nn.Module, inputs: Batch) -> Tensor:

@@ -92,7 +92,7 @@ class TrainConfig:
 
     condition_dim: int | None = None
     """uniarm: entries of an objective's vector; by default as many as give PARM's parameter
-    count, lora_r · (objectives + 1) / 8."""
+    count, about lora_r · (objectives + 1) / 8, and 2 or more."""
 
     beta: float | str | None = None
     """β_r of the loss: what a nat of reward difference counts; for all objectives, or for each

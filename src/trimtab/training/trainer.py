@@ -127,8 +127,9 @@ class PreferenceTrainer(transformers.Trainer):
 
     def note(self, margin_B: Tensor) -> None:
         """Keep what will be logged about some pairs: by how much the better side is ahead."""
-        self._window["accuracy"].append((margin_B > 0).float().mean().item())
-        self._window["margin"].append(margin_B.mean().item())
+        if len(margin_B):
+            self._window["accuracy"].append((margin_B > 0).float().mean().item())
+            self._window["margin"].append(margin_B.mean().item())
 
     def _run_epoch(self, *arguments: Any, **options: Any) -> None:
         """Train an epoch; one resumed after the last step would else take a step too many."""

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 from conftest import make_model
+from oracle import dense
 
 import trimtab
-from trimtab.arms.adapter import read_lora
+from trimtab.arms.adapter import AdapterWeights, LowRank, read_lora, soup
+from trimtab.errors import ConfigError
 
 
 def save_adapter(folder: Path, base: Path | None = None, **options: Any) -> Path:
@@ -37,8 +39,10 @@ def test_names_shapes_and_scale(tmp_path: Path, rslora: bool, scale: float) -> N
     lora = read_lora(str(folder), dtype=torch.float32, device="cpu")
     assert lora is not None
     assert sorted(lora.layers) == [f"model.layers.{i}.self_attn.q_proj" for i in (0, 1)]
-    a, b = lora.layers["model.layers.0.self_attn.q_proj"]
+    term = lora.layers["model.layers.0.self_attn.q_proj"]
+    a, b = term.a, term.b
     assert a.shape == (4, 16) and b.shape == (16, 4)
+    assert (term.gain, term.shift, lora.objectives) == (None, None, ())
     torch.testing.assert_close(a, torch.full_like(a, 0.1))
     torch.testing.assert_close(b, torch.full_like(b, 0.1 * scale))
 
@@ -54,7 +58,7 @@ def test_more_than_plain_lora(tmp_path: Path, base_dir: Path, options: dict[str,
     assert read_lora(str(folder), dtype=torch.float32, device="cpu") is None
     engine = trimtab.load(str(base_dir), {"one": str(folder)})
     [arm] = engine.arms
-    assert arm.lora is None and arm.model is not engine.base.model
+    assert arm.adapter is None and arm.model is not engine.base.model
     [answer] = engine.generate(["hello"], max_new_tokens=3, report=True, ignore_eos=True)
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -77,3 +81,36 @@ def test_an_adapter_that_does_not_fit(tmp_path: Path, base_dir: Path) -> None:
     save_file(tensors, path)
     with pytest.raises(OSError, match=r"does not fit its backbone at model\.layers\.\d"):
         trimtab.load(str(base_dir), {"one": str(folder)})
+
+
+def term(a: list[list[float]], b: list[list[float]]) -> LowRank:
+    return LowRank(torch.tensor(a), torch.tensor(b))
+
+
+class TestSoup:
+    def test_by_hand(self) -> None:
+        """Layer u, 1 x 1: ΔW_a = 3 · 2 = 6 (rank 1), ΔW_b = 5 · 1 + 1 · 7 = 12 (rank 2).
+
+        At (⅓, ⅔): 2 + 8 = 10. Averaging A and B apart would give another number. Layer v is b's
+        alone: ⅔ · 4 · 3 = 8.
+        """
+        one = AdapterWeights({"u": term([[2.0]], [[3.0]])})
+        two = AdapterWeights({"u": term([[1.0], [7.0]], [[5.0, 1.0]]), "v": term([[3.0]], [[4.0]])})
+        mixed = soup({"a": one, "b": two})
+        assert mixed.objectives == ("a", "b")
+        assert sorted(mixed.layers) == ["u", "v"]
+        gains = [mixed.layers[name].gain for name in "uv"]
+        assert gains[0] is not None and gains[1] is not None
+        assert gains[0].tolist() == [[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]]
+        assert gains[1].tolist() == [[0.0], [1.0]]
+        for name, expected in (("u", 10.0), ("v", 8.0)):
+            update, bias = dense(mixed.layers[name], [1 / 3, 2 / 3])
+            assert float(update) == pytest.approx(expected)
+            assert bias is None
+
+    def test_of_what_it_cannot_be(self) -> None:
+        """None is what `read_lora` makes of more than plain LoRA."""
+        plain = AdapterWeights({"u": term([[2.0]], [[3.0]])})
+        for other in (None, AdapterWeights(plain.layers, ("c", "d"))):
+            with pytest.raises(ConfigError, match="the ARM b is no plain LoRA"):
+                soup({"a": plain, "b": other})

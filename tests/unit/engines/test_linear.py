@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from conftest import make_model
+from oracle import dense
 from torch import Tensor, nn
 
-from trimtab.arms.adapter import LoraWeights
+from trimtab.arms.adapter import AdapterWeights, LowRank
 from trimtab.arms.load import share_weights
-from trimtab.engines.local.fused import FusedLayer, Pairs, RowTerms
+from trimtab.engines.local.fused import FusedLayer, RowTerms, Terms
 from trimtab.engines.local.linear import JointLinear, Piece, clusters, join_layers
 
-Rows = list[tuple[Tensor, Tensor] | None]
 
-
-def pair(rank: int, inside: int, outside: int, generator: torch.Generator) -> Any:
-    return (
+def pair(rank: int, inside: int, outside: int, generator: torch.Generator) -> LowRank:
+    return LowRank(
         torch.randn(rank, inside, generator=generator),
         torch.randn(outside, rank, generator=generator),
     )
+
+
+def terms_of(count: int, dtype: torch.dtype = torch.float32) -> RowTerms:
+    """For so many plain LoRAs."""
+    return RowTerms([AdapterWeights({})] * count, dtype=dtype)
+
+
+def rows_of(requests: int, streams: int, adapters: int) -> Tensor:
+    """Requests of a few plain streams and one per adapter, each with all of its own adapter."""
+    return torch.eye(streams)[:, streams - adapters :].repeat(requests, 1)
 
 
 def layers_of(widths: Sequence[int], biases: Sequence[bool], inside: int = 6) -> list[nn.Linear]:
@@ -30,14 +40,13 @@ def layers_of(widths: Sequence[int], biases: Sequence[bool], inside: int = 6) ->
     return [nn.Linear(inside, width, bias=b) for width, b in zip(widths, biases, strict=True)]
 
 
-def separate(layer: nn.Linear, own: Pairs | None, x: Tensor, streams: int) -> Tensor:
+def separate(layer: nn.Linear, own: Terms | None, x: Tensor, streams: int) -> Tensor:
     """The layer by itself; the last streams' rows with their low-rank terms as dense matrices."""
     y: Tensor = layer(x)
-    for k, factors in enumerate(own or ()):
-        if factors is not None:
-            a, b = factors
+    for k, term in enumerate(own or ()):
+        if term is not None:
             y[streams - len(own or ()) + k :: streams] += (
-                x[streams - len(own or ()) + k :: streams] @ (b @ a).t()
+                x[streams - len(own or ()) + k :: streams] @ (term.b @ term.a).t()
             )
     return y
 
@@ -51,10 +60,10 @@ class TestJointLinear:
         one, two = nn.Linear(2, 1), nn.Linear(2, 1, bias=False)
         one.weight.data, one.bias.data = torch.tensor([[1.0, 1.0]]), torch.tensor([0.5])
         two.weight.data = torch.tensor([[0.0, 1.0]])
-        terms = RowTerms(2, 1, rank=1)
-        own: Pairs = [(torch.tensor([[1.0, 1.0]]), torch.tensor([[10.0]]))]
+        terms = terms_of(1)
+        own: Terms = [LowRank(torch.tensor([[1.0, 1.0]]), torch.tensor([[10.0]]))]
         joint = JointLinear([one, two], [None, own], terms, pack=False)
-        terms.open(1, 1)
+        terms.open(rows_of(1, 2, 1))
         x = torch.tensor([[[1.0, 2.0]], [[1.0, 2.0]]])
         with torch.no_grad():
             assert joint.output(0, x).flatten().tolist() == [3.5, 3.5]
@@ -70,19 +79,19 @@ class TestJointLinear:
         before = [layer.weight.detach().clone() for layer in layers]
         generator = torch.Generator().manual_seed(1)
         chosen = {"none": (), "all": (0, 1, 2), "first": (0,), "last": (2,), "middle": (1,)}[where]
-        pairs: list[Pairs | None] = [
+        pairs: list[Terms | None] = [
             [pair(2, 6, width, generator), pair(3, 6, width, generator)] if i in chosen else None
             for i, width in enumerate(widths)
         ]
         if where == "all":
             pairs[1] = [None, pair(3, 6, 3, generator)]
-        terms = RowTerms(streams, 2, rank=3) if chosen else None
+        terms = terms_of(2) if chosen else None
         x = torch.randn(2 * streams, tokens, 6, generator=generator)
         with torch.no_grad():
             expected = [separate(a, b, x, streams) for a, b in zip(layers, pairs, strict=True)]
             joint = JointLinear(layers, pairs, terms, pack=False)
             if terms:
-                terms.open(2, tokens)
+                terms.open(rows_of(2, streams, 2))
             for _ in range(2):  # nothing is left over from the round before
                 for index in range(3):
                     torch.testing.assert_close(joint.output(index, x), expected[index])
@@ -90,6 +99,36 @@ class TestJointLinear:
                 assert torch.equal(layer.weight, weight)
                 if not own:
                     torch.testing.assert_close(layer(x), y)
+
+    @pytest.mark.parametrize("wide", [False, True])
+    @pytest.mark.parametrize("tokens", [1, 5])
+    def test_rows_of_one_adapter_by_preference(self, tokens: int, wide: bool) -> None:
+        """Four rows, four preferences among three objectives, one of them none at all.
+
+        With 40 columns per layer the layers' factors B are no longer one matrix with zeros.
+        """
+        layers, rank = layers_of((4, 3, 5), (True, False, True)), 40 if wide else 2
+        generator = torch.Generator().manual_seed(3)
+        tables = [torch.randn(2, 3, rank, generator=generator) for _ in layers]
+        own = [
+            replace(pair(rank, 6, layer.out_features, generator), gain=gain, shift=shift)
+            for layer, (gain, shift) in zip(layers, tables, strict=True)
+        ]
+        own[1] = replace(own[1], shift=None)
+        rows = torch.tensor([[0.2, 0.3, 0.5], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.5, 0.5]])
+        x = torch.randn(4, tokens, 6, generator=generator)
+        terms = RowTerms([AdapterWeights({}, ("a", "b", "c"))])
+        with torch.no_grad():
+            plain = [layer(x) for layer in layers]
+            joint = JointLinear(layers, [[term] for term in own], terms, pack=False)
+            terms.open(rows)
+            assert len(joint._blocks) == (3 if wide else 1)
+            for index, term in enumerate(own):
+                found, expected = joint.output(index, x), plain[index]
+                for row, preference in enumerate(rows.tolist()):
+                    weight, bias = dense(term, preference)
+                    expected[row] += x[row] @ weight.t() + (0.0 if bias is None else bias)
+                torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
     def test_another_input_is_another_product(self) -> None:
         """Asked out of order, or with a new input halfway: never the old input's output."""
@@ -115,15 +154,16 @@ class TestJointLinear:
         layers = [layer.bfloat16() for layer in layers_of((32, 16), (True, False), inside=64)]
         generator = torch.Generator().manual_seed(2)
         x = torch.randn(rows, 1, 64, generator=generator).bfloat16()
-        own: Pairs = [tuple(t.bfloat16() for t in pair(4, 64, 32, generator))]
+        term = pair(4, 64, 32, generator)
+        own: Terms = [LowRank(term.a.bfloat16(), term.b.bfloat16())]
         found = []
         for pack in (False, True):
             mine = [nn.Linear(64, 32).bfloat16(), nn.Linear(64, 16, bias=False).bfloat16()]
             for copy, layer in zip(mine, layers, strict=True):
                 copy.load_state_dict(layer.state_dict())
-            terms = RowTerms(1, 1, rank=4, dtype=torch.bfloat16)
+            terms = terms_of(1, torch.bfloat16)
             joint = JointLinear(mine, [own, None], terms, pack=pack)
-            terms.open(rows, 1)
+            terms.open(rows_of(rows, 1, 1))
             with torch.no_grad():
                 found.append([joint.output(i, x).float() for i in range(2)])
         with torch.no_grad():
@@ -134,14 +174,14 @@ class TestJointLinear:
 
 
 class TestJoinLayers:
-    def adapter(self, seed: int, rank: int, names: Sequence[str], model: Any) -> LoraWeights:
+    def adapter(self, seed: int, rank: int, names: Sequence[str], model: Any) -> AdapterWeights:
         generator = torch.Generator().manual_seed(seed)
         found = {}
         for name in names:
             layer = model.get_submodule(name)
-            a, b = pair(rank, layer.in_features, layer.out_features, generator)
-            found[name] = (0.3 * a, 0.3 * b)
-        return LoraWeights(found)
+            term = pair(rank, layer.in_features, layer.out_features, generator)
+            found[name] = LowRank(0.3 * term.a, 0.3 * term.b)
+        return AdapterWeights(found)
 
     def test_a_model_and_two_adapters(self) -> None:
         """Of unequal ranks, on some layers of some blocks, on the MLP and on the LM head."""
@@ -160,17 +200,18 @@ class TestJoinLayers:
             plain = model(ids[:1]).logits
         expected = [plain]
         for row, adapter in zip((1, 2), adapters, strict=True):
-            dense = make_model(1, 20)
-            for name, (a, b) in adapter.layers.items():
-                dense.get_submodule(name).weight.data += b @ a
+            whole = make_model(1, 20)
+            for name, term in adapter.layers.items():
+                whole.get_submodule(name).weight.data += term.b @ term.a
             with torch.no_grad():
-                expected.append(dense(ids[row : row + 1]).logits)
+                expected.append(whole(ids[row : row + 1]).logits)
 
         twin = share_weights(model)
-        terms = join_layers(twin, 3, adapters, pack=False)
+        terms = join_layers(twin, adapters, pack=False)
         assert terms is not None
-        assert (terms.rank, terms.columns) == (5, 10)
-        terms.open(1, 7)
+        assert terms.widths == [1, 1]
+        terms.open(rows_of(1, 3, 2))
+        assert terms._gain_NX.shape == (3, 2 * 2 + 5 * 4)  # ranks times layers
         with torch.no_grad():
             found = twin(ids, use_cache=False).logits
             torch.testing.assert_close(found, torch.cat(expected), atol=1e-4, rtol=1e-4)
@@ -208,7 +249,7 @@ class TestJoinLayers:
         x, y = torch.randn(2, 1, 4), torch.randn(2, 1, 5)
         with torch.no_grad():
             expected = [odd.gate_proj(x), odd.up_proj(y), odd.q_proj(x), odd.v_proj(x)]
-            assert join_layers(odd, 1, [], pack=False) is None
+            assert join_layers(odd, [], pack=False) is None
             found = [odd.gate_proj(x), odd.up_proj(y), odd.q_proj(x), odd.v_proj(x)]
         torch.testing.assert_close(found, expected)
 
@@ -217,7 +258,7 @@ class TestJoinLayers:
         model = make_model(1, 20)
         own = model.model.layers[0].mlp.up_proj.weight
         twin = share_weights(model)
-        join_layers(twin, 1, [], pack=False)
+        join_layers(twin, [], pack=False)
         assert torch.equal(twin.model.layers[0].mlp.up_proj.weight, own)
         assert twin.model.layers[0].mlp.up_proj.bias is None
 
@@ -231,12 +272,12 @@ class TestJoinLayers:
         model = nn.Sequential(Doubled(4, 4, bias=False))
         adapter = self.adapter(1, 2, ["0"], model)
         x = torch.randn(2, 1, 4)
-        (a, b) = adapter.layers["0"]
+        term = adapter.layers["0"]
         with torch.no_grad():
             expected = model(x).clone()
-            expected[1:] += x[1:] @ (b @ a).t()
-            terms = join_layers(model, 2, [adapter], pack=False)
+            expected[1:] += x[1:] @ (term.b @ term.a).t()
+            terms = join_layers(model, [adapter], pack=False)
             assert terms is not None
             assert isinstance(model[0], FusedLayer)
-            terms.open(1, 1)
+            terms.open(rows_of(1, 2, 1))
             torch.testing.assert_close(model(x), expected)

@@ -46,6 +46,7 @@ class RowTerms:
         self._gain_JX = self._shift_JX = torch.empty(0)
         self._gain_NX: Tensor = torch.empty(0)
         self._shift_NX: Tensor | None = None
+        self._real_NT: Tensor | None = None
         self._columns = 0
 
     def side_by_side(self, terms: Terms) -> tuple[Tensor, Tensor, slice]:
@@ -81,24 +82,33 @@ class RowTerms:
         self._shift_JX = torch.cat(filled, 1).to(self._gain_JX) if some else torch.empty(0)
         self._tables.clear()
 
-    def open(self, coefficients_NJ: Tensor) -> None:
-        """Set the rows of the next forward."""
+    def open(self, coefficients_NJ: Tensor, real_NT: Tensor | None = None) -> None:
+        """Set the rows of the next forward.
+
+        Args:
+            coefficients_NJ: of the rows.
+            real_NT: 0 for padding that must not be shifted, because recurrent layers read it as
+                zeros; None where padding does not matter.
+        """
         if self._tables:
             self._finish()
         own_NJ = coefficients_NJ.to(self.dtype)
         self._gain_NX = own_NJ @ self._gain_JX
         self._shift_NX = own_NJ @ self._shift_JX if len(self._shift_JX) else None
+        self._real_NT = None if real_NT is None else real_NT.to(self.dtype)
 
     def add(self, y_MO: Tensor, z_MC: Tensor, up_CO: Tensor, place: slice) -> None:
         """Add to y what each row takes of z = x · down, times up; M = N · T."""
-        gain_NC = self._gain_NX[:, place]
-        shift_NC = None if self._shift_NX is None else self._shift_NX[:, place]
-        kept = z_MC
-        if len(z_MC) != len(gain_NC):
-            kept, gain_NC = z_MC.view(len(gain_NC), -1, len(up_CO)), gain_NC[:, None]
-            shift_NC = None if shift_NC is None else shift_NC[:, None]
-        kept = kept * gain_NC if shift_NC is None else torch.addcmul(shift_NC, kept, gain_NC)
-        kept_MC = kept.flatten(0, -2)
+        gain = self._gain_NX[:, None, place]
+        kept = z_MC.view(len(gain), -1, z_MC.shape[-1])
+        if self._shift_NX is None:
+            kept = kept * gain
+        else:
+            shift = self._shift_NX[:, None, place]
+            if self._real_NT is not None:
+                shift = shift * self._real_NT[..., None]
+            kept = torch.addcmul(shift, kept, gain)
+        kept_MC = kept.flatten(0, 1)
         if y_MO.dtype == self.dtype:
             y_MO.addmm_(kept_MC, up_CO)
         else:

@@ -130,8 +130,9 @@ def _describable(arms: Mapping[str, str], describe: Mapping[str, str]) -> str:
     ]
     if len(able) != 1:
         raise ConfigError(
-            "--describe needs one ARM that knows objectives by their descriptions",
-            "train one with --method uniarm",
+            "--describe needs one ARM that knows objectives by their descriptions, "
+            f"and there are {len(able)}",
+            "give one that was trained with --method uniarm",
         )
     known = [n for n in describe if n in conditioned_on(able[0])]
     if known:
@@ -146,17 +147,19 @@ def _vectors(folder: str, carrier: Any, describe: Mapping[str, str]) -> dict[str
         folder,
         " and ".join(describe) + (" is" if len(describe) == 1 else " are"),
     )
+    known = ConditionedConfig.load(folder).descriptions
     directions = load_file(f"{folder}/{WEIGHTS}")[PROJECTION]
-    vectors = objective_vectors(carrier, load_tokenizer(folder), describe, directions)
-    return dict(zip(describe, vectors, strict=True))
+    texts = {**known, **describe}  # all, so that none is like another
+    vectors = objective_vectors(carrier, load_tokenizer(folder), texts, directions)
+    return {name: v for name, v in zip(texts, vectors, strict=True) if name in describe}
 
 
 def _soup(guides: Sequence[Guide], facts: Mapping[str, Sidecar]) -> Guide:
     """All ARMs as one, called by all their names."""
+    mixed = soup({guide.name: guide.adapter for guide in guides})
     if len({id(guide.model) for guide in guides}) != 1:
         raise ConfigError("the ARMs of a soup are not on one backbone", "train them on one model")
     if len({(facts[g.name].scale, facts[g.name].prompt_format) for g in guides}) != 1:
         raise ConfigError("the ARMs of a soup differ in scale or prompt format", "train them alike")
-    mixed = soup({guide.name: guide.adapter for guide in guides})
     name = "+".join(guide.name for guide in guides)
     return replace(guides[0], name=name, adapter=mixed)

@@ -64,7 +64,7 @@ class OwnCaches:
         mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in own], device=device)
         kept = self._masks[slot]
         self._masks[slot] = mask if kept is None else torch.cat([kept, mask], 1)
-        self.group.open_rows(self._taken[slot])
+        self.group.open_rows(self._taken[slot], mask)
         options: dict[str, Tensor] = {}
         if "position_ids" in self.group.parameters:  # ALiBi models take none
             options["position_ids"] = position_ids(self._masks[slot])[:, -width:]

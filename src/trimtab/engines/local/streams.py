@@ -143,10 +143,10 @@ class Group:
                 rows[s, first : first + count] = torch.tensor(own)
         return rows
 
-    def open_rows(self, coefficients_NJ: Tensor) -> None:
-        """Tell the layers which rows the next forward has, request by request."""
+    def open_rows(self, coefficients_NJ: Tensor, real_NT: Tensor | None = None) -> None:
+        """Tell the layers which rows the next forward has, request by request (`RowTerms.open`)."""
         if self.terms:
-            self.terms.open(coefficients_NJ)
+            self.terms.open(coefficients_NJ, real_NT)
 
 
 def _starts(adapters: Sequence[AdapterWeights]) -> list[int]:

@@ -1,0 +1,150 @@
+"""Descriptions of objectives: read, and turned into vectors that tell them apart."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from conftest import WORDS, make_model, make_tokenizer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trimtab.arms.describe import objective_vectors, projection
+from trimtab.arms.descriptions import parse_descriptions
+from trimtab.errors import ConfigError
+from trimtab.training.adapt import condition_dim
+
+TEXTS = {"a": "happy cat", "b": "sad dog", "c": "big red moon"}
+few = settings(max_examples=20, deadline=None, derandomize=True)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return make_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer: Any) -> Any:
+    return make_model(1, len(tokenizer))
+
+
+class TestParsing:
+    def test_names_and_texts(self) -> None:
+        """Spaces around go; a text may hold = and commas; the order stays."""
+        found = parse_descriptions([" helpful = answers in full, a=b ", "harmless=does no harm"])
+        assert found == {"helpful": "answers in full, a=b", "harmless": "does no harm"}
+        assert list(found) == ["helpful", "harmless"]
+        assert parse_descriptions([]) == {}
+
+    @pytest.mark.parametrize("entry", ["helpful", "helpful=", "helpful= ", "=text", " =text", ""])
+    def test_what_cannot_be_read(self, entry: str) -> None:
+        with pytest.raises(ConfigError, match="cannot read --describe") as caught:
+            parse_descriptions(["harmless=does no harm", entry])
+        assert repr(entry) in str(caught.value)
+        assert "--describe helpful=" in caught.value.hint
+
+    @pytest.mark.parametrize("again", ["helpful=two", " helpful =two", "helpful=one"])
+    def test_a_name_twice(self, again: str) -> None:
+        with pytest.raises(ConfigError, match="'helpful' is described twice"):
+            parse_descriptions(["helpful=one", again])
+
+
+class TestProjection:
+    @few
+    @given(st.integers(1, 8), st.integers(8, 40), st.integers(0, 3))
+    def test_is_orthonormal_and_always_the_same(self, q: int, hidden: int, seed: int) -> None:
+        found = projection(q, hidden, seed=seed)
+        assert found.shape == (q, hidden)
+        torch.testing.assert_close(found @ found.t(), torch.eye(q), atol=1e-5, rtol=0)
+        assert torch.equal(found, projection(q, hidden, seed=seed))
+
+    def test_another_seed_is_another_one(self) -> None:
+        assert not torch.allclose(projection(3, 16), projection(3, 16, seed=1))
+
+    def test_the_global_generator_is_left_alone(self) -> None:
+        torch.manual_seed(3)
+        before = torch.get_rng_state()
+        projection(3, 16)
+        assert torch.equal(torch.get_rng_state(), before)
+
+
+class Table:
+    """Embeddings by hand, and a tokenizer that takes words for ids."""
+
+    def __init__(self, rows: Sequence[Sequence[float]]) -> None:
+        self.embeddings = torch.nn.Embedding.from_pretrained(torch.tensor(rows))
+
+    def get_input_embeddings(self) -> torch.nn.Embedding:
+        return self.embeddings
+
+    def __call__(self, text: str, *, add_special_tokens: bool) -> dict[str, list[int]]:
+        assert not add_special_tokens
+        return {"input_ids": [int(word) for word in text.split()]}
+
+
+class TestVectors:
+    def test_by_hand(self) -> None:
+        """Embeddings (0, 2), (2, 0), (4, 4): mean (2, 2), deviation 2 (n − 1 = 2: √(8 / 2)).
+
+        `1 2`: mean (3, 2), standard (½, 0), along the axes (1, 0), of length √2: (√2, 0).
+        `0`: (−1, 0), so (−√2, 0). `0 2`: mean (2, 3), standard (0, ½), so (0, √2).
+        """
+        table = Table([[0.0, 2.0], [2.0, 0.0], [4.0, 4.0]])
+        texts = {"a": "1 2", "b": "0", "c": "0 2"}
+        found = objective_vectors(table, table, texts, torch.eye(2))
+        root = 2**0.5
+        torch.testing.assert_close(found, torch.tensor([[root, 0.0], [-root, 0.0], [0.0, root]]))
+
+    @pytest.mark.parametrize("features", [2, 3, 8, 16])
+    def test_length_is_the_root_of_q(self, model: Any, tokenizer: Any, features: int) -> None:
+        """So that an entry is of size 1 however many there are; and always the same."""
+        found = objective_vectors(model, tokenizer, TEXTS, projection(features, 16))
+        assert found.shape == (3, features)
+        torch.testing.assert_close(found.norm(dim=1), torch.full((3,), features**0.5))
+        again = objective_vectors(model, tokenizer, TEXTS, projection(features, 16))
+        assert torch.equal(found, again)
+        assert not found.requires_grad
+
+    def test_each_by_itself(self, model: Any, tokenizer: Any) -> None:
+        """An objective's vector does not depend on the others, nor on its name."""
+        directions = projection(3, 16)
+        found = objective_vectors(model, tokenizer, TEXTS, directions)
+        for i, text in enumerate(TEXTS.values()):
+            [own] = objective_vectors(model, tokenizer, {"x": text}, directions)
+            assert torch.equal(own, found[i])
+
+    def test_half_precision_embeddings(self, tokenizer: Any) -> None:
+        exact = make_model(1, len(tokenizer))
+        directions = projection(3, 16)
+        before = objective_vectors(exact, tokenizer, TEXTS, directions)
+        found = objective_vectors(exact.bfloat16(), tokenizer, TEXTS, directions)
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, before, atol=0.1, rtol=0)
+
+    @pytest.mark.parametrize("other", ["happy cat", " happy cat"])
+    def test_alike_is_refused(self, model: Any, tokenizer: Any, other: str) -> None:
+        texts = {**TEXTS, "d": other}
+        if other.startswith(" "):
+            texts["a"] = other
+        with pytest.raises(ConfigError, match="'d' and 'a' are described alike") as caught:
+            objective_vectors(model, tokenizer, texts, projection(3, 16))
+        assert caught.value.hint
+
+    def test_no_tokens(self, model: Any, tokenizer: Any) -> None:
+        with pytest.raises(ConfigError, match="the description of 'd' has no tokens"):
+            objective_vectors(model, tokenizer, {**TEXTS, "d": ""}, projection(3, 16))
+
+    @pytest.mark.parametrize("rank", [4, 8, 16])
+    @pytest.mark.parametrize("count", [2, 3, 4])
+    def test_by_default_two_texts_are_two_vectors(
+        self, model: Any, tokenizer: Any, rank: int, count: int
+    ) -> None:
+        """With Q as training chooses it, any words of different meaning can be told apart."""
+        directions = projection(condition_dim(rank, count), 16)
+        words = [word for word in WORDS if word.isalpha()][:8]
+        for texts in itertools.combinations(words, count):
+            found = objective_vectors(model, tokenizer, {t: t for t in texts}, directions)
+            assert len({tuple(row) for row in found.tolist()}) == count
