@@ -22,7 +22,7 @@ from trimtab.arms.conditioned import (
     conditioned_layers,
 )
 from trimtab.arms.conditioned_files import read_conditioned, save_adapter
-from trimtab.arms.describe import objective_vectors, projection
+from trimtab.arms.describe import fit_projection, objective_vectors
 from trimtab.engines.local.streams import Stream
 
 CORES: tuple[Core, ...] = ("bilinear", "affine")
@@ -58,9 +58,11 @@ def conditioned(
     )  # fmt: skip
     vectors = directions = None
     if core == "affine":
-        directions = projection(3, model.get_input_embeddings().embedding_dim)
+        hidden = model.get_input_embeddings().embedding_dim
+        directions = torch.randn(3, hidden + 1, generator=generator)
         vectors = torch.randn(len(objectives), 3, generator=generator)
         if tokenizer is not None:
+            directions = fit_projection(model, tokenizer, described, 3)
             vectors = objective_vectors(model, tokenizer, described, directions)
     found = condition_model(copy.deepcopy(model), config, vectors, directions)
     with torch.no_grad():

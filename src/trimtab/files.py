@@ -14,6 +14,9 @@ from typing import Any
 
 from trimtab.errors import OutputError
 
+OTHER_MODEL = ("*.safetensors", "*.safetensors.index.json", "config.json", "adapter_config.json")
+"""What a saved model replaces: an adapter beside a whole model would be loaded in its place, and
+shards of a larger model would stay."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 

@@ -10,12 +10,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 from trimtab.errors import PreferenceError
 
 logger = logging.getLogger(__name__)
 
 PreferenceLike = Mapping[str, float] | str
+Combine = Literal["fusion", "soup"]
+"""How several ARMs guide: each by itself, or averaged into one."""
 
 
 @dataclass(frozen=True)

@@ -221,7 +221,7 @@ def test_bad_preference(
         (["--device", "nowhere"], "cannot use device 'nowhere'"),
         (["--prompt", ""], "the prompt is empty"),
         (["--input", "x.jsonl"], "either --prompt TEXT or --input FILE"),
-        (["--arm", "nowhere"], "--arm nowhere names no objective"),
+        (["--arm", "nowhere"], "no ARM at nowhere"),
         (["--config", "none.yaml"], "no config file at none.yaml"),
     ],
 )

@@ -45,6 +45,7 @@ def model_card(
     rows = "\n".join(f"| {key} | {value:.4g} |" for key, value in results.items())
     pairs = ", ".join(f"{count} {split}" for split, count in counts.items())
     options = "\n".join(f"{key}: {value}" for key, value in settings.items())
+    fixed = f"\nExported at the preference {sidecar.preference}." if sidecar.preference else ""
     preference = ",".join(f"{objective}={1 / len(objectives):.2g}" for objective in objectives)
     arm = f"THIS_FOLDER --preference {preference}" if objectives else "reward=THIS_FOLDER"
     if sidecar.objective:
@@ -52,24 +53,23 @@ def model_card(
     usage = f'    trimtab generate --base {model} --arm {arm} --prompt "…"\n'
     if sidecar.method == "trajectory":
         usage = ""
+    made = f"Data SHA-256 `{sidecar.data_sha256}`."
+    if results:
+        made = f"Pairs: {pairs}. {made}\n\n| measured at the end | value |\n| --- | --- |\n{rows}"
     return f"""---
 {yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip()}
 ---
 # {name}: {_KINDS[sidecar.method]}
 
 Trained with Trimtab {sidecar.trimtab_version} on {model}.
-β_r = {betas or sidecar.beta}, scale {sidecar.scale}.
+β_r = {betas or sidecar.beta}, scale {sidecar.scale}.{fixed}
 
 {usage}
 ## How it was made
 
     {sidecar.command}
 
-Pairs: {pairs}. Data SHA-256 `{sidecar.data_sha256}`.
-
-| measured at the end | value |
-| --- | --- |
-{rows}
+{made}
 
 <details><summary>All settings</summary>
 

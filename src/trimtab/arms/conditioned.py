@@ -77,6 +77,10 @@ class ConditionedConfig:
             raise ModelLoadError(
                 f"{folder}/{CONFIG} has {name} {facts.get(name)!r}", "train or copy the ARM again"
             )
+        if (values.get("preference_r") or 0) > values["r"]:
+            raise ModelLoadError(
+                f"{folder}/{CONFIG} has preference_r above r", "train or copy the ARM again"
+            )
         names = {name: tuple(values[name]) for name in ("objectives", "target_modules")}
         return cls(**{**values, **names})
 
@@ -114,7 +118,7 @@ class Conditioning:
     Args:
         objectives: K names.
         vectors: objective vectors, [K, Q]; Q = 0 without.
-        projection: what made them of embeddings, [Q, H]; kept for objectives described later.
+        projection: what made them of embeddings, [Q, H + 1]; kept for objectives described later.
     """
 
     def __init__(
@@ -212,7 +216,7 @@ def condition_model(
         model: a transformers causal LM.
         config: of the adapter.
         vectors: affine: objective vectors, [K, Q].
-        projection: affine: what made them, [Q, H].
+        projection: affine: what made them, [Q, H + 1].
 
     Raises:
         ConfigError: no layer is meant, or one that cannot be adapted.

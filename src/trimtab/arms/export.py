@@ -42,7 +42,7 @@ from trimtab.arms.load import (
 )
 from trimtab.arms.sidecar import Sidecar
 from trimtab.errors import ConfigError
-from trimtab.files import require_fresh, whole_directory
+from trimtab.files import OTHER_MODEL, require_fresh, whole_directory
 from trimtab.steering import PreferenceLike, Steering
 
 Folded = dict[str, tuple[Tensor, Tensor, Tensor | None]]
@@ -83,9 +83,11 @@ def export_arm(
     require_fresh(folder, overwrite=overwrite)
     if folder.resolve() in (Path(arm).resolve(), Path(require_base(arm)).resolve()):
         raise ConfigError(f"{folder} is what is exported", "choose another --output-dir")
-    facts = replace(facts, method="genarm", betas={}, preference=text)
+    if text:
+        names = "+".join(ConditionedConfig.load(arm).objectives)
+        facts = replace(facts, objective=names, preference=text)
     model = _merged(arm, text) if merge else None  # refused before anything is written
-    with whole_directory(folder, ("*.safetensors", "*.json")) as staging:
+    with whole_directory(folder, OTHER_MODEL) as staging:
         if model is not None:
             model.save_pretrained(staging)
         else:
@@ -226,6 +228,6 @@ def _save_rest(arm: str, facts: Sidecar, folder: Path, *, is_lora: bool) -> None
         datasets=[],
         results={},
         counts={},
-        settings={"preference": facts.preference or None, "merged": not is_lora},
+        settings={"merged": not is_lora},
     )
     (folder / "README.md").write_text(card, encoding="utf-8")

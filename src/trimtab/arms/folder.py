@@ -61,7 +61,14 @@ def is_conditioned(name: str) -> bool:
 
 def conditioned_on(name: str) -> list[str]:
     """The objectives of a conditioned ARM; none for any other folder."""
-    return list(_adapter_facts(name).get("objectives") or []) if is_conditioned(name) else []
+    if not is_conditioned(name):
+        return []
+    names = _adapter_facts(name).get("objectives")
+    if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+        raise ModelLoadError(
+            f"{name}/adapter_config.json has objectives {names!r}", "train or copy the ARM again"
+        )
+    return names
 
 
 def _adapter_facts(name: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
@@ -41,7 +42,9 @@ def named_arms(entries: Sequence[str]) -> dict[str, str]:
     """
     named: dict[str, str] = {}
     for entry in entries:
-        name, equals, folder = entry.partition("=")
+        name, equals, folder = entry.partition("=") if not Path(entry).exists() else ("", "", "")
+        if equals and not (name and folder):
+            raise ConfigError(f"--arm {entry} names no ARM", "write --arm helpful=FOLDER")
         folder = fetch(folder if equals else entry)  # what it is, its own files say
         if not equals:
             name = "+".join(conditioned_on(folder)) or Sidecar.load(folder).objective

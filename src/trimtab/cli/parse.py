@@ -27,7 +27,7 @@ def parse(options: type[T], argv: Sequence[str], command: str, description: str)
 
     set_up_logging()
     arguments = [_alias(argument) for argument in argv]
-    arguments = _with_config(options, arguments)
+    arguments = _joined(options, _with_config(options, arguments))
     return tyro.cli(options, prog=f"trimtab {command}", description=description, args=arguments)
 
 
@@ -51,6 +51,25 @@ def _alias(argument: str) -> str:
     name, equals, value = argument.partition("=")
     plain = name.replace("_", "-") if name.startswith("--") else name
     return _ALIASES.get(plain, name) + equals + value
+
+
+def _joined(options: type[Any], argv: list[str]) -> list[str]:
+    """A list option that is given twice has the values of both; tyro would take the last alone."""
+    lists = {
+        f.name for f in fields(options) if "list" in str(f.type) and "Append" not in str(f.type)
+    }
+    kept: list[str] = []
+    values: dict[str, list[str]] = {}
+    into = kept
+    for argument in argv:
+        if argument.startswith("--"):
+            flag, equals, value = argument.partition("=")
+            into = values.setdefault(flag, []) if _option(flag) in lists else kept
+            if into is not kept:
+                into += [value] if equals else []
+                continue
+        into.append(argument)
+    return [*kept, *(part for flag, own in values.items() for part in (flag, *own))]
 
 
 def _with_config(options: type[Any], argv: list[str]) -> list[str]:

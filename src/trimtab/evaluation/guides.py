@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from trimtab.arms.folder import (
     check_folder,
@@ -17,9 +17,7 @@ from trimtab.arms.folder import (
 from trimtab.arms.sidecar import NAME, Sidecar
 from trimtab.errors import ConfigError, ModelLoadError
 from trimtab.evaluation.scorers import model_identity
-from trimtab.steering import parse_strength
-
-Combine = Literal["fusion", "soup"]
+from trimtab.steering import Combine, parse_strength
 
 BASE = "base"
 _TAKEN = (BASE, "draft")  # the engine's own streams

@@ -13,7 +13,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from trimtab.arms.conditioned import ConditionedConfig, condition_model
-from trimtab.arms.describe import objective_vectors, projection
+from trimtab.arms.describe import fit_projection, objective_vectors
 from trimtab.errors import ConfigError
 from trimtab.training.config import TrainConfig
 
@@ -111,19 +111,23 @@ def add_conditioning(model: Any, config: TrainConfig, inputs: Any) -> None:
         rank = config.preference_r or config.lora_r // 2
         condition_model(model, replace(conditioned, preference_r=rank))
         return
-    hidden = model.get_input_embeddings().embedding_dim
     features = config.condition_dim or condition_dim(config.lora_r, len(names))
     described = config.descriptions_of(names)
-    directions = projection(min(features, hidden), hidden)
-    vectors = objective_vectors(model, inputs.tokenizer, described, directions)
+    projection = fit_projection(model, inputs.tokenizer, described, features)
+    vectors = objective_vectors(model, inputs.tokenizer, described, projection)
     conditioned = replace(conditioned, condition_dim=vectors.shape[1], descriptions=described)
-    condition_model(model, conditioned, vectors, directions)
+    condition_model(model, conditioned, vectors, projection)
 
 
 def condition_dim(rank: int, objectives: int) -> int:
     """Q at which UniARM's cores have no more parameters than PARM's: `2 r Q ≤ r1² + K r2²`.
 
-    It is 2 at least, so that descriptions can differ; below rank 6 those are a few more.
+    It is K − 1 at least, and 2, so that the objectives can differ; at the smallest ranks those are
+    a few parameters more.
     """
     preference_rank = rank // 2
-    return max(2, ((rank - preference_rank) ** 2 + objectives * preference_rank**2) // (2 * rank))
+    return max(
+        2,
+        objectives - 1,
+        ((rank - preference_rank) ** 2 + objectives * preference_rank**2) // (2 * rank),
+    )

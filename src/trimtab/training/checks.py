@@ -30,6 +30,7 @@ def check(config: TrainConfig) -> None:
     if not config.data:
         raise ConfigError("no data", "name at least one file or hub id with --data")
     _check_betas(config)
+    _check_method(config)
     if config.conditions:
         _check_conditioning(config)
 
@@ -41,6 +42,11 @@ def _require(config: TrainConfig, name: str, good: bool, hint: str) -> None:
 
 def _check_betas(config: TrainConfig) -> None:
     betas = config.betas
+    unknown = [name for name in betas if name not in config.objective_names]
+    if unknown:
+        raise ConfigError(
+            f"--beta {config.beta} has one for {unknown[0]!r}", "name only --objectives"
+        )
     missing = [name for name in config.objective_names if betas and name not in betas]
     if missing:
         raise ConfigError(
@@ -49,6 +55,33 @@ def _check_betas(config: TrainConfig) -> None:
         )
     values = list(betas.values()) if betas else [config.loss_beta()]
     _require(config, "beta", all(0 < v < math.inf for v in values), "it must be more than 0")
+
+
+def _check_method(config: TrainConfig) -> None:
+    """Refuse an option that the method would not look at."""
+    given = {
+        name for name, default in _OF_METHODS.items() if getattr(config, name) not in (default, [])
+    }
+    known = _OPTIONS.get(config.method, set())
+    for name in sorted(given - known):
+        methods = ", ".join(m for m, names in _OPTIONS.items() if name in names)
+        raise ConfigError(
+            f"--{name.replace('_', '-')} means nothing for --method {config.method}",
+            f"it is for: {methods}",
+        )
+
+
+_OF_METHODS = {
+    "preference_r": None, "preference_alpha": 0.5, "preference_draws": "batch", "describe": None,
+    "global_weight": 1.0, "shift": True, "condition_dim": None,
+}  # fmt: skip
+_OPTIONS = {
+    "parm": {"preference_r", "preference_alpha", "preference_draws"},
+    "uniarm": {
+        "preference_alpha", "preference_draws", "describe", "global_weight", "shift",
+        "condition_dim",
+    },
+}  # fmt: skip
 
 
 def _check_conditioning(config: TrainConfig) -> None:

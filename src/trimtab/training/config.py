@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from trimtab.arms.descriptions import parse_descriptions
 from trimtab.arms.sidecar import CONDITIONED_METHODS, Method
-from trimtab.errors import ConfigError
+from trimtab.errors import ConfigError, PreferenceError
 from trimtab.steering import parse_preference
 from trimtab.training.checks import check
 
@@ -224,7 +224,14 @@ class TrainConfig:
     @property
     def betas(self) -> dict[str, float]:
         """β_r by objective, where it is given so."""
-        return parse_preference(self.beta) if isinstance(self.beta, str) else {}
+        if not isinstance(self.beta, str):
+            return {}
+        try:
+            return parse_preference(self.beta)
+        except PreferenceError:
+            raise ConfigError(
+                f"cannot read --beta {self.beta}", "give a number, or NAME=NUMBER,NAME=NUMBER"
+            ) from None
 
     @property
     def descriptions(self) -> dict[str, str]:

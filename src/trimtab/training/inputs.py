@@ -11,7 +11,7 @@ from trimtab.arms.folder import check_folder, is_adapter
 from trimtab.arms.load import load_config, load_tokenizer
 from trimtab.data.comparisons import read_comparisons
 from trimtab.data.formats import read_pairs
-from trimtab.data.pairs import Comparison, Pair, RowReport, split_of
+from trimtab.data.pairs import Pair, RowReport, split_of
 from trimtab.data.sources import split_name
 from trimtab.data.tokenize import TokenPair, load_chat_template, require_template, tokenize_pairs
 from trimtab.errors import ConfigError, DataError
@@ -75,6 +75,7 @@ def prepare_inputs(config: TrainConfig, objective: str, progress: Progress | Non
     else:
         parts, report = _read_splits(config, objective)
     splits = _tokenize(config, parts, tokenizer, report, progress)
+    _require_objectives(objectives, splits["train"])
     _check_context(model_config, splits)
     return Inputs(tokenizer, targets, splits, report, objectives)
 
@@ -126,14 +127,16 @@ def _read_comparisons(
         parts["validation"] = list(more_pairs)
         report.add(more)
     _require_pairs(parts)
-    untrained = [n for n in objectives if not any(n in _verdicts(p) for p in parts["train"])]
-    if untrained:
-        raise DataError(f"no training pair is judged on {untrained[0]!r}", "add data")
     return parts, objectives, report
 
 
-def _verdicts(pair: Pair) -> Mapping[str, int]:
-    return pair.verdicts if isinstance(pair, Comparison) else {}
+def _require_objectives(objectives: Sequence[str], pairs: Sequence[TokenPair]) -> None:
+    for name in objectives:
+        if not any(name in pair.verdicts for pair in pairs):
+            raise DataError(
+                f"no training pair is judged on {name!r}",
+                "add data, raise --max-length, or pass --split none to train on every row",
+            )
 
 
 def _split(config: TrainConfig, pairs: Sequence[Pair]) -> dict[str, list[Pair]]:

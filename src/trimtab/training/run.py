@@ -131,7 +131,7 @@ def _measure(trainer: PreferenceTrainer, inputs: Inputs) -> dict[str, float]:
         found = done[-1] if done else trainer.evaluate()
         wanted = ("eval_loss", "eval_accuracy", "eval_margin")
         metrics |= {k: v for k, v in found.items() if k.startswith(wanted)}
-        metrics["eval_n"] = len(inputs.splits["validation"])
+        metrics["eval_n"] = len(trainer.eval_dataset)
     seconds = [entry["train_runtime"] for entry in logs if "train_runtime" in entry]
     metrics["train_seconds"] = seconds[-1] if seconds else float("nan")
     return metrics

@@ -15,13 +15,10 @@ from trimtab.arms.conditioned_files import save_adapter
 from trimtab.arms.folder import canonical, weights_fingerprint
 from trimtab.arms.sidecar import Sidecar
 from trimtab.data.sources import fingerprint, split_name
-from trimtab.files import whole_directory, write_json
+from trimtab.files import OTHER_MODEL, whole_directory, write_json
 from trimtab.training.config import TrainConfig
 from trimtab.training.inputs import Inputs
 from trimtab.training.resume import RESULTS
-
-# An adapter beside a whole model would be loaded in its place, and shards of a larger model stay.
-_OTHER_MODEL = ("*.safetensors", "*.safetensors.index.json", "config.json", "adapter_config.json")
 
 
 def save_result(
@@ -44,7 +41,7 @@ def save_result(
         metrics: measured at the end.
         state: gathered weights, where the model's own are sharded over processes.
     """
-    with whole_directory(folder, _OTHER_MODEL) as staging:
+    with whole_directory(folder, OTHER_MODEL) as staging:
         is_lora = hasattr(model, "peft_config") or config.conditions
         if config.conditions:
             save_adapter(model, staging, canonical(config.model))

@@ -12,7 +12,7 @@ from conftest import WORDS, make_model, make_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimtab.arms.describe import objective_vectors, projection
+from trimtab.arms.describe import fit_projection, objective_vectors
 from trimtab.arms.descriptions import parse_descriptions
 from trimtab.errors import ConfigError
 from trimtab.training.adapt import condition_dim
@@ -54,21 +54,41 @@ class TestParsing:
 
 class TestProjection:
     @few
-    @given(st.integers(1, 8), st.integers(8, 40), st.integers(0, 3))
-    def test_is_orthonormal_and_always_the_same(self, q: int, hidden: int, seed: int) -> None:
-        found = projection(q, hidden, seed=seed)
-        assert found.shape == (q, hidden)
-        torch.testing.assert_close(found @ found.t(), torch.eye(q), atol=1e-5, rtol=0)
-        assert torch.equal(found, projection(q, hidden, seed=seed))
+    @given(st.integers(2, 8), st.integers(0, 3))
+    def test_is_orthonormal_and_always_the_same(
+        self, model: Any, tokenizer: Any, q: int, seed: int
+    ) -> None:
+        found = fit_projection(model, tokenizer, TEXTS, q, seed=seed)
+        assert found.shape == (q, 17)
+        directions = found[:, :-1]
+        torch.testing.assert_close(directions @ directions.t(), torch.eye(q), atol=1e-5, rtol=0)
+        assert torch.equal(found, fit_projection(model, tokenizer, TEXTS, q, seed=seed))
 
-    def test_another_seed_is_another_one(self) -> None:
-        assert not torch.allclose(projection(3, 16), projection(3, 16, seed=1))
+    def test_another_seed_is_another_one(self, model: Any, tokenizer: Any) -> None:
+        one, two = (fit_projection(model, tokenizer, TEXTS, 3, seed=s) for s in (0, 1))
+        assert not torch.allclose(one, two)
 
-    def test_the_global_generator_is_left_alone(self) -> None:
+    def test_the_global_generator_is_left_alone(self, model: Any, tokenizer: Any) -> None:
         torch.manual_seed(3)
         before = torch.get_rng_state()
-        projection(3, 16)
+        fit_projection(model, tokenizer, TEXTS, 3)
         assert torch.equal(torch.get_rng_state(), before)
+
+    @pytest.mark.parametrize("features", [1, 2, 6, 16])
+    def test_two_objectives_are_opposite(self, model: Any, tokenizer: Any, features: int) -> None:
+        """What two texts share is gone: o_1 = -o_2, however much they share."""
+        texts = {"a": "the happy cat", "b": "the sad cat"}
+        directions = fit_projection(model, tokenizer, texts, features)
+        one, two = objective_vectors(model, tokenizer, texts, directions)
+        torch.testing.assert_close(one, -two, atol=1e-4, rtol=0)
+
+    def test_differences_are_kept(self, model: Any, tokenizer: Any) -> None:
+        """With Q = K - 1 = 2 the three centred rows keep their angles, as with Q = H = 16."""
+        small, whole = (
+            objective_vectors(model, tokenizer, TEXTS, fit_projection(model, tokenizer, TEXTS, q))
+            for q in (2, 16)
+        )
+        torch.testing.assert_close(small @ small.t() / 2, whole @ whole.t() / 16, atol=1e-3, rtol=0)
 
 
 class Table:
@@ -94,31 +114,36 @@ class TestVectors:
         """
         table = Table([[0.0, 2.0], [2.0, 0.0], [4.0, 4.0]])
         texts = {"a": "1 2", "b": "0", "c": "0 2"}
-        found = objective_vectors(table, table, texts, torch.eye(2))
+        eye = torch.cat([torch.eye(2), torch.zeros(2, 1)], 1)  # no offset
+        found = objective_vectors(table, table, texts, eye)
         root = 2**0.5
         torch.testing.assert_close(found, torch.tensor([[root, 0.0], [-root, 0.0], [0.0, root]]))
 
     @pytest.mark.parametrize("features", [2, 3, 8, 16])
     def test_length_is_the_root_of_q(self, model: Any, tokenizer: Any, features: int) -> None:
         """So that an entry is of size 1 however many there are; and always the same."""
-        found = objective_vectors(model, tokenizer, TEXTS, projection(features, 16))
+        found = objective_vectors(
+            model, tokenizer, TEXTS, fit_projection(model, tokenizer, TEXTS, features)
+        )
         assert found.shape == (3, features)
         torch.testing.assert_close(found.norm(dim=1), torch.full((3,), features**0.5))
-        again = objective_vectors(model, tokenizer, TEXTS, projection(features, 16))
+        again = objective_vectors(
+            model, tokenizer, TEXTS, fit_projection(model, tokenizer, TEXTS, features)
+        )
         assert torch.equal(found, again)
         assert not found.requires_grad
 
     def test_each_by_itself(self, model: Any, tokenizer: Any) -> None:
-        """An objective's vector does not depend on the others, nor on its name."""
-        directions = projection(3, 16)
+        """Once the projection is made, a vector does not depend on the others, nor on its name."""
+        directions = fit_projection(model, tokenizer, TEXTS, 3)
         found = objective_vectors(model, tokenizer, TEXTS, directions)
         for i, text in enumerate(TEXTS.values()):
             [own] = objective_vectors(model, tokenizer, {"x": text}, directions)
-            assert torch.equal(own, found[i])
+            torch.testing.assert_close(own, found[i])
 
     def test_half_precision_embeddings(self, tokenizer: Any) -> None:
         exact = make_model(1, len(tokenizer))
-        directions = projection(3, 16)
+        directions = fit_projection(exact, tokenizer, TEXTS, 3)
         before = objective_vectors(exact, tokenizer, TEXTS, directions)
         found = objective_vectors(exact.bfloat16(), tokenizer, TEXTS, directions)
         assert found.dtype == torch.float32
@@ -130,12 +155,13 @@ class TestVectors:
         if other.startswith(" "):
             texts["a"] = other
         with pytest.raises(ConfigError, match="'d' and 'a' are described alike") as caught:
-            objective_vectors(model, tokenizer, texts, projection(3, 16))
+            projection = fit_projection(model, tokenizer, TEXTS, 3)
+            objective_vectors(model, tokenizer, texts, projection)
         assert caught.value.hint
 
     def test_no_tokens(self, model: Any, tokenizer: Any) -> None:
         with pytest.raises(ConfigError, match="the description of 'd' has no tokens"):
-            objective_vectors(model, tokenizer, {**TEXTS, "d": ""}, projection(3, 16))
+            fit_projection(model, tokenizer, {**TEXTS, "d": ""}, 3)
 
     @pytest.mark.parametrize("rank", [4, 8, 16])
     @pytest.mark.parametrize("count", [2, 3, 4])
@@ -143,8 +169,10 @@ class TestVectors:
         self, model: Any, tokenizer: Any, rank: int, count: int
     ) -> None:
         """With Q as training chooses it, any words of different meaning can be told apart."""
-        directions = projection(condition_dim(rank, count), 16)
+        features = condition_dim(rank, count)
         words = [word for word in WORDS if word.isalpha()][:8]
         for texts in itertools.combinations(words, count):
-            found = objective_vectors(model, tokenizer, {t: t for t in texts}, directions)
+            named = {text: text for text in texts}
+            directions = fit_projection(model, tokenizer, named, features)
+            found = objective_vectors(model, tokenizer, named, directions)
             assert len({tuple(row) for row in found.tolist()}) == count

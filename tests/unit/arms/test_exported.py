@@ -18,6 +18,8 @@ from trimtab.arms.folder import conditioned_on
 from trimtab.arms.sidecar import Sidecar
 from trimtab.errors import ConfigError
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*lora_bias=True")  # PEFT: it cannot merge those
+
 WEIGHTS = {"a": 0.5, "b": 0.3, "c": 0.2}
 OPTIONS: dict[str, Any] = {
     "max_new_tokens": 5, "temperature": 0, "report": True, "ignore_eos": True,
@@ -68,17 +70,18 @@ def test_it_steers_as_the_conditioned_arm(
 def test_its_sidecar_and_card(
     arms: dict[Core, Path], base_dir: Path, tmp_path: Path, core: Core
 ) -> None:
-    """It is a GenARM of its own now; what it was exported at is written down."""
+    """How it was trained and what it was exported at are written down; it takes no preference."""
     export_arm(str(arms[core]), tmp_path, preference="c=2,b=3,a=5")
     facts = Sidecar.load(tmp_path)
-    assert (facts.method, facts.betas, facts.objective) == ("genarm", {}, "")
+    trained = Sidecar.load(arms[core])
+    assert (facts.method, facts.betas, facts.objective) == (trained.method, trained.betas, "a+b+c")
     assert (facts.scale, facts.prompt_format, facts.base_family) == (1.5, "raw", "llama")
     assert facts.preference == "a=0.5,b=0.3,c=0.2"
     assert facts.trimtab_version == trimtab.__version__
     assert conditioned_on(str(tmp_path)) == []
     card = (tmp_path / "README.md").read_text()
     assert "library_name: peft" in card and f"base_model: {base_dir}" in card
-    assert "preference: a=0.5,b=0.3,c=0.2" in card
+    assert "Exported at the preference a=0.5,b=0.3,c=0.2." in card
     own = transformers.AutoTokenizer.from_pretrained(tmp_path)
     assert own.get_vocab() == transformers.AutoTokenizer.from_pretrained(base_dir).get_vocab()
 
@@ -93,6 +96,27 @@ def test_scores_are_the_conditioned_arms(
     theirs = trimtab.score(str(arms[core]), prompts, texts, preference=WEIGHTS)
     for one, other in zip(ours, theirs, strict=True):
         assert one.token_rewards == pytest.approx(other.token_rewards, abs=1e-3)
+
+
+@pytest.mark.parametrize("core", CORES)
+def test_it_can_be_merged_later(
+    arms: dict[Core, Path], base_dir: Path, tmp_path: Path, core: Core
+) -> None:
+    """Into what `merge` gives at once; what it was exported at is still known. Or, where it has a
+    bias, a refusal: PEFT cannot merge those."""
+    export_arm(str(arms[core]), tmp_path / "lora", preference=WEIGHTS)
+    try:
+        export_arm(str(tmp_path / "lora"), tmp_path / "later", merge=True)
+    except ConfigError:
+        assert core == "affine" and not (tmp_path / "later").exists()
+        return
+    export_arm(str(arms[core]), tmp_path / "at-once", preference=WEIGHTS, merge=True)
+    found, wanted = (
+        trimtab.load(str(base_dir), {"one": str(tmp_path / name)}).generate(["the cat"], **OPTIONS)
+        for name in ("later", "at-once")
+    )
+    same(found[0], wanted[0], ("one", "one"))
+    assert Sidecar.load(tmp_path / "later").preference == "a=0.5,b=0.3,c=0.2"
 
 
 @pytest.mark.parametrize("core", CORES)

@@ -74,7 +74,7 @@ class RowTerms:
     def _finish(self) -> None:
         """Join the layers' tables into one."""
         gains, shifts = zip(*self._tables, strict=True)
-        self._gain_JX = torch.cat(gains, 1).to(self._device, self.dtype)
+        self._gain_JX = torch.cat(gains, 1).to(self._device)
         filled = [
             torch.zeros_like(g) if s is None else s for g, s in zip(gains, shifts, strict=True)
         ]
@@ -92,10 +92,10 @@ class RowTerms:
         """
         if self._tables:
             self._finish()
-        own_NJ = coefficients_NJ.to(self.dtype)
+        own_NJ = coefficients_NJ.float()  # a preference of 0.3 is no bfloat16
         self._gain_NX = own_NJ @ self._gain_JX
         self._shift_NX = own_NJ @ self._shift_JX if len(self._shift_JX) else None
-        self._real_NT = None if real_NT is None else real_NT.to(self.dtype)
+        self._real_NT = real_NT
 
     def add(self, y_MO: Tensor, z_MC: Tensor, up_CO: Tensor, place: slice) -> None:
         """Add to y what each row takes of z = x · down, times up; M = N · T."""
@@ -108,7 +108,7 @@ class RowTerms:
             if self._real_NT is not None:
                 shift = shift * self._real_NT[..., None]
             kept = torch.addcmul(shift, kept, gain)
-        kept_MC = kept.flatten(0, 1)
+        kept_MC = kept.flatten(0, 1).to(self.dtype)
         if y_MO.dtype == self.dtype:
             y_MO.addmm_(kept_MC, up_CO)
         else:

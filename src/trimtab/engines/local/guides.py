@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from safetensors.torch import load_file
 from torch import Tensor
@@ -25,14 +25,13 @@ from trimtab.arms.load import (
 )
 from trimtab.arms.sidecar import Sidecar
 from trimtab.errors import ConfigError, ModelLoadError
+from trimtab.steering import Combine
 
 logger = logging.getLogger(__name__)
 
-Combine = Literal["fusion", "soup"]
-
 
 @dataclass(frozen=True)
-class Guide:
+class LoadedArm:
     """An ARM in memory.
 
     Attributes:
@@ -56,7 +55,7 @@ def load_guides(
     *,
     combine: Combine = "fusion",
     describe: Mapping[str, str] | None = None,
-) -> list[Guide]:
+) -> list[LoadedArm]:
     """Load ARMs.
 
     Args:
@@ -76,7 +75,7 @@ def load_guides(
         if folder not in loaded:
             more = (describe or {}) if folder == described else {}
             loaded[folder] = _load(folder, backbones, options, more)
-    guides = [Guide(name, *loaded[folder], name) for name, folder in arms.items()]
+    guides = [LoadedArm(name, *loaded[folder], name) for name, folder in arms.items()]
     return guides if combine == "fusion" else [_soup(guides, facts)]
 
 
@@ -148,13 +147,15 @@ def _vectors(folder: str, carrier: Any, describe: Mapping[str, str]) -> dict[str
         " and ".join(describe) + (" is" if len(describe) == 1 else " are"),
     )
     known = ConditionedConfig.load(folder).descriptions
-    directions = load_file(f"{folder}/{WEIGHTS}")[PROJECTION]
+    projection = load_file(f"{folder}/{WEIGHTS}").get(PROJECTION)
+    if projection is None:
+        raise ModelLoadError(f"{folder} has no {PROJECTION}", "train it again")
     texts = {**known, **describe}  # all, so that none is like another
-    vectors = objective_vectors(carrier, load_tokenizer(folder), texts, directions)
+    vectors = objective_vectors(carrier, load_tokenizer(folder), texts, projection)
     return {name: v for name, v in zip(texts, vectors, strict=True) if name in describe}
 
 
-def _soup(guides: Sequence[Guide], facts: Mapping[str, Sidecar]) -> Guide:
+def _soup(guides: Sequence[LoadedArm], facts: Mapping[str, Sidecar]) -> LoadedArm:
     """All ARMs as one, called by all their names."""
     mixed = soup({guide.name: guide.adapter for guide in guides})
     if len({id(guide.model) for guide in guides}) != 1:

@@ -27,9 +27,10 @@ from trimtab.data.tokenize import PromptFormat
 from trimtab.engines.local.check import check_groups, expected_logits
 from trimtab.engines.local.drafting import NGRAM
 from trimtab.engines.local.engine import LocalEngine
-from trimtab.engines.local.guides import Combine, load_guides
+from trimtab.engines.local.guides import load_guides
 from trimtab.engines.local.streams import BASE, DRAFT, Stream
 from trimtab.errors import ConfigError
+from trimtab.steering import Combine
 
 logger = logging.getLogger(__name__)
 
@@ -157,6 +158,15 @@ def _warn_of_other_objectives(arms: Mapping[str, str], facts: Mapping[str, Sidec
             logger.warning(
                 "the ARM %s was trained for %r and is used as %r", folder, trained_for, objective
             )
+
+
+def check_vocabularies(base: str, arms: Mapping[str, str], trust_remote_code: bool = False) -> None:
+    """Whether ARMs' tokens are the base's, from configs and tokenizers alone.
+
+    Raises:
+        VocabularyError: an ARM whose tokens are not, named.
+    """
+    _vocabularies(base, arms, trust_remote_code)
 
 
 def _vocabularies(
