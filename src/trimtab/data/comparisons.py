@@ -56,7 +56,7 @@ def read_comparisons(
     ]
     report.judged = {name: sum(name in item.verdicts for item in kept) for name in wanted}
     missing = [name for name, count in report.judged.items() if not count]
-    if missing and kept:
+    if missing and named:
         raise DataError(
             f"the data have no label for {', '.join(missing)}", f"they have: {', '.join(named)}"
         )

@@ -183,7 +183,8 @@ class Batch:
             ]
             blank: list[list[int]] = [[] for _ in group.streams]
             kept = [t if go else 0 for t, go in zip(tails, asked, strict=True)]
-            logps |= state.read(0, [ids or blank for ids in tokens], kept)
+            found = state.read(0, [ids or blank for ids in tokens], kept)
+            logps |= {name: _as_long(logp, max(tails)) for name, logp in found.items()}
             if g == 0 and settings.gates:
                 asked = self._asked(rows, logps[BASE], settings, tails)
         return logps
@@ -287,3 +288,10 @@ class Batch:
         if self._settings is None:
             self._settings = Settings.of(self.rows, len(self._fleet.arms), self._device)
         return self._settings
+
+
+def _as_long(logp_BMV: Tensor, positions: int) -> Tensor:
+    """Log-probs for more positions, which mean nothing: a gate shut the rows that have them."""
+    missing = positions - logp_BMV.shape[1]
+    last = logp_BMV[:, -1:].expand(-1, missing, -1)
+    return torch.cat([logp_BMV, last], 1) if missing else logp_BMV
