@@ -62,7 +62,8 @@ def prepare(hh: Path, work: Path) -> None:
     scorers = [part for o, rule in RULES.items() for part in ("--scorer", f"{o}={rule}")]
     labelled = ["--output", str(rules / "labelled.jsonl"), "--costs", "brief"]
     trimtab("label", "--data", str(rules / "pairs.jsonl"), *scorers, *labelled)
-    parts = {"validation": TRAINING_PROMPTS[::10], "test": HELD_OUT_PROMPTS}
+    held_out = [prompt for i, prompt in enumerate(HELD_OUT_PROMPTS) if i % 6 < 4]
+    parts = {"validation": TRAINING_PROMPTS[::10], "test": held_out}
     for split, prompts in parts.items():
         text = "".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts)
         (rules / f"prompts.{split}.jsonl").write_text(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,22 @@ def data(tmp_path: Path) -> Path:
 
 def command(data: object, out: object, *more: object, scorers: Sequence[str] = RULED) -> list[str]:
     return ["label", "--data", str(data), "--output", str(out), *scorers, *map(str, more)]
+
+
+JUDGED = ("--scorer", "nice=judge:tiny@http://127.0.0.1:1/v1")
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A judge that rates by length; the list grows by each response it is asked about."""
+    found: list[str] = []
+
+    def ask(judge: object, client: object, question: str) -> str:
+        found.append(question.split("[Response to rate]")[1].split("[End")[0].strip())
+        return f"Rating: {len(found[-1]) % 10}"
+
+    monkeypatch.setattr("trimtab.evaluation.judge.Judge._ask", ask)
+    return found
 
 
 def rows(path: Path) -> list[Any]:
@@ -157,6 +174,10 @@ def test_rows_that_cannot_be_used_are_named(data: Path, tmp_path: Path, capsys: 
         ((), ("--scorer", "happy=none/at/all"), "no reward model at none/at/all"),
         (("--costs", "funny"), RULED, "--costs names 'funny'"),
         (("--data", "none.jsonl"), RULED, "no such file: none.jsonl"),
+        ((), ("--scorer", "so happy=label_rules:happy"), "objective 'so happy' is no name; use"),
+        ((), ("--scorer", f"{'a' * 300}=label_rules:happy"), "has too long a name"),
+        ((), ("--scorer", "happy=judge:m@http://[::1/v1"), "cannot read the judge of 'happy'"),
+        ((), ("--scorer", "happy=judge:m@http://h:abc/v1"), "cannot read the judge of 'happy'"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -206,3 +227,81 @@ def test_replies_without_a_rating_are_counted(
     assert [row["labels"]["nice"] for row in rows(out)] == [1, None, None]
     found = json.loads(capsys.readouterr().out)["objectives"]["nice"]
     assert found == {"chosen": 0, "rejected": 1, "tie": 1, "missing": 1}
+
+
+def test_a_mended_rule_costs_no_other_scores(
+    data: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, asked: list[str]
+) -> None:
+    """The judge rated all, then the rule failed on the fifth text; mended, it alone runs again."""
+    monkeypatch.chdir(tmp_path)
+    rules = tmp_path / "mended_rules.py"
+    rules.write_text("def happy(response): return 1 / (response != 'sat')\n")
+    out = tmp_path / "labelled.jsonl"
+    argv = command(data, out, scorers=[*JUDGED, "--scorer", "happy=mended_rules:happy"])
+    assert main(argv) == 2
+    assert "fails on pairs.jsonl:3 chosen (ZeroDivisionError" in capsys.readouterr().err
+    assert len(asked) == 6 and not out.exists()
+    rules.write_text("def happy(response): return len(response)  # mended\n")
+    monkeypatch.delitem(sys.modules, "mended_rules")
+    assert main(argv) == 0
+    assert len(asked) == 6
+    assert [row["scores"]["happy"] for row in rows(out)] == [[11, 3], [7, 5], [3, 3]]
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_changed_scorer_is_said_to_be_run_again(
+    data: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, asked: list[str]
+) -> None:
+    """Killed between the scores and the rows; then one rubric and the costs are others."""
+    out = tmp_path / "labelled.jsonl"
+    more = ["--scorer", "kind=judge:tiny@http://127.0.0.1:1/v1"]
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr("trimtab.evaluation.labelling.labelled", stop)
+        assert main(command(data, out, scorers=[*JUDGED, *more])) == 130
+    before = len(asked)
+    more += ["--rubric", "kind=is gentle", "--costs", "kind"]
+    capsys.readouterr()
+    assert main(command(data, out, "--overwrite", scorers=[*JUDGED, *more])) == 0
+    said = "scores of kind are made again: its scorer has changed"
+    assert [line for line in capsys.readouterr().err.splitlines() if "again" in line] == [said]
+    assert len(asked) == before + 6 and rows(out)[0]["labels"] == {"nice": 1, "kind": 0}
+
+
+def test_a_later_scorer_that_cannot_work_is_found_before_the_first(
+    data: Path, tmp_path: Path, capsys: Capture, asked: list[str]
+) -> None:
+    out = tmp_path / "labelled.jsonl"
+    argv = command(data, out, scorers=[*JUDGED, "--scorer", "happy=label_rules:fails"])
+    assert main(argv) == 2
+    assert "fails on the first prompt, answered 'Hello there.'" in capsys.readouterr().err
+    assert asked == [] and [path.name for path in tmp_path.iterdir()] == ["pairs.jsonl"]
+
+
+@pytest.mark.parametrize("how", ["itself", "named", "relative", "linked", "settings", "second"])
+def test_the_data_is_never_written_over(
+    how: str, data: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out, more = str(data), data, []
+    if how == "named":
+        source = f"happy={data}"
+    elif how == "relative":
+        monkeypatch.syspath_prepend(Path.cwd())
+        monkeypatch.chdir(tmp_path)
+        out = Path("../") / tmp_path.name / "pairs.jsonl"
+    elif how == "linked":
+        out = tmp_path / "link.jsonl"
+        out.symlink_to(data)
+    elif how == "settings":
+        source = str(data.rename(tmp_path / "pairs.jsonl.job.json"))
+    elif how == "second":
+        more = ["--data", str(write_jsonl(tmp_path / "other.jsonl", PAIRS))]
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert main(command(source, out, "--overwrite", *more)) == 2
+    err = capsys.readouterr().err
+    assert "is read as --data: writing it would destroy it; choose another --output" in err
+    assert len(err.splitlines()) == 1
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -30,6 +30,8 @@ def cheerful(response): return response.count("a") + len(response) / 10
 def long(prompt, response): return len(response) - len(prompt)
 def moody(response): return None if "e" in response else 1
 def fails(response): raise ValueError("out of words")
+def unless_asked(prompt, response): return 1 / (response == "Hello there.")
+def leaves(response): raise SystemExit(0)
 """
 
 
@@ -67,6 +69,7 @@ def in_the_world(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(world)
 
 
+SCORES = ("scores.happy.jsonl", "scores.brief.jsonl")
 RULED = ["--scorer", "happy=pareto_rules:cheerful", "--scorer", "brief=pareto_rules:long"]
 
 
@@ -170,7 +173,7 @@ def test_the_numbers_are_written_down(swept: Path) -> None:
 def test_a_finished_sweep_only_reports_again(
     base_dir: Path, swept: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = ("responses.jsonl", "scores.jsonl", "records.jsonl", "manifest.json")
+    kept = ("responses.jsonl", *SCORES, "records.jsonl", "manifest.json")
     before = {name: (swept / name).read_bytes() for name in kept}
     monkeypatch.setattr("trimtab.engines.local.load_engine", None)  # would fail if it were called
     other = command(base_dir, swept, *ALL, "--normalize", "none", "--batch-size", 3, "--json")
@@ -185,22 +188,53 @@ def test_a_finished_sweep_only_reports_again(
     assert "joint front" in out and "n = 4 prompts, seeds 0, 1, 3 preferences" in out
 
 
-def test_another_scorer_keeps_the_responses(
+def test_few_prompts_are_warned_of(base_dir: Path, swept: Path, capsys: Capture) -> None:
+    for more in ((), ("--json",)):
+        run(*command(base_dir, swept, *ALL, *more))
+        said = "warning: intervals over 4 prompts mean little; take 10 or more"
+        assert capsys.readouterr().err.splitlines() == [said]
+
+
+def test_another_scorer_keeps_the_responses_and_the_other_scores(
+    base_dir: Path, swept: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "front"
+    subprocess.run(["cp", "-r", str(swept), str(out)], check=True)
+    other = ["--scorer", "happy=pareto_rules:cheerful", "--scorer", "brief=pareto_rules:cheerful"]
+    monkeypatch.setattr("trimtab.engines.local.load_engine", None)  # would fail if it were called
+    run(*command(base_dir, out, *ALL, scorers=other))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "scores of brief are made again: its scorer has changed"
+    assert not [line for line in lines if "scoring happy" in line]
+    for name in ("responses.jsonl", "scores.happy.jsonl", "scores.happy.jsonl.job.json"):
+        assert (out / name).read_bytes() == (swept / name).read_bytes()
+    for row in rows(out / "records.jsonl"):
+        assert row["scores"]["brief"] == row["scores"]["happy"]
+
+
+def test_scores_of_other_responses_are_refused(
     base_dir: Path, swept: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     out = tmp_path / "front"
     subprocess.run(["cp", "-r", str(swept), str(out)], check=True)
-    moody = ["--scorer", "happy=pareto_rules:cheerful", "--scorer", "brief=pareto_rules:cheerful"]
-    other = command(base_dir, out, *ALL, scorers=moody)
-    before = (out / "front.json").read_bytes()
-    assert main(other) == 2
-    err = capsys.readouterr().err
-    assert "scores.jsonl holds rows of another run; choose another --output-dir, or pass" in err
-    assert (out / "front.json").read_bytes() == before
-    run(*other, "--overwrite")
-    assert (out / "responses.jsonl").read_bytes() == (swept / "responses.jsonl").read_bytes()
-    for row in rows(out / "records.jsonl"):
-        assert row["scores"]["brief"] == row["scores"]["happy"]
+    (out / "scores.brief.jsonl.job.json").write_text("{}")
+    before = tree(out)
+    assert main(command(base_dir, out, *ALL)) == 2
+    said = "scores.brief.jsonl holds rows of another run; choose another --output-dir, or pass --ov"
+    assert said in capsys.readouterr().err and tree(out) == before
+    run(*command(base_dir, out, *ALL, "--overwrite"))
+    assert rows(out / "records.jsonl") == rows(swept / "records.jsonl")
+
+
+def test_new_responses_have_no_old_scores(base_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "front"
+    run(*command(base_dir, out, *GUIDE, "--preference-step", 1))
+    (out / "scores.mine.jsonl").write_text("keep")
+    run(*command(base_dir, out, *GUIDE, "--preference-step", 1, "--seeds", 5, "--overwrite"))
+    found = rows(out / "records.jsonl")
+    assert {row["seed"] for row in found} == {5} and len(found) == 12
+    assert all(r["scores"]["brief"] == len(r["response"]) - len(r["prompt"]) for r in found)
+    assert (out / "scores.mine.jsonl").read_text() == "keep"
 
 
 def test_a_torn_sweep_goes_on(base_dir: Path, swept: Path, tmp_path: Path) -> None:
@@ -209,7 +243,7 @@ def test_a_torn_sweep_goes_on(base_dir: Path, swept: Path, tmp_path: Path) -> No
     for number in (3, 20, 57):
         out = tmp_path / f"front{number}"
         subprocess.run(["cp", "-r", str(swept), str(out)], check=True)
-        for name in ("scores.jsonl", "records.jsonl", "front.json", "table.md", "front.png"):
+        for name in (*SCORES, "records.jsonl", "front.json", "table.md", "front.png"):
             (out / name).unlink()
         torn = b"".join(whole[:number]) + whole[number][:25]
         (out / "responses.jsonl").write_bytes(torn)
@@ -300,7 +334,7 @@ REFUSED: list[tuple[Sequence[object], str]] = [
     (("--guide", "loras"), "cannot read --guide loras"),
     (("--guide", "g=none"), "no guide 'g' at none"),
     (("--guide", "g=loras/happy"), "guide 'g' steers to happy, but the scorers measure happy, br"),
-    (("--guide", "base=loras"), "two guides are called 'base'"),
+    (("--guide", "base=loras"), "the name 'base' is taken by the unguided base; give loras anot"),
     (("--soup", "s=whole/0"), "only LoRA ARMs make a soup"),
     (("--soup", "s=parm"), "nothing to average"),
     ((*GUIDE, "--guide", "h=loras@-2"), "strength -2 is negative"),
@@ -359,7 +393,18 @@ def test_bad_input_is_one_line(
         ([*RULED[:2], "--scorer", "brief=parm"], "takes a preference as input"),
         ([*RULED[:2], "--scorer", "brief=./none"], "no reward model at ./none"),
         ([*RULED[:2], "--scorer", "brief=judge:m"], "cannot read the judge of 'brief'"),
-        ([*RULED[:2], "--scorer", "br,ief=pareto_rules:long"], "an objective is called 'br,ief'"),
+        (
+            [*RULED[:2], "--scorer", "br,ief=pareto_rules:long"],
+            "objective 'br,ief' is no name; use letters",
+        ),
+        ([*RULED[:2], "--scorer", "has space=pareto_rules:long"], "objective 'has space' is no na"),
+        ([*RULED[:2], "--scorer", "brief=pareto_rules:fails"], "fails on the first prompt, answer"),
+        ([*RULED[:2], "--scorer", "brief=pareto_rules:moody"], "gives None for the first prompt"),
+        ([*RULED[:2], "--scorer", "brief=pareto_rules:leaves"], "(SystemExit: 0); mend the rule"),
+        (
+            [*RULED[:2], "--scorer", "brief=judge:m@http://127.0.0.1:1/v1"],
+            "the judge m at http://127.0.0.1:1/v1 does not answer",
+        ),
     ],
 )
 def test_bad_scorers_are_one_line(
@@ -387,15 +432,32 @@ def test_a_rule_that_fails_names_the_row_and_keeps_the_responses(
     base_dir: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     out = tmp_path / "front"
-    fails = [*RULED[:2], "--scorer", "brief=pareto_rules:fails"]
+    fails = [*RULED[:2], "--scorer", "brief=pareto_rules:unless_asked"]
     more = [*GUIDE, "--preference-step", 1]
     assert main(command(base_dir, out, *more, scorers=fails)) == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert "pareto_rules:fails fails on row 1 of responses.jsonl (base) (ValueError: out of" in last
+    assert "unless_asked fails on row 1 of responses.jsonl (base) (ZeroDivisionError" in last
     assert len(rows(out / "responses.jsonl")) == 12 and not (out / "front.json").exists()
-    moody = [*RULED[:2], "--scorer", "brief=pareto_rules:moody"]
-    assert main(command(base_dir, out, *more, "--overwrite", scorers=moody)) == 2
-    assert "gives None for" in capsys.readouterr().err
+    scores = (out / "scores.happy.jsonl").read_bytes()
+    run(*command(base_dir, out, *more))
+    assert (out / "scores.happy.jsonl").read_bytes() == scores
+
+
+def test_guides_of_another_vocabulary_are_refused_before_the_first_response(
+    base_dir: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    for name in ("happy", "brief"):
+        folder = save_model(tmp_path / "odd" / name)
+        (folder / "trimtab.json").write_text(json.dumps({"objective": name}))
+    facts = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = facts["model"]["vocab"]
+    vocabulary["A"], vocabulary["B"] = vocabulary["B"], vocabulary["A"]
+    (folder / "tokenizer.json").write_text(json.dumps(facts))
+    out = tmp_path / "front"
+    assert main(command(base_dir, out, *GUIDE, "--guide", f"odd={tmp_path / 'odd'}")) == 2
+    err = capsys.readouterr().err
+    assert f"the ARM brief of odd ({tmp_path / 'odd' / 'brief'})" in err, err
+    assert len(err.splitlines()) == 1 and not out.exists()
 
 
 def test_help_is_free_of_torch() -> None:

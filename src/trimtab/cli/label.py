@@ -6,13 +6,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trimtab.cli.parse import parse
 from trimtab.cli.scorer_options import ScorerOptions
-from trimtab.data.pairs import RowReport
+from trimtab.data.pairs import Pair, RowReport
 from trimtab.errors import ConfigError
 from trimtab.jobs import RowFile, going_on
+
+if TYPE_CHECKING:
+    from trimtab.evaluation.scorers import Scorer
 
 DESCRIPTION = "Relabel preference pairs: which side is better, on each objective, by scorers."
 
@@ -46,26 +49,45 @@ def main(argv: Sequence[str]) -> int:
     if "chosen" in scorers:
         raise ConfigError("an objective is called 'chosen'", "that is the data's own verdict")
     costs = options.cost_names(list(scorers))
-    from trimtab.cli.parse import quiet_libraries
-    from trimtab.evaluation.labelling import label_pairs, read_unlabelled, settings_of
+    from trimtab.evaluation.labelling import read_unlabelled, require_other_file, settings_of
 
+    require_other_file(Path(options.output), options.data)
     pairs, report = read_unlabelled(options.data, skip_bad_rows=options.skip_bad_rows)
     settings = settings_of(options.data, scorers, costs)
     job = RowFile(Path(options.output), settings, overwrite=options.overwrite)
     for line in report.lines():
         print(line, file=sys.stderr)
+    if job.done < len(pairs):
+        _label(job, pairs, options.data, scorers, costs)
     from trimtab.cli import show
 
-    if job.done < len(pairs):
-        quiet_libraries()
-        with going_on(), show.progress() as progress:
-            label_pairs(job, pairs, scorers, costs, settings, progress)
     found = summary(job.path, list(scorers), report)
     if options.json:
         show.print_json(found)
     else:
         _show(found, job.path)
     return 0
+
+
+def _label(
+    job: RowFile,
+    pairs: Sequence[Pair],
+    data: Sequence[str],
+    scorers: Mapping[str, Scorer],
+    costs: Sequence[str],
+) -> None:
+    """Score and write what is not done yet."""
+    from trimtab.cli import show
+    from trimtab.cli.parse import quiet_libraries
+    from trimtab.evaluation.labelling import label_pairs, scratch_files
+    from trimtab.evaluation.scored import made_again
+
+    quiet_libraries()
+    files = scratch_files(job, data, scorers)
+    for line in made_again(files):
+        print(line, file=sys.stderr)
+    with going_on(), show.progress() as progress:
+        label_pairs(job, pairs, files, costs, progress)
 
 
 def summary(path: Path, objectives: Sequence[str], report: RowReport) -> dict[str, Any]:

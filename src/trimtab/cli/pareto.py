@@ -21,6 +21,7 @@ from trimtab.steering import Steering, parse_strength
 if TYPE_CHECKING:
     from trimtab.data.pairs import RowReport
     from trimtab.evaluation.front_report import Design, Reference
+    from trimtab.evaluation.scored import ScoreFile
     from trimtab.evaluation.scorers import Scorer
     from trimtab.evaluation.sweep import Sweep
 
@@ -222,43 +223,61 @@ def _records(
     """Answer and score what is not done yet; returns all rows."""
     from trimtab.cli import show
     from trimtab.evaluation import front_files
-    from trimtab.evaluation.scored import score_answers, score_file
+    from trimtab.evaluation.scored import made_again, score_answers, score_files
     from trimtab.evaluation.sweep import SCORES, own_file, respond, responses_file
 
     folder, settings = Path(options.output_dir), sweep.settings()
     responses = responses_file(folder, settings, overwrite=options.overwrite)
 
-    def scores_file() -> RowFile:
-        return score_file(folder / SCORES, settings, scorers, overwrite=options.overwrite)
+    def place(objective: str) -> Path:
+        return folder / SCORES.format(objective)
 
-    own_file(scores_file)  # refused, if so, before anything is loaded
+    def files() -> list[ScoreFile]:
+        return own_file(lambda: score_files(place, settings, scorers, overwrite=options.overwrite))
+
+    _try_out(sweep, responses, files())
     for line in unusable.lines():
         print(line, file=sys.stderr)
-    quiet_libraries()
 
     def write_manifest(*, answering: bool) -> None:
         counts = unusable.counts
         front_files.write_manifest(folder, sweep, design, scorers, counts, answering=answering)
 
     def begun() -> None:
-        front_files.forget_results(folder)
+        front_files.forget_scores(folder)
         write_manifest(answering=True)
 
     with show.progress() as progress:
         respond(sweep, responses, progress, begun=begun)
-        scores = scores_file()
-        if not scores.done:
+        scores = files()
+        for line in made_again(scores):
+            print(line, file=sys.stderr)
+        if any(file.lacks_some(sweep.size) for file in scores):
             front_files.forget_results(folder)
         write_manifest(answering=False)
-        answers = list(front_files.answers_of(folder))
-        found = score_answers(scores, scorers, answers, progress)
+        found = score_answers(scores, list(front_files.answers_of(folder)), progress)
     return front_files.write_records(folder, found)
+
+
+def _try_out(sweep: Sweep, responses: RowFile, files: Sequence[ScoreFile]) -> None:
+    """Find out what cannot work before the first response is made, as far as that is cheap."""
+    from trimtab.evaluation.sweep import require_vocabularies
+
+    quiet_libraries()
+    unanswered = responses.done < sweep.size
+    if unanswered:
+        require_vocabularies(sweep)
+    for file in files:
+        if unanswered or file.lacks_some(sweep.size):
+            file.scorer.probe(sweep.prompts[0])
 
 
 def _show(report: Mapping[str, Any], options: ParetoOptions) -> None:
     from trimtab.cli import show
     from trimtab.evaluation import front_table
 
+    for line in front_table.warnings(report):
+        print(line, file=sys.stderr)
     if options.json:
         show.print_json(report)
         return

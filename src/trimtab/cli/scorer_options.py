@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from trimtab.evaluation.scorers import Scorer
 
 
+LONGEST_NAME = 100
+
+
 @dataclass(kw_only=True)
 class ScorerOptions(LoadOptions):
     """What responses are scored with."""
@@ -49,8 +52,15 @@ class ScorerOptions(LoadOptions):
         if not specs:
             raise ConfigError("nothing to score with", "give --scorer OBJECTIVE=SCORER")
         for name in specs:
-            if any(mark in name for mark in ",@"):
-                raise ConfigError(f"an objective is called {name!r}", "leave out , and @")
+            if not name.replace("-", "_").isidentifier():  # as `trimtab train` has it
+                raise ConfigError(
+                    f"objective {name!r} is no name", "use letters, digits, '_' and '-'"
+                )
+            if len(name.encode()) > LONGEST_NAME:
+                raise ConfigError(
+                    f"the objective {name[:20]}… has too long a name",
+                    f"use at most {LONGEST_NAME} letters: it is a file's name, too",
+                )
         if self.scorer_batch_size < 1:
             raise ConfigError(
                 f"--scorer-batch-size is {self.scorer_batch_size}", "it must be 1 or more"

@@ -41,9 +41,17 @@ def answers_of(folder: Path) -> Iterator[Answer]:
 
 
 def forget_results(folder: Path) -> None:
-    """Remove what was made of other responses, or of other scores."""
-    for name in (SCORES, RECORDS, FRONT, TABLE, PICTURE):
+    """Remove what was made of other scores."""
+    for name in (RECORDS, FRONT, TABLE, PICTURE):
         (folder / name).unlink(missing_ok=True)
+
+
+def forget_scores(folder: Path) -> None:
+    """Remove what was made of other responses: scores, whatever rated them, and results."""
+    for settings in folder.glob(SCORES.format("*") + ".job.json"):
+        settings.with_name(settings.name.removesuffix(".job.json")).unlink(missing_ok=True)
+        settings.unlink()
+    forget_results(folder)
 
 
 def write_manifest(

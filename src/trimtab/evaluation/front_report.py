@@ -194,7 +194,9 @@ def front_report(
 def _place(kind: Reference, at_K: Array, scale: Scale, objectives: Sequence[str]) -> dict[str, Any]:
     return {
         "kind": kind if isinstance(kind, str) else "given",
-        "raw": _named(scale.raw(at_K), objectives),
+        "raw": _named(scale.raw(at_K), objectives)
+        if isinstance(kind, str)
+        else {name: float(kind[name]) for name in objectives},
         "common": _named(at_K, objectives),
     }
 

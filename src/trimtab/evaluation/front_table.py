@@ -8,6 +8,8 @@ from typing import Any
 Report = Mapping[str, Any]
 Cell = Mapping[str, Any] | None
 
+FEW_PROMPTS = 10
+
 
 def columns(report: Report) -> list[str]:
     """Headings of the table."""
@@ -60,6 +62,15 @@ def notes(report: Report) -> list[str]:
         _about_reference(report),
     ]
     return said + _about_missing(report)
+
+
+def warnings(report: Report) -> list[str]:
+    """What a reader should know before any number, if anything."""
+    n = report["n_prompts"]
+    if n >= FEW_PROMPTS:
+        return []
+    how = "have zero width and mean nothing" if n == 1 else "mean little"
+    return [f"warning: intervals over {n} prompt{'s' * (n > 1)} {how}; take {FEW_PROMPTS} or more"]
 
 
 def _about_scale(report: Report) -> str:

@@ -20,7 +20,7 @@ from trimtab.evaluation.scorers import model_identity
 from trimtab.steering import Combine, parse_strength
 
 BASE = "base"
-_TAKEN = (BASE, "draft")  # the engine's own streams
+_TAKEN = {BASE: "the unguided base", "draft": "the engine's drafter"}
 _SEED = "{seed}"
 _CONFIGS = ("config.json", "adapter_config.json")
 
@@ -99,7 +99,11 @@ def read_guides(
         name, equals, place = entry.partition("=")
         if not equals or not name or not place:
             raise ConfigError(f"cannot read {option} {entry}", f"write {option} NAME=FOLDER")
-        if name in _TAKEN or name in [guide.name for guide in found]:
+        if name in _TAKEN:
+            raise ConfigError(
+                f"the name {name!r} is taken by {_TAKEN[name]}", f"give {place} another name"
+            )
+        if name in [guide.name for guide in found]:
             raise ConfigError(f"two guides are called {name!r}", "give each a name of its own")
         folder, own_strength = _strength_of(place, strength)
         combine: Combine = "soup" if option == "--soup" else "fusion"

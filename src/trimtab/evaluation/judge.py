@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import httpx
 
@@ -44,7 +45,7 @@ _NUMBER = re.compile(r"(\d{1,2})(?:\s*/\s*10)?[.,;]?")
 
 
 class Judge(Scorer):
-    """An LLM that rates.
+    """An LLM that rates. Its key is what OPENAI_API_KEY holds when it is made.
 
     Args:
         spec: `judge:MODEL@URL`, with the URL that ends before `/chat/completions`.
@@ -53,8 +54,11 @@ class Judge(Scorer):
         pause: seconds before the second attempt; twice as long before the third.
 
     Raises:
-        ConfigError: a spec that cannot be read, or one with a password or a query in its URL.
+        ConfigError: a spec that cannot be read, one with a password or a query in its URL, or a
+            key that no header can hold.
     """
+
+    chunk = 16  # replies cost money: few are lost to an error
 
     def __init__(
         self, spec: str, objective: str, rubric: str | None = None, *, pause: float = 1.0
@@ -62,11 +66,11 @@ class Judge(Scorer):
         model, at, url = spec.removeprefix("judge:").rpartition("@http")
         self._url = ("http" + url).rstrip("/")
         self._model, self._objective, self._rubric = model, objective, rubric
-        self._pause = pause
-        parts = urlsplit(self._url)
-        if not at or not model or parts.scheme not in ("http", "https") or not parts.hostname:
+        self._pause, self._key = pause, _api_key()
+        parts = _url_parts(self._url)
+        if not at or not model or not parts:
             raise ConfigError(f"cannot read the judge of {objective!r}", _SPEC)
-        if "@" in parts.netloc or parts.query or "@http" in model:
+        if "@" in parts.netloc or parts.query or parts.fragment or "@http" in model:
             raise ConfigError(
                 f"the URL of the judge of {objective!r} holds more than a place",
                 "put a key into the environment variable OPENAI_API_KEY",
@@ -93,7 +97,7 @@ class Judge(Scorer):
         Raises:
             ModelLoadError: no good answer from the server in three attempts.
         """
-        self._client = self._client or httpx.Client(timeout=_TIMEOUT)
+        self._client = self._client or _client()
         questions = [self.question(p, r) for p, r in zip(prompts, responses, strict=True)]
         with ThreadPoolExecutor(_CONCURRENT) as pool:
             asked = [pool.submit(self._ask, self._client, question) for question in questions]
@@ -102,6 +106,10 @@ class Judge(Scorer):
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
+
+    def probe(self, prompt: Prompt) -> None:
+        """Ask once; any reply will do, with a rating or without."""
+        self._try_out(prompt)
 
     def close(self) -> None:
         """Close the connections."""
@@ -138,20 +146,19 @@ class Judge(Scorer):
         return content if isinstance(content, str) else ""
 
     def _post(self, client: httpx.Client, body: dict[str, Any]) -> httpx.Response:
-        key = os.environ.get("OPENAI_API_KEY")
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         trouble = ""
         for attempt in range(_ATTEMPTS):
             if attempt:
                 time.sleep(self._pause * 2 ** (attempt - 1))
             try:
                 reply = client.post(f"{self._url}/chat/completions", json=body, headers=headers)
-            except httpx.TransportError as error:
-                trouble = str(error) or type(error).__name__
+            except httpx.RequestError as error:
+                trouble = self._masked(str(error)) or type(error).__name__
                 continue
             if reply.is_success:
                 return reply
-            said = reply.text.replace(key, "***") if key else reply.text  # servers may repeat it
+            said = self._masked(reply.text)  # servers may repeat it
             trouble = f"HTTP {reply.status_code}: {' '.join(said.split())[:200]}"
             if reply.status_code < 500 and reply.status_code not in _AGAIN:
                 break
@@ -159,6 +166,44 @@ class Judge(Scorer):
             f"the judge {self._model} at {self._url} does not answer ({trouble})",
             "see that it runs (a key goes into OPENAI_API_KEY) and run the same command again",
         )
+
+    def _masked(self, text: str) -> str:
+        """The same without the key, written plainly or as JSON and Python write it."""
+        for secret in {self._key, json.dumps(self._key)[1:-1], repr(self._key)[1:-1]} - {""}:
+            text = text.replace(secret, "***")
+        return text
+
+
+def _api_key() -> str:
+    """The key of the environment, without the line end that `$(cat key)` may leave on it."""
+    key = os.environ.get("OPENAI_API_KEY", "").strip()
+    if not all("!" <= character <= "~" for character in key):
+        raise ConfigError(
+            "OPENAI_API_KEY holds something that is no visible ASCII character",
+            "set it to the key alone",
+        )
+    return key
+
+
+def _url_parts(url: str) -> SplitResult | None:
+    """The parts of a URL that a request can be sent to; None for any other text."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        httpx.URL(url)  # it has rules of its own
+    except (ValueError, httpx.InvalidURL):
+        return None
+    return parts if good else None
+
+
+def _client() -> httpx.Client:
+    try:
+        return httpx.Client(timeout=_TIMEOUT)
+    except (ValueError, ImportError, httpx.InvalidURL):  # not named: it may hold a password
+        raise ConfigError(
+            "the proxy that the environment names cannot be used",
+            "look at HTTP_PROXY, HTTPS_PROXY and ALL_PROXY",
+        ) from None
 
 
 def parse_rating(reply: str) -> float | None:

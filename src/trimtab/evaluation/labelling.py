@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from trimtab.data.formats import Unusable, pairs_of
 from trimtab.data.pairs import Pair, RowReport
-from trimtab.data.sources import fingerprint, read_rows
-from trimtab.errors import DataError
+from trimtab.data.sources import fingerprint, read_rows, split_name
+from trimtab.errors import DataError, OutputError
 from trimtab.evaluation.labels import Sides, label_of
-from trimtab.evaluation.scored import Answer, Progress, score_answers, score_file
+from trimtab.evaluation.scored import Answer, Progress, ScoreFile, score_answers, score_files
 from trimtab.evaluation.scorers import Scorer
 from trimtab.jobs import RowFile
 
@@ -56,32 +57,73 @@ def settings_of(
     }
 
 
+def require_other_file(output: Path, sources: Sequence[str]) -> None:
+    """Refuse to write over the data that is read.
+
+    Raises:
+        OutputError: the output, or the settings beside it, is one of the files, by whatever name.
+    """
+    for path in (output, output.with_name(output.name + ".job.json")):
+        for source in sources:
+            if _same_file(path, Path(split_name(source)[1])):
+                raise OutputError(
+                    f"{path} is read as --data: writing it would destroy it",
+                    "choose another --output",
+                )
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    if one.exists() and other.exists():
+        return one.samefile(other)
+    return one.resolve() == other.resolve()
+
+
+def scratch_files(
+    job: RowFile, sources: Sequence[str], scorers: Mapping[str, Scorer]
+) -> list[ScoreFile]:
+    """Where scores stand until all rows of the job are written, a file for each scorer."""
+    settings = {"command": "label", "data_sha256": fingerprint(sources)}
+    return score_files(
+        lambda name: job.path.with_name(_scratch(job) + name), settings, scorers, overwrite=True
+    )
+
+
+def _scratch(job: RowFile) -> str:
+    return f".{job.path.name}.scores."
+
+
 def label_pairs(
     job: RowFile,
     pairs: Sequence[Pair],
-    scorers: Mapping[str, Scorer],
+    files: Sequence[ScoreFile],
     costs: Sequence[str],
-    settings: Mapping[str, Any],
     progress: Progress,
 ) -> None:
     """Score both sides of every pair and write the rows that the file lacks.
 
-    The scores stand in a file of their own beside it until all rows are written.
+    Args:
+        job: the output.
+        pairs: what is labelled.
+        files: from `scratch_files`; they are gone when all rows are written.
+        costs: objectives of which less is better.
+        progress: is told (what, done, total).
     """
-    path = job.path.with_name(f".{job.path.name}.scores")
     sides = [
         Answer(pair.prompt, text, f"{pair.source} {side}", pair.verbatim)
         for pair in pairs
         for side, text in (("chosen", pair.chosen), ("rejected", pair.rejected))
     ]
-    scratch = score_file(path, settings, scorers, overwrite=True)
-    scores = score_answers(scratch, scorers, sides, progress)
+    later = [file for file in files if file.lacks_some(len(sides))][1:]  # the first is used at once
+    for file in later:
+        file.scorer.probe(pairs[0].prompt)
+    scores = score_answers(files, sides, progress)
     with job:
         for i in range(job.done, len(pairs)):
             of_pair = {name: (own[2 * i], own[2 * i + 1]) for name, own in scores.items()}
             job.append(labelled(pairs[i], of_pair, costs))
-    for leftover in (path, path.with_name(path.name + ".job.json")):
-        leftover.unlink(missing_ok=True)
+    for leftover in [*job.path.parent.iterdir()]:
+        if leftover.name.startswith(_scratch(job)):
+            leftover.unlink(missing_ok=True)
 
 
 def labelled(pair: Pair, scores: Mapping[str, Sides], costs: Sequence[str]) -> dict[str, Any]:

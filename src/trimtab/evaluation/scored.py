@@ -1,9 +1,9 @@
-"""Scores of many responses in a file that grows while they are made: one scorer after another."""
+"""Scores of many responses, a file for each scorer that grows while they are made."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,6 @@ from typing import Any
 from trimtab.data.pairs import Prompt
 from trimtab.evaluation.scorers import Scorer
 from trimtab.jobs import RowFile
-
-CHUNK = 128  # responses a row of the file holds the scores of
 
 Progress = Callable[[str, int, int], None]
 Scores = dict[str, list[float | None]]
@@ -35,50 +33,106 @@ class Answer:
     verbatim: bool = False
 
 
-def score_file(
-    path: Path, settings: Mapping[str, Any], scorers: Mapping[str, Scorer], *, overwrite: bool
-) -> RowFile:
-    """The file of these scorers' scores: begun, to go on with, or new.
+@dataclass(frozen=True)
+class ScoreFile:
+    """Where one scorer's scores stand.
+
+    Attributes:
+        objective: what is rated.
+        scorer: what rates it.
+        job: the file.
+        again: it holds another scorer's scores of the same responses, which will be replaced.
+    """
+
+    objective: str
+    scorer: Scorer
+    job: RowFile
+    again: bool
+
+    def lacks_some(self, answers: int) -> bool:
+        """Whether scores of so many answers are still to be made."""
+        return self.job.done * self.scorer.chunk < answers
+
+
+def score_files(
+    place: Callable[[str], Path],
+    settings: Mapping[str, Any],
+    scorers: Mapping[str, Scorer],
+    *,
+    overwrite: bool,
+) -> list[ScoreFile]:
+    """A file for each scorer: begun, to go on with, or new.
+
+    A file that only another scorer filled is made again, so that a mended rule costs no other
+    scorer's scores.
+
+    Args:
+        place: objective -> path.
+        settings: what the responses depend on.
+        scorers: objective -> scorer.
+        overwrite: replace scores of other responses, too.
 
     Raises:
-        OutputError: it holds other scores, without `overwrite`.
+        OutputError: a file holds scores of other responses, without `overwrite`.
     """
-    own = {name: dict(scorer.identity) for name, scorer in scorers.items()}
-    return RowFile(path, {**settings, "chunk": CHUNK, "scorers": own}, overwrite=overwrite)
+    found = []
+    for name, scorer in scorers.items():
+        own = {"chunk": scorer.chunk, "scorer": dict(scorer.identity)}
+        whole = {**settings, "objective": name, **own}
+        again = _differs_in(place(name), whole, own)
+        job = RowFile(place(name), whole, overwrite=overwrite or again)
+        found.append(ScoreFile(name, scorer, job, again))
+    return found
+
+
+def _differs_in(path: Path, settings: Mapping[str, Any], keys: Iterable[str]) -> bool:
+    """Whether a file was made with other settings, but only as to these keys."""
+    wanted = json.loads(json.dumps(settings))
+    try:
+        found = json.loads(path.with_name(path.name + ".job.json").read_text(encoding="utf-8"))
+        others = {key: found.pop(key) for key in keys} != {key: wanted.pop(key) for key in keys}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return False
+    return path.is_file() and others and bool(found == wanted)
+
+
+def made_again(files: Iterable[ScoreFile]) -> list[str]:
+    """A line for each scorer that has changed since its scores were made."""
+    return [
+        f"scores of {file.objective} are made again: its scorer has changed"
+        for file in files
+        if file.again
+    ]
 
 
 def score_answers(
-    job: RowFile, scorers: Mapping[str, Scorer], answers: Sequence[Answer], progress: Progress
+    files: Iterable[ScoreFile], answers: Sequence[Answer], progress: Progress
 ) -> Scores:
-    """Score all answers on all objectives; what the file has already is not done again.
+    """Score all answers on all objectives; what the files have already is not done again.
 
     Args:
-        job: from `score_file`.
-        scorers: objective -> scorer. One at a time has its weights in memory.
+        files: from `score_files`. One scorer at a time has its weights in memory.
         answers: always the same ones in the same order.
         progress: is told (what, done, total).
 
     Returns:
         Objective -> score per answer, None where one is missing.
     """
-    done = 0
-    for name, scorer in scorers.items():
-        try:
-            for first in range(0, len(answers), CHUNK):
-                done += 1
-                if done <= job.done:
-                    continue
-                chunk = answers[first : first + CHUNK]
-                scores = _score(scorer, chunk)
-                with job:
-                    job.append({"objective": name, "first": first, "scores": scores})
-                progress(f"scoring {name}", first + len(chunk), len(answers))
-        finally:
-            scorer.close()
-    found: Scores = {name: [] for name in scorers}
-    for row in read_jsonl(job.path):
-        found[row["objective"]] += row["scores"]
-    return found
+    return {file.objective: _scores(file, answers, progress) for file in files}
+
+
+def _scores(file: ScoreFile, answers: Sequence[Answer], progress: Progress) -> list[float | None]:
+    job, scorer = file.job, file.scorer
+    try:
+        for first in range(job.done * scorer.chunk, len(answers), scorer.chunk):
+            chunk = answers[first : first + scorer.chunk]
+            scores = _score(scorer, chunk)
+            with job:
+                job.append({"first": first, "scores": scores})
+            progress(f"scoring {file.objective}", first + len(chunk), len(answers))
+    finally:
+        scorer.close()
+    return [score for row in read_jsonl(job.path) for score in row["scores"]]
 
 
 def _score(scorer: Scorer, answers: Sequence[Answer]) -> list[float | None]:

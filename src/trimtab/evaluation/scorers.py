@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _RULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _SPECS = "a scorer is a folder, module:function, or judge:MODEL@http://host:port/v1"
 CONFIGS = ("config.json", "adapter_config.json", "trimtab.json")
+PROBE = "Hello there."  # a response that any rule and any judge can rate
 
 
 class Scorer(ABC):
@@ -36,9 +37,11 @@ class Scorer(ABC):
 
     Attributes:
         identity: what the scores depend on, for a job's settings; it holds no secret.
+        chunk: responses whose scores are kept together: an error loses fewer than so many.
     """
 
     identity: Mapping[str, Any]
+    chunk = 128
 
     @abstractmethod
     def score(
@@ -61,9 +64,23 @@ class Scorer(ABC):
             A score per response; None where the scorer gave none that could be read.
         """
 
+    def probe(self, prompt: Prompt) -> None:
+        """Find out before anything expensive whether it works, where that costs little.
+
+        Args:
+            prompt: one of those that will be scored.
+        """
+        return
+
     def close(self) -> None:
         """Let go of weights and connections; scoring again takes them up again."""
         return
+
+    def _try_out(self, prompt: Prompt) -> None:
+        try:
+            self.score([prompt], [PROBE], places=[f"the first prompt, answered {PROBE!r}"])
+        finally:
+            self.close()
 
 
 def load_scorer(
@@ -173,20 +190,25 @@ class Rule(Scorer):
         names = places or [f"row {i}" for i in range(1, len(responses) + 1)]
         return [self._one(*row) for row in zip(prompts, responses, names, strict=True)]
 
+    def probe(self, prompt: Prompt) -> None:
+        """Call it once."""
+        self._try_out(prompt)
+
     def _one(self, prompt: Prompt, response: str, place: str) -> float:
         try:
             value = (
                 self._function(prompt, response) if self._takes_prompt else self._function(response)
             )
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ConfigError(
                 f"the rule {self._spec} fails on {place} ({_reason(error)})", "mend the rule"
             ) from error
-        if not isinstance(value, Real) or not math.isfinite(value):
+        number = _finite(value)
+        if number is None:
             raise ConfigError(
-                f"the rule {self._spec} gives {value!r} for {place}", "return a finite number"
+                f"the rule {self._spec} gives {_shown(value)} for {place}", "return a finite number"
             )
-        return float(value)
+        return number
 
 
 def _imported(module: str, name: str) -> Callable[..., Any]:
@@ -203,7 +225,7 @@ def _imported(module: str, name: str) -> Callable[..., Any]:
         raise ConfigError(
             f"no module {module!r}", "run where its file is, or install it; " + _SPECS
         ) from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(
             f"the module {module} cannot be imported ({_reason(error)})", "mend it"
         ) from error
@@ -231,6 +253,22 @@ def _takes_prompt(spec: str, function: Callable[..., Any]) -> bool:
         names = ", ".join(p.name for p in needed)
         raise ConfigError(f"the rule {spec} takes ({names})", hint)
     return len(needed) == 2
+
+
+def _finite(value: Any) -> float | None:
+    try:
+        number = float(value) if isinstance(value, Real) else math.nan
+    except OverflowError:  # 10**400 is a number, but no float
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except Exception:  # Python refuses to write an integer of thousands of digits
+        return f"something of type {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _reason(error: BaseException) -> str:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from trimtab.data.pairs import Prompt
 from trimtab.engines.types import Completion, Request, Sampling
@@ -22,9 +22,13 @@ if TYPE_CHECKING:
     from trimtab.arms.load import DType
     from trimtab.engines.local import LocalEngine
 
-RESPONSES, RECORDS, SCORES = "responses.jsonl", "records.jsonl", "scores.jsonl"
+T = TypeVar("T")
+
+RESPONSES, RECORDS = "responses.jsonl", "records.jsonl"
+SCORES = "scores.{}.jsonl"  # of an objective
 MANIFEST, FRONT, TABLE, PICTURE = "manifest.json", "front.json", "table.md", "front.png"
 
+WARM_UP = 4  # tokens
 SEED_STRIDE = 100003  # a prime beyond any number of prompts: seeds of two runs do not meet
 
 
@@ -137,14 +141,38 @@ def responses_file(folder: Path, settings: Mapping[str, Any], *, overwrite: bool
     return own_file(lambda: RowFile(path, settings, overwrite=overwrite))
 
 
-def own_file(make: Callable[[], RowFile]) -> RowFile:
-    """A `RowFile` of an output folder; another run's is refused with this command's words."""
+def own_file(make: Callable[[], T]) -> T:
+    """What `make` opens in an output folder; another run's file is refused in this command's words.
+
+    Raises:
+        OutputError: from `make`.
+    """
     try:
         return make()
     except OutputError as error:
         raise OutputError(
             error.args[0], "choose another --output-dir, or pass --overwrite"
         ) from None
+
+
+def require_vocabularies(sweep: Sweep) -> None:
+    """Refuse guides whose tokens are not the base's, from their files alone.
+
+    Raises:
+        VocabularyError: it names the ARM.
+    """
+    from trimtab.engines.local.loading import check_vocabularies
+
+    arms: dict[str, str] = {}
+    for guide in sweep.guides:
+        loads = guide.loads()
+        for seeds, folders in loads:
+            seed = f", seed {seeds[0]}" if len(loads) > 1 else ""
+            arms |= {
+                f"{'' if name == guide.name else f'{name} of '}{guide.name}{seed}": folder
+                for name, folder in folders.items()
+            }
+    check_vocabularies(sweep.base, arms, sweep.trust_remote_code)
 
 
 def respond(
@@ -206,6 +234,7 @@ def _answer(
     `seconds` of a row is the time since the row before: their sum is the guide's time.
     """
     plans = [engine.plan(_request(sweep, task)) for task in tasks]
+    _warm_up(sweep, engine, tasks)
     with job:
         begun()
         last = time.perf_counter()
@@ -215,6 +244,15 @@ def _answer(
             job.append(_row(sweep, task, completion, now - last))
             progress("answering", job.done, sweep.size)
             last = now
+
+
+def _warm_up(sweep: Sweep, engine: LocalEngine, tasks: Sequence[Task]) -> None:
+    """Answer a few tokens for nobody: what a process and a model do but once is no guide's time."""
+    few = replace(sweep.sampling, max_new_tokens=min(WARM_UP, sweep.sampling.max_new_tokens))
+    short = replace(sweep, sampling=few)
+    plans = [engine.plan(_request(short, task)) for task in tasks[: sweep.batch_size]]
+    for _ in engine.answers(plans, batch_size=sweep.batch_size):
+        pass
 
 
 def _row(sweep: Sweep, task: Task, completion: Completion, seconds: float) -> dict[str, Any]:

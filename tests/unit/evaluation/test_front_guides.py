@@ -101,7 +101,8 @@ def test_identity_changes_with_weights_and_facts(tmp_path: Path, plain: Path) ->
     [
         (["plain"], ConfigError, "cannot read --guide plain; write --guide NAME=FOLDER"),
         (["=x"], ConfigError, "cannot read --guide =x"),
-        (["base=x"], ConfigError, "two guides are called 'base'"),
+        (["base=x"], ConfigError, "the name 'base' is taken by the unguided base; give x another"),
+        (["draft=x"], ConfigError, "the name 'draft' is taken by the engine's drafter"),
         (["x={plain}", "x={plain}"], ConfigError, "two guides are called 'x'"),
         (["x={plain}@-1"], TrimtabError, "strength -1 is negative"),
         (["x={plain}@nan"], TrimtabError, "strength is not finite"),
@@ -118,6 +119,8 @@ def test_entries_that_are_refused(entries: Any, kind: Any, said: str, plain: Pat
 def test_arms_that_are_refused(tmp_path: Path, plain: Path, parm: Path, base_dir: Path) -> None:
     folder = shutil.copytree(plain, tmp_path / "many")
     arm(folder / "c", "c")
+    assert list(read(f"x={folder}")[0].arms[0]) == AB  # folders that are called so count alone
+    (folder / "a").rename(folder / "0")
     with pytest.raises(ConfigError, match="guide 'x' steers to a, b, c, but the scorers measure"):
         read(f"x={folder}")
     arm(folder / "c", "b")

@@ -12,7 +12,7 @@ import pytest
 from trimtab.errors import DataError
 from trimtab.evaluation.front_files import draw
 from trimtab.evaluation.front_report import Design, front_report, gather, scale_of
-from trimtab.evaluation.front_table import columns, markdown, notes, rows
+from trimtab.evaluation.front_table import columns, markdown, notes, rows, warnings
 
 ENDS = [{"good": 1.0, "bad": 0.0}, {"good": 0.0, "bad": 1.0}]
 DESIGN = Design(["one", "two"], ["good", "bad"], ["bad"], ENDS, [0], 2)
@@ -83,6 +83,8 @@ def test_raw_units_and_other_references_by_hand() -> None:
     )
     assert given["reference"]["kind"] == "given"
     assert given["reference"]["common"] == {"good": 0, "bad": -12}
+    odd = {"good": 0.1, "bad": 0.3}  # not what standardising there and back makes of them
+    assert front_report(RECORDS, DESIGN, reference=odd, resamples=100)["reference"]["raw"] == odd
     assert given["guides"]["one"]["hypervolume"]["value"] == 6
     assert given["guides"]["two"]["hypervolume"]["value"] == 4
     assert given["guides"]["one"]["mip"]["value"] == (3 - 6) / 2
@@ -144,6 +146,15 @@ def test_the_table_says_what_it_rests_on() -> None:
         assert said in text
     raw = markdown(front_report(RECORDS, DESIGN, normalize="none", resamples=200))
     assert "in the scorers' own units" in raw and "standardised" not in raw
+
+
+@pytest.mark.parametrize(
+    ("prompts", "said"),
+    [(1, "over 1 prompt have zero width"), (9, "over 9 prompts mean little"), (10, "")],
+)
+def test_few_prompts_are_warned_of(prompts: int, said: str) -> None:
+    found = warnings({"n_prompts": prompts})
+    assert len(found) == bool(said) and all(said in line for line in found)
 
 
 def made_up(design: Design) -> list[Any]:

@@ -6,12 +6,15 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from trimtab.errors import ConfigError, ModelLoadError
 from trimtab.evaluation.judge import Judge, parse_rating
+from trimtab.evaluation.scored import Answer, score_answers, score_files
 
 KEY = "sk-not-for-anyone"
 
@@ -139,6 +142,81 @@ def test_a_refusal_is_not_repeated_and_gives_no_key_away(
     assert KEY not in json.dumps(dict(Judge(server.spec, "helpful").identity))
 
 
+@pytest.mark.parametrize("key", [f"{KEY}\n", f"  {KEY}\r\n"])
+def test_a_line_end_is_no_part_of_the_key(
+    key: str, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    assert scores(server.spec, ["y"]) == [5]
+    assert server.keys == [f"Bearer {KEY}"]
+
+
+@pytest.mark.parametrize(
+    "key", ["sk-geheim-ü", "sk-geheim sk-other", "sk-geheim\nx", "sk-geheim\x7f"]
+)
+def test_a_key_that_no_header_can_hold_is_not_shown(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(ConfigError, match="OPENAI_API_KEY holds something") as refusal:
+        Judge("judge:tiny@http://h/v1", "helpful")
+    assert "geheim" not in str(refusal.value)
+
+
+def test_the_key_is_masked_in_every_error(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = 'sk-"quoted\\key'
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    server.replies = [(401, f"{key} {json.dumps(key)}")]
+    with pytest.raises(ModelLoadError, match="HTTP 401") as refusal:
+        scores(server.spec, ["y"])
+    assert "quoted" not in str(refusal.value)
+
+    def post(*_: Any, headers: Any, **__: Any) -> None:
+        raise httpx.DecodingError(f"bad header {headers}")
+
+    monkeypatch.setattr(httpx.Client, "post", post)
+    with pytest.raises(ModelLoadError, match=r"bad header .*\*\*\*") as refusal:
+        scores(server.spec, ["y"])
+    assert "quoted" not in str(refusal.value)
+
+
+def test_a_proxy_that_means_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "nonsense://me:secret@h")
+    with pytest.raises(ConfigError, match="the proxy that the environment names") as refusal:
+        scores("judge:tiny@http://127.0.0.1:1/v1", ["y"])
+    assert "secret" not in str(refusal.value)
+
+
+def test_a_probe_finds_a_judge_that_is_down_and_takes_any_reply(server: Server) -> None:
+    judge = Judge(server.spec, "helpful", pause=0.01)
+    server.replies = [(200, "I cannot say.")]
+    judge.probe("the cat")
+    assert "the cat" in server.bodies[0]["messages"][0]["content"] and len(server.bodies) == 1
+    server.replies = [(401, "no")]
+    with pytest.raises(ModelLoadError, match="HTTP 401"):
+        judge.probe("the cat")
+
+
+def test_an_error_loses_few_replies(server: Server, tmp_path: Path) -> None:
+    """The judge goes down after 36 replies: those of the chunks before are kept."""
+    judge = Judge(server.spec, "helpful", pause=0.01)
+    answers = [Answer("x", f"y{i}", f"row {i}") for i in range(40)]
+    told: list[int] = []
+
+    def score() -> list[float | None]:
+        files = score_files(tmp_path.joinpath, {}, {"helpful": judge}, overwrite=False)
+        return score_answers(files, answers, lambda _, done, __: told.append(done))["helpful"]
+
+    server.replies = [*[(200, "Rating: 3")] * 36, (401, "no money left")]
+    with pytest.raises(ModelLoadError, match="no money left"):
+        score()
+    assert told == [16, 32]
+    asked = len(server.bodies)
+    server.replies = [(200, "Rating: 4")]
+    assert score() == [3] * 32 + [4] * 8
+    assert len(server.bodies) == asked + 8
+
+
 def test_another_kind_of_server(server: Server) -> None:
     server.replies = [(200, {"a": 1})]  # content that is no text: no rating
     assert scores(server.spec, ["y"]) == [None]
@@ -153,7 +231,16 @@ def test_nobody_there() -> None:
 
 @pytest.mark.parametrize(
     "spec",
-    ["judge:tiny", "judge:@http://h/v1", "judge:tiny@ftp://h/v1", "judge:tiny@http://", "judge:"],
+    [
+        "judge:tiny",
+        "judge:@http://h/v1",
+        "judge:tiny@ftp://h/v1",
+        "judge:tiny@http://",
+        "judge:",
+        "judge:tiny@http://[::1/v1",
+        "judge:tiny@http://host:abc/v1",
+        "judge:tiny@http://h:99999/v1",
+    ],
 )
 def test_specs_that_cannot_be_read(spec: str) -> None:
     with pytest.raises(ConfigError, match="cannot read the judge of 'helpful'; write it like"):
@@ -161,7 +248,12 @@ def test_specs_that_cannot_be_read(spec: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", ["judge:m@http://me:secret@h/v1", "judge:m@http://h/v1?key=secret"]
+    "spec",
+    [
+        "judge:m@http://me:secret@h/v1",
+        "judge:m@http://h/v1?key=secret",
+        "judge:m@http://h/v1#key=secret",
+    ],
 )
 def test_a_key_has_no_place_in_a_spec(spec: str) -> None:
     with pytest.raises(ConfigError, match="OPENAI_API_KEY") as refusal:

@@ -10,8 +10,8 @@ import pytest
 from conditioned import save_arm
 from conftest import save_model
 
-from trimtab.errors import ConfigError, MissingFileError
-from trimtab.evaluation.scored import CHUNK, Answer, score_answers, score_file
+from trimtab.errors import ConfigError, MissingFileError, OutputError
+from trimtab.evaluation.scored import Answer, ScoreFile, made_again, score_answers, score_files
 from trimtab.evaluation.scorers import ModelScorer, Rule, Scorer, load_scorer, model_identity
 from trimtab.evaluation.scoring import RewardModel
 
@@ -29,6 +29,9 @@ def three(a, b, c): return 0
 def optional(response=""): return 0
 def keyword(*, response): return 0
 def yes(response): return True
+def huge(response): return 10 ** 400
+def unwritable(response): return 10 ** 5000
+def leaves(response): raise SystemExit(3)
 """
 
 
@@ -38,6 +41,7 @@ def rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / f"rules_{tmp_path.name}.py").write_text(RULES)
     (tmp_path / f"broken_{tmp_path.name}.py").write_text("import nonsense_that_is_not_there\n")
     (tmp_path / f"odd_{tmp_path.name}.py").write_text("1 / 0\n")
+    (tmp_path / f"leaving_{tmp_path.name}.py").write_text("import sys; sys.exit('bye')\n")
     monkeypatch.chdir(tmp_path)
 
 
@@ -62,6 +66,9 @@ def test_rules_of_response_and_of_both(tmp_path: Path) -> None:
         ("words", r"gives 'text' for (row 1|place 9); return a finite number"),
         ("nothing", "gives None for"),
         ("infinite", "gives inf for"),
+        ("huge", r"gives 10{76}\.\.\. for (row 1|place 9); return a finite number"),
+        ("unwritable", "gives something of type int for"),
+        ("leaves", r"fails on (row 1|place 9) \(SystemExit: 3\)"),
     ],
 )
 def test_a_rule_that_gives_no_number_is_named_with_its_row(
@@ -86,6 +93,7 @@ def test_a_rule_that_gives_no_number_is_named_with_its_row(
         ("json.no_such_module:length", "no module 'json.no_such_module'"),
         ("broken_{}:length", r"cannot be imported \(No module named 'nonsense.*\); install what"),
         ("odd_{}:length", r"cannot be imported \(ZeroDivisionError: division by zero\); mend it"),
+        ("leaving_{}:length", r"cannot be imported \(SystemExit: bye\); mend it"),
         ("a b:c", "cannot read the scorer 'a b:c' of 'good'; a scorer is a folder"),
         ("", "cannot read the scorer ''"),
     ],
@@ -144,60 +152,91 @@ def test_the_identity_of_a_model_is_its_weights_and_facts(tmp_path: Path) -> Non
 
 
 class Counting(Scorer):
-    """Scores a response by its length; no score for an empty one."""
+    """Scores a response by its length times its version; no score for an empty one."""
 
-    def __init__(self, name: str) -> None:
-        self.identity = {"name": name}
+    def __init__(self, name: str, version: int = 1, stops: int | None = None) -> None:
+        self.name, self.version, self.stops = name, version, stops
+        self.identity = {"name": name, "version": version}
         self.asked: list[str] = []
-        self.closed = 0
+        self.closed = self.calls = 0
 
     def score(self, prompts: Any, responses: Any, **_: Any) -> list[float | None]:
-        if "stop" in self.identity:
+        if self.calls == self.stops:
             raise KeyboardInterrupt
+        self.calls += 1
         self.asked += responses
-        return [float(len(text)) or None for text in responses]
+        return [float(self.version * len(text)) or None for text in responses]
 
     def close(self) -> None:
         self.closed += 1
 
 
-ANSWERS = [Answer("x", "y" * (i % 5), f"row {i}") for i in range(CHUNK + 3)]
+ANSWERS = [Answer("x", "y" * (i % 5), f"row {i}") for i in range(Counting.chunk + 3)]
 
 
 def silent(what: str, done: int, total: int) -> None:
     pass
 
 
+def files(folder: Path, *scorers: Counting, overwrite: bool = False, n: int = 1) -> list[ScoreFile]:
+    own: dict[str, Scorer] = {scorer.name: scorer for scorer in scorers}
+    return score_files(lambda name: folder / f"{name}.jsonl", {"n": n}, own, overwrite=overwrite)
+
+
 def test_answers_are_scored_by_one_scorer_after_another(tmp_path: Path) -> None:
-    scorers: dict[str, Scorer] = {"a": Counting("a"), "b": Counting("b")}
-    job = score_file(tmp_path / "scores.jsonl", {"n": 1}, scorers, overwrite=False)
-    found = score_answers(job, scorers, ANSWERS, silent)
+    scorers = [Counting("a"), Counting("b")]
+    begun = files(tmp_path, *scorers)
+    assert all(file.lacks_some(len(ANSWERS)) for file in begun)
+    found = score_answers(begun, ANSWERS, silent)
     assert found["a"][:6] == [None, 1, 2, 3, 4, None] and found["a"] == found["b"]
     assert len(found["a"]) == len(ANSWERS)
-    assert [(s.closed, len(s.asked)) for s in scorers.values() if isinstance(s, Counting)] == [
-        (1, len(ANSWERS)),
-        (1, len(ANSWERS)),
-    ]
+    assert [(s.closed, len(s.asked)) for s in scorers] == [(1, len(ANSWERS)), (1, len(ANSWERS))]
+    assert not any(file.lacks_some(len(ANSWERS)) for file in files(tmp_path, *scorers))
 
 
 def test_scores_go_on_where_they_stopped(tmp_path: Path) -> None:
-    path = tmp_path / "scores.jsonl"
-    stops = Counting("b")
-    stops.identity = {"name": "b", "stop": True}
-    scorers: dict[str, Scorer] = {"a": Counting("a"), "b": stops}
-    job = score_file(path, {}, scorers, overwrite=False)
     with pytest.raises(KeyboardInterrupt):
-        score_answers(job, scorers, ANSWERS, silent)
-    assert stops.closed == 1
-    with path.open("ab") as handle:
-        handle.write(b'{"objective": "b", "fir')
+        score_answers(files(tmp_path, Counting("a"), Counting("b", stops=1)), ANSWERS, silent)
+    with (tmp_path / "b.jsonl").open("ab") as handle:
+        handle.write(b'{"first": 128, "sco')
     again, other = Counting("a"), Counting("b")
-    scorers = {"a": again, "b": other}
-    job = score_file(path, {}, {"a": again, "b": stops}, overwrite=False)
-    assert job.done == 2
-    found = score_answers(job, scorers, ANSWERS, silent)
-    assert again.asked == [] and found["a"] == found["b"]
+    begun = files(tmp_path, again, other)
+    assert [file.job.done for file in begun] == [2, 1]
+    found = score_answers(begun, ANSWERS, silent)
+    assert again.asked == [] and len(other.asked) == 3 and found["a"] == found["b"]
+
+
+def test_only_the_scores_of_a_changed_scorer_are_made_again(tmp_path: Path) -> None:
+    score_answers(files(tmp_path, Counting("a"), Counting("b")), ANSWERS, silent)
+    same, mended = Counting("a"), Counting("b", version=2)
+    begun = files(tmp_path, same, mended)
+    assert made_again(begun) == ["scores of b are made again: its scorer has changed"]
+    assert (tmp_path / "b.jsonl").exists()  # nothing is removed before there is something else
+    assert score_answers(begun, ANSWERS, silent)["b"][1] == 2
+    assert same.asked == [] and len(mended.asked) == len(ANSWERS)
+    assert made_again(files(tmp_path, same, mended)) == []
+
+
+def test_scores_of_other_responses_are_refused(tmp_path: Path) -> None:
+    score_answers(files(tmp_path, Counting("a")), ANSWERS, silent)
+    for changed in (Counting("a"), Counting("a", version=2)):
+        with pytest.raises(OutputError, match="holds rows of another run"):
+            files(tmp_path, changed, n=2)
+    assert made_again(files(tmp_path, Counting("a"), n=2, overwrite=True)) == []
+    (tmp_path / "a.jsonl.job.json").write_text("[]")
+    with pytest.raises(OutputError, match="holds rows of another run"):
+        files(tmp_path, Counting("a"))
 
 
 def test_a_rule_is_a_rule() -> None:
     assert isinstance(load_scorer("trimtab.demo.rules:dialogue", "speech"), Rule)
+
+
+@pytest.mark.usefixtures("rules")
+def test_a_probe_calls_a_rule_and_loads_no_model(tmp_path: Path, base_dir: Path) -> None:
+    rule(tmp_path, "length").probe("x")
+    with pytest.raises(ConfigError, match=r"fails on the first prompt, answered 'Hello there\.' "):
+        rule(tmp_path, "fails").probe("x")
+    model = load_scorer(str(base_dir), "good")
+    model.probe("x")
+    assert isinstance(model, ModelScorer) and model._model is None
