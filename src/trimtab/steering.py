@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from trimtab.errors import PreferenceError
+from trimtab.errors import ConfigError, PreferenceError
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +65,16 @@ class Steering:
         total = math.fsum(own)
         inner = [p / total for p in own] if total else [1 / len(own)] * len(own)
         return self.strength * total * scale, inner
+
+
+def require_name(objective: str) -> None:
+    """Refuse what cannot name an objective.
+
+    Raises:
+        ConfigError: it has other characters than letters, digits, `_` and `-`.
+    """
+    if not objective.replace("-", "_").isidentifier():
+        raise ConfigError(f"objective {objective!r} is no name", "use letters, digits, '_' and '-'")
 
 
 def parse_strength(value: float | str) -> float:

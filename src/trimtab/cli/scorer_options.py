@@ -10,6 +10,7 @@ import tyro
 
 from trimtab.cli.options import LoadOptions
 from trimtab.errors import ConfigError
+from trimtab.steering import require_name
 
 if TYPE_CHECKING:
     from trimtab.evaluation.scorers import Scorer
@@ -52,10 +53,7 @@ class ScorerOptions(LoadOptions):
         if not specs:
             raise ConfigError("nothing to score with", "give --scorer OBJECTIVE=SCORER")
         for name in specs:
-            if not name.replace("-", "_").isidentifier():  # as `trimtab train` has it
-                raise ConfigError(
-                    f"objective {name!r} is no name", "use letters, digits, '_' and '-'"
-                )
+            require_name(name)
             if len(name.encode()) > LONGEST_NAME:
                 raise ConfigError(
                     f"the objective {name[:20]}… has too long a name",

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from trimtab.arms.descriptions import parse_descriptions
 from trimtab.arms.sidecar import CONDITIONED_METHODS, Method
 from trimtab.errors import ConfigError, PreferenceError
-from trimtab.steering import parse_preference
+from trimtab.steering import parse_preference, require_name
 from trimtab.training.checks import check
 
 
@@ -204,10 +204,7 @@ class TrainConfig:
         """The objectives named, in order; [""] when none is."""
         names = [name.strip() for name in self.objectives.split(",") if name.strip()]
         for name in names:
-            if not name.replace("-", "_").isidentifier():
-                raise ConfigError(
-                    f"objective {name!r} is no name", "use letters, digits, '_' and '-'"
-                )
+            require_name(name)
         return list(dict.fromkeys(names)) or [""]
 
     @property
