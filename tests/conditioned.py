@@ -77,7 +77,9 @@ def save_arm(folder: Path, base: Path, core: Core, *args: Any, **options: Any) -
     tokenizer = transformers.AutoTokenizer.from_pretrained(base)
     plain = transformers.AutoModelForCausalLM.from_pretrained(base)
     folder.mkdir(parents=True, exist_ok=True)
-    save_adapter(conditioned(plain, core, *args, tokenizer=tokenizer, **options), folder, str(base))
+    model = conditioned(plain, core, *args, tokenizer=tokenizer, **options)
+    model.conditioned_config = replace(model.conditioned_config, base_model_name_or_path=str(base))
+    save_adapter(model, folder)
     tokenizer.save_pretrained(folder)
     return folder
 

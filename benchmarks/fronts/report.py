@@ -182,7 +182,7 @@ def table(found: dict[str, Any]) -> list[str]:
         "",
         f"n = {front['n_prompts']} prompts, {len(front['seeds'])} seeds of training and sampling, "
         f"{len(front['preferences'])} preferences. Base: mean {mean}; standard deviation {unit} "
-        f"(the units of HV and MIP; the base has MIP 0). Reference point of HV (worst mean of all): "
+        "(the units of HV and MIP; the base has MIP 0). Reference point of HV (worst mean of all): "
         f"{worst}. The base alone takes {base['ms_per_token']:.2f} ms per token of a request "
         f"in a batch of 32, and {base['bytes'] / 2**20:.0f} MiB. Chosen by the search: {chosen}.",
         "",

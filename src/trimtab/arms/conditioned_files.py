@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +34,9 @@ def adapter_tensors(model: Any) -> dict[str, Tensor]:
     return {key: tensor.detach().contiguous().cpu() for key, tensor in found.items()}
 
 
-def save_adapter(model: Any, folder: Path, base: str = "") -> None:
+def save_adapter(model: Any, folder: Path) -> None:
     """Write the adapter of a conditioned model: safetensors and `adapter_config.json`."""
-    replace(model.conditioned_config, base_model_name_or_path=base).save(folder)
+    model.conditioned_config.save(folder)
     save_file(adapter_tensors(model), folder / WEIGHTS, metadata={"format": "pt"})
 
 

@@ -31,7 +31,7 @@ from trimtab.arms.conditioned_files import (
     read_folder,
 )
 from trimtab.arms.cores import Mix
-from trimtab.arms.folder import fetch, is_adapter, is_conditioned
+from trimtab.arms.folder import fetch, is_adapter, is_conditioned, read_json
 from trimtab.arms.load import (
     arm_facts,
     load_config,
@@ -157,6 +157,11 @@ def _save_lora(arm: str, preference: str, folder: Path) -> None:
 def _merged(arm: str, preference: str) -> Any:
     """The backbone with `s B A` added to its weights, and `s` times the bias to its biases."""
     if not is_conditioned(arm):
+        if read_json(Path(arm) / "adapter_config.json").get("lora_bias"):
+            raise ConfigError(
+                f"the LoRA {arm} has a bias, which PEFT cannot merge",
+                "export the UniARM that it comes from with --merge",
+            )
         return with_adapter(_own_dtype(require_base(arm)), arm).merge_and_unload()
     folded, scaling = fold(arm, preference), ConditionedConfig.load(arm).scaling
     model = _own_dtype(require_base(arm))

@@ -9,6 +9,7 @@ from trimtab.data.formats import Unusable, comparison_of
 from trimtab.data.pairs import Comparison, RowReport
 from trimtab.data.sources import read_rows
 from trimtab.errors import DataError
+from trimtab.steering import require_name
 
 
 def read_comparisons(
@@ -48,6 +49,8 @@ def read_comparisons(
             else:
                 found.append(item)
     named = list(dict.fromkeys(name for item in found for name in item.verdicts))
+    for name in objectives or named:
+        require_name(name)
     wanted = list(objectives) or named
     kept = [
         replace(item, verdicts={n: v for n, v in item.verdicts.items() if n in wanted})

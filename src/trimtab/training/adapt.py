@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from trimtab.arms.conditioned import ConditionedConfig, condition_model
 from trimtab.arms.describe import fit_projection, objective_vectors
+from trimtab.arms.folder import canonical
 from trimtab.errors import ConfigError
 from trimtab.training.config import TrainConfig
 
@@ -106,6 +107,7 @@ def add_conditioning(model: Any, config: TrainConfig, inputs: Any) -> None:
         lora_dropout=config.lora_dropout,
         target_modules=(targets,) if isinstance(targets, str) else tuple(targets),
         shift=config.shift,
+        base_model_name_or_path=canonical(config.model),
     )
     if config.method == "parm":
         rank = config.preference_r or config.lora_r // 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -195,7 +195,9 @@ class TrainConfig:
         if not isinstance(self.objectives, str):
             self.objectives = ",".join(self.objectives)
         self.model, self.output_dir = str(self.model), str(self.output_dir)  # paths are welcome
-        with contextlib.suppress(TypeError, ValueError):
+        if isinstance(self.beta, Mapping):
+            self.beta = ",".join(f"{name}={value}" for name, value in self.beta.items())
+        with contextlib.suppress(ValueError):
             self.beta = self.beta if self.beta is None else float(self.beta)
         check(self)
 

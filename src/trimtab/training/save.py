@@ -44,7 +44,7 @@ def save_result(
     with whole_directory(folder, OTHER_MODEL) as staging:
         is_lora = hasattr(model, "peft_config") or config.conditions
         if config.conditions:
-            save_adapter(model, staging, canonical(config.model))
+            save_adapter(model, staging)
         elif is_lora:
             model.peft_config["default"].base_model_name_or_path = canonical(config.model)
             model.save_pretrained(staging, save_embedding_layers=False, state_dict=state)

@@ -59,7 +59,7 @@ class LocalEngine:
         objectives = [objective for arm in arms for objective in arm.objectives]
         if len(set(objectives)) < len(objectives):
             raise ConfigError(
-                f"two ARMs share an objective ({', '.join(objectives)})",
+                f"two ARMs share an objective (all: {', '.join(objectives)})",
                 "steer each objective by one ARM",
             )
         for taken, owner in ((BASE, "frozen model"), (DRAFT, "drafter")):

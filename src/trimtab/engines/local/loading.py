@@ -154,7 +154,7 @@ def _may_pack(models: Sequence[Any]) -> bool:
 def _warn_of_other_objectives(arms: Mapping[str, str], facts: Mapping[str, Sidecar]) -> None:
     for objective, folder in arms.items():
         trained_for = facts[objective].objective
-        if trained_for not in ("", objective):
+        if trained_for not in ("", objective) and not facts[objective].preference:
             logger.warning(
                 "the ARM %s was trained for %r and is used as %r", folder, trained_for, objective
             )
