@@ -79,7 +79,11 @@ class BilinearCore(nn.Module):
 
 
 class AffineCore(nn.Module):
-    """`core_p(z) = (1 + G c(p)) ⊙ z + D c(p)`; G and D start at zero. No weight per objective.
+    """`core_p(z) = (1 + G c(p)) ⊙ z + D c(p)`. No weight belongs to an objective.
+
+    G starts at random, so that γ = G c has a deviation of 1 (objective vectors have length √Q), and
+    D at zero. B starts at zero, so the model starts as it is all the same; with G at zero, too, the
+    preference is hardly learned (docs/log.md, 2026-11-21).
 
     Args:
         features: Q.
@@ -89,7 +93,7 @@ class AffineCore(nn.Module):
 
     def __init__(self, features: int, rank: int, *, shift: bool = True) -> None:
         super().__init__()
-        self.G = nn.Parameter(torch.zeros(rank, features))
+        self.G = nn.Parameter(torch.randn(rank, features) / max(features, 1) ** 0.5)
         self.D = nn.Parameter(torch.zeros(rank, features)) if shift else None
 
     def _gain(self, vector_NQ: Tensor) -> Tensor:

@@ -172,12 +172,30 @@ def test_at_the_start_the_layer_is_the_frozen_one(core: Any, rows: int) -> None:
     assert bool(layer.lora_A.abs().sum() > 0)
 
 
-def test_affine_at_the_start_is_plain_lora() -> None:
+def test_affine_tells_objectives_apart_from_the_start() -> None:
+    """γ = G c with c of length √Q has a deviation of 1: G's entries have 1 / √Q.
+
+    20,000 independent rows: the sample deviation is within .02 but for odds of 1 in 10,000
+    (its own deviation is 1 / √40,000 = .005). D starts at zero.
+    """
+    torch.manual_seed(0)
+    for features in (2, 6):
+        core = AffineCore(features, 20_000)
+        vector = torch.randn(1, features)
+        vector *= features**0.5 / vector.norm()
+        gain = core._gain(vector)[0]
+        assert float(gain.std()) == pytest.approx(1.0, abs=0.02)
+        assert float(gain.mean()) == pytest.approx(1.0, abs=0.04)
+        assert core.D is not None and not core.D.any()
+
+
+def test_affine_without_modulation_is_plain_lora() -> None:
     """G = D = 0: y = W x + s · B A x at any preference, s = 8 / 8; G and D do get a gradient."""
     inner, config = nn.Linear(5, 4), config_of("affine", 2)
     conditioning = Conditioning(config.objectives, torch.randn(2, 3))
     layer = ConditionedLayer(inner, config, conditioning)
     layer.lora_B.data.normal_()
+    layer.core.G.data.zero_()
     x = torch.randn(2, 3, 5)
     expected = inner(x) + x @ layer.lora_A.t() @ layer.lora_B.t()
     for rows in ([[0.3, 0.7]], [[1.0, 0.0], [0.2, 0.8]]):
