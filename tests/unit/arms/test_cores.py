@@ -183,7 +183,7 @@ def test_affine_tells_objectives_apart_from_the_start() -> None:
         core = AffineCore(features, 20_000)
         vector = torch.randn(1, features)
         vector *= features**0.5 / vector.norm()
-        gain = core._gain(vector)[0]
+        gain = core._gain(vector)[0].detach()
         assert float(gain.std()) == pytest.approx(1.0, abs=0.02)
         assert float(gain.mean()) == pytest.approx(1.0, abs=0.04)
         assert core.D is not None and not core.D.any()
