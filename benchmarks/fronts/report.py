@@ -127,7 +127,9 @@ def decoding(task: Task, methods: list[str]) -> dict[str, dict[str, float]]:
 def results_of(task: Task) -> dict[str, Any]:
     front = json.loads((WORK / task.name / "front/front.json").read_text())
     methods = [name for name in NAMES if name in front["guides"]]
+    found = WORK.glob(f"{task.name}/*/strength.json")
     return {
+        "strengths": {p.parent.name: json.loads(p.read_text()) for p in sorted(found)},
         "title": task.title,
         "front": front,
         "per_seed": per_seed(task, front),
@@ -173,10 +175,13 @@ def table(found: dict[str, Any]) -> list[str]:
     mean = ", ".join(f"{o} {v:.2f}" for o, v in front["normalization"]["mean"].items())
     unit = ", ".join(f"{o} {v:.2f}" for o, v in front["normalization"]["unit"].items())
     worst = ", ".join(f"{o} {v:.2f}" for o, v in front["reference"]["raw"].items())
-    chosen = "; ".join(
-        f"{NAMES[m]}: {found['chosen'][m]['setting']}, strength {found['chosen'][m]['strength']:g}"
-        for m in METHODS
-    )
+    chosen = "; ".join(f"{NAMES[m]}: {found['chosen'][m]['setting']}" for m in METHODS)
+    own = {
+        NAMES[m]: ", ".join(f"{found['strengths'][f'{m}-{s}']['strength']:g}" for s in SEEDS)
+        for m in NAMES
+        if m in front["guides"]
+    }
+    strengths = "; ".join(f"{name} {text}" for name, text in own.items())
     return [
         *lines,
         "",
@@ -184,7 +189,8 @@ def table(found: dict[str, Any]) -> list[str]:
         f"{len(front['preferences'])} preferences. Base: mean {mean}; standard deviation {unit} "
         "(the units of HV and MIP; the base has MIP 0). Reference point of HV (worst mean of all): "
         f"{worst}. The base alone takes {base['ms_per_token']:.2f} ms per token of a request "
-        f"in a batch of 32, and {base['bytes'] / 2**20:.0f} MiB. Chosen by the search: {chosen}.",
+        f"in a batch of 32, and {base['bytes'] / 2**20:.0f} MiB. Loss chosen by the search: {chosen}. Strength "
+        f"chosen for each seed: {strengths}.",
         "",
     ]
 

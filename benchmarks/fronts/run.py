@@ -93,8 +93,9 @@ def train(task: Task, folder: Path, options: list[str]) -> None:
     described = describe if "uniarm" in options else []
     for place, objectives in wanted.items():
         same = HERE / "work" / task.same_arms / folder.name / objectives
-        if task.same_arms and (same / "results.json").exists():
-            shutil.copytree(same, place, dirs_exist_ok=True)
+        if task.same_arms and (same / "results.json").exists() and not place.exists():
+            shutil.copytree(same, place)
+            uncalibrate(place)
         if not (place / "results.json").exists():
             trimtab(
                 "train", "--model", task.model, "--data", *task.data, *task.more, *COMMON,
@@ -119,7 +120,7 @@ def sweep(task: Task, output: Path, split: str, step: float, guides: list[str]) 
 
 
 def search(task: Task, work: Path, jobs: ThreadPoolExecutor) -> dict[str, dict[str, Any]]:
-    """Method -> the setting and the strength with the best hypervolume on validation prompts."""
+    """Method -> the loss that has the best hypervolume on validation prompts at any strength."""
     home = work / task.name / "search"
     runs = [
         (home / method / str(i), [*flags, *setting, "--seed", str(SEARCH_SEED)])
@@ -129,48 +130,86 @@ def search(task: Task, work: Path, jobs: ThreadPoolExecutor) -> dict[str, dict[s
     list(jobs.map(lambda run: train(task, *run), runs))
 
     def best(method: str) -> dict[str, Any]:
-        guides = [
-            part
-            for i in range(len(SETTINGS))
-            for strength in STRENGTHS
-            for part in ("--guide", f"{i}x{strength}={home / method / str(i)}@{strength}")
-        ]
-        report = sweep(task, home / f"front-{method}", "validation", 0.25, guides)
-        fronts = {n: g for n, g in report["guides"].items() if n != "base"}
-        found = {name: front["hypervolume"]["value"] for name, front in fronts.items()}
-        number, _, strength = max(found, key=lambda name: found[name]).partition("x")
-        names = {
-            f"{list(SETTINGS)[int(n.partition('x')[0])]}, strength {n.partition('x')[2]}": value
-            for n, value in found.items()
-        }
-        setting = list(SETTINGS)[int(number)]
-        return {"setting": setting, "strength": float(strength), "hypervolumes": names}
+        folders = {str(i): str(home / method / str(i)) for i in range(len(SETTINGS))}
+        found = strengths(task, home / f"front-{method}", folders)
+        number, _ = max(found, key=lambda key: found[key])
+        values = {f"{list(SETTINGS)[int(n)]}, strength {s:g}": v for (n, s), v in found.items()}
+        return {"setting": list(SETTINGS)[int(number)], "hypervolumes": values}
 
     return dict(zip(METHODS, jobs.map(best, METHODS), strict=True))
 
 
-def measure(task: Task, work: Path, chosen: dict[str, Any], jobs: ThreadPoolExecutor) -> Any:
-    """Train all seeds with the chosen settings, and sweep the test prompts."""
+def strengths(
+    task: Task, output: Path, folders: dict[str, str], option: str = "--guide"
+) -> dict[tuple[str, float], float]:
+    """(Name of a folder, strength) -> hypervolume on validation prompts, all in one sweep."""
+    guides = [
+        part
+        for name, folder in folders.items()
+        for strength in STRENGTHS
+        for part in (option, f"{name}x{strength}={folder}@{strength}")
+    ]
+    report = sweep(task, output, "validation", 0.25, guides)
+    fronts = {n.partition("x"): g for n, g in report["guides"].items() if n != "base"}
+    return {
+        (name, float(text)): front["hypervolume"]["value"]
+        for (name, _, text), front in fronts.items()
+    }
+
+
+def calibrate(task: Task, home: Path, name: str, seed: int) -> float:
+    """Choose a trained guide's strength on validation prompts and store it as its ARMs' scale."""
+    folder, told = home / f"{name}-{seed}", home / f"{name}-{seed}" / "strength.json"
+    if not told.exists():
+        option = "--soup" if name == "soups" else "--guide"
+        found = strengths(task, home / f"strength-{name}-{seed}", {"g": str(folder)}, option)
+        (_, strength), _ = max(found.items(), key=lambda item: item[1])
+        for sidecar in folder.rglob("trimtab.json"):
+            facts = json.loads(sidecar.read_text())
+            sidecar.write_text(json.dumps({**facts, "scale": strength}, indent=2) + "\n")
+        told.write_text(
+            json.dumps({"strength": strength, "all": {s: v for (_, s), v in found.items()}})
+        )
+    return float(json.loads(told.read_text())["strength"])
+
+
+def measure(task: Task, work: Path, chosen: dict[str, Any], jobs: ThreadPoolExecutor) -> None:
+    """Train all seeds with the chosen losses, calibrate each, and sweep the test prompts."""
     home = work / task.name
     flags = {m: [*f, *SETTINGS[chosen[m]["setting"]]] for m, f in METHODS.items()}
-    strengths = {m: chosen[m]["strength"] for m in METHODS}
     if task.ablations:
         flags |= {name: [*flags["uniarm"], *more] for name, more in ABLATIONS.items()}
-        strengths |= dict.fromkeys(ABLATIONS, strengths["uniarm"])
     runs = [
         (home / f"{name}-{seed}", [*own, "--seed", str(seed)])
         for seed in SEEDS
         for name, own in flags.items()
     ]
     list(jobs.map(lambda run: train(task, *run), runs))
+    names = list(flags)
+    if task.base == task.model:
+        names.append("soups")
+        for seed in SEEDS:
+            if not (home / f"soups-{seed}").exists():  # the same ARMs, with a scale of their own
+                shutil.copytree(home / f"genarm-{seed}", home / f"soups-{seed}")
+                (home / f"soups-{seed}" / "strength.json").unlink(missing_ok=True)
+                uncalibrate(home / f"soups-{seed}")
+    pairs = [(name, seed) for name in names for seed in SEEDS]
+    list(jobs.map(lambda pair: calibrate(task, home, *pair), pairs))
     guides = [
         part
-        for name in flags
-        for part in ("--guide", f"{name}={home}/{name}-{{seed}}@{strengths[name]}")
+        for name in names
+        for part in (
+            "--soup" if name == "soups" else "--guide",
+            f"{name}={home}/{name}-{{seed}}",
+        )
     ]
-    if task.base == task.model:  # a soup is decoded with GenARM's strength
-        guides += ["--soup", f"soups={home}/genarm-{{seed}}@{strengths['genarm']}"]
-    return sweep(task, home / "front", "test", task.step, guides)
+    sweep(task, home / "front", "test", task.step, guides)
+
+
+def uncalibrate(folder: Path) -> None:
+    for sidecar in folder.rglob("trimtab.json"):
+        facts = json.loads(sidecar.read_text())
+        sidecar.write_text(json.dumps({**facts, "scale": 1.0}, indent=2) + "\n")
 
 
 def main() -> None:
