@@ -189,8 +189,8 @@ def table(found: dict[str, Any]) -> list[str]:
         f"{len(front['preferences'])} preferences. Base: mean {mean}; standard deviation {unit} "
         "(the units of HV and MIP; the base has MIP 0). Reference point of HV (worst mean of all): "
         f"{worst}. The base alone takes {base['ms_per_token']:.2f} ms per token of a request "
-        f"in a batch of 32, and {base['bytes'] / 2**20:.0f} MiB. Loss chosen by the search: {chosen}. Strength "
-        f"chosen for each seed: {strengths}.",
+        f"in a batch of 32, and {base['bytes'] / 2**20:.0f} MiB. Loss chosen by the search: "
+        f"{chosen}. Strength chosen for each seed: {strengths}.",
         "",
     ]
 
