@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from trimtab.data.formats import Unusable, comparison_of
+from trimtab.data.formats import comparison_of, usable_rows
 from trimtab.data.pairs import Comparison, RowReport
-from trimtab.data.sources import read_rows
+from trimtab.data.sources import Row
 from trimtab.errors import DataError
 from trimtab.steering import require_name
 
@@ -28,26 +28,8 @@ def read_comparisons(
     Raises:
         DataError: a malformed row, a row that names no objective, or an objective without pairs.
     """
-    found: list[Comparison] = []
     report = RowReport()
-    for source in sources:
-        for place, row in read_rows(source):
-            report.rows += 1
-            try:
-                item = comparison_of(row, place)
-                if "" in item.verdicts:
-                    raise DataError(
-                        f"{place} names no objective",
-                        "write --data NAME=FILE, or give rows `objective`, `labels` or `scores`",
-                    )
-            except Unusable as reason:
-                report.leave_out(str(reason), place)
-            except DataError as error:
-                if not skip_bad_rows:
-                    raise
-                report.leave_out(error.args[0].removeprefix(f"{place} "), place)
-            else:
-                found.append(item)
+    found = list(usable_rows(sources, _judged, report, skip_bad_rows=skip_bad_rows))
     named = list(dict.fromkeys(name for item in found for name in item.verdicts))
     for name in objectives or named:
         require_name(name)
@@ -67,3 +49,13 @@ def read_comparisons(
         reasons = "; ".join(report.lines()) or "no rows"
         raise DataError(f"no usable pair in {', '.join(map(str, sources))}", reasons)
     return kept, wanted, report
+
+
+def _judged(row: Row, place: str) -> Comparison:
+    item = comparison_of(row, place)
+    if "" in item.verdicts:
+        raise DataError(
+            f"{place} names no objective",
+            "write --data NAME=FILE, or give rows `objective`, `labels` or `scores`",
+        )
+    return item

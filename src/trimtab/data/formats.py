@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar, cast
 
 from trimtab.data.pairs import Comparison, Message, Pair, Prompt, RowReport
 from trimtab.data.sources import Row
 from trimtab.errors import DataError
+
+T = TypeVar("T")
 
 _DIALOGUE_START = re.compile(r"\s*Human:")
 _TURN = re.compile(
@@ -40,28 +42,18 @@ def read_pairs(
     Raises:
         DataError: a malformed row, no usable pair, or an objective that the data do not have.
     """
-    from trimtab.data.sources import read_rows
-
     pairs: list[Pair] = []
     report = RowReport()
     seen: set[str] = set()
-    for source in sources:
-        for place, row in read_rows(source):
-            report.rows += 1
-            try:
-                found = list(pairs_of(row, place))
-            except Unusable as reason:
-                report.leave_out(str(reason), place)
-                continue
-            except DataError as error:
-                if not skip_bad_rows:
-                    raise
-                report.leave_out(error.args[0].removeprefix(f"{place} "), place)
-                continue
-            seen.update(pair.objective for pair in found)
-            if _is_tied(row, objective):
-                report.leave_out(f"a tie on {objective!r}", place)
-            pairs += [p for p in found if not objective or p.objective in ("", objective)]
+
+    def own_pairs(row: Row, place: str) -> tuple[str, Row, list[Pair]]:
+        return place, row, list(pairs_of(row, place))
+
+    for place, row, found in usable_rows(sources, own_pairs, report, skip_bad_rows=skip_bad_rows):
+        seen.update(pair.objective for pair in found)
+        if _is_tied(row, objective):
+            report.leave_out(f"a tie on {objective!r}", place)
+        pairs += [p for p in found if not objective or p.objective in ("", objective)]
     if not pairs:
         named = sorted(seen - {""})
         if objective and named:
@@ -71,6 +63,41 @@ def read_pairs(
         reasons = "; ".join(report.lines()) or "no rows"
         raise DataError(f"no usable pair in {', '.join(map(str, sources))}", reasons)
     return pairs, report
+
+
+def usable_rows(
+    sources: Sequence[str],
+    read: Callable[[Row, str], T],
+    report: RowReport,
+    *,
+    skip_bad_rows: bool = False,
+) -> Iterator[T]:
+    """Yield what `read(row, place)` makes of every row that can be used.
+
+    Args:
+        sources: what `read_rows` takes.
+        read: raises `Unusable` for a row that teaches nothing, `DataError` for a malformed one.
+        report: where rows are counted, and those that are left out.
+        skip_bad_rows: count malformed rows as unusable instead of refusing the data.
+
+    Raises:
+        DataError: a malformed row, without `skip_bad_rows`.
+    """
+    from trimtab.data.sources import read_rows
+
+    for source in sources:
+        for place, row in read_rows(source):
+            report.rows += 1
+            try:
+                found = read(row, place)
+            except Unusable as reason:
+                report.leave_out(str(reason), place)
+            except DataError as error:
+                if not skip_bad_rows:
+                    raise
+                report.leave_out(error.args[0].removeprefix(f"{place} "), place)
+            else:
+                yield found
 
 
 def pairs_of(row: Row, place: str = "") -> Iterator[Pair]:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trimtab.data.formats import Unusable, pairs_of
+from trimtab.data.formats import pairs_of, usable_rows
 from trimtab.data.pairs import Pair, RowReport
-from trimtab.data.sources import fingerprint, read_rows, split_name
+from trimtab.data.sources import Row, fingerprint, split_name
 from trimtab.errors import DataError, OutputError
 from trimtab.evaluation.labels import Sides, label_of
 from trimtab.evaluation.scored import Answer, Progress, ScoreFile, score_answers, score_files
@@ -26,20 +26,13 @@ def read_unlabelled(
     Raises:
         DataError: a malformed row (without `skip_bad_rows`), or no usable pair.
     """
-    pairs: list[Pair] = []
     report = RowReport()
-    for source in sources:
-        for place, row in read_rows(source):
-            report.rows += 1
-            sides = {key: value for key, value in row.items() if key in _SIDES}
-            try:
-                pairs += pairs_of(sides, place)
-            except Unusable as reason:
-                report.leave_out(str(reason), place)
-            except DataError as error:
-                if not skip_bad_rows:
-                    raise
-                report.leave_out(error.args[0].removeprefix(f"{place} "), place)
+
+    def sides(row: Row, place: str) -> list[Pair]:
+        return list(pairs_of({k: value for k, value in row.items() if k in _SIDES}, place))
+
+    found = usable_rows(sources, sides, report, skip_bad_rows=skip_bad_rows)
+    pairs = [pair for own in found for pair in own]
     if not pairs:
         raise DataError(f"no usable pair in {', '.join(sources)}", "; ".join(report.lines()))
     return pairs, report

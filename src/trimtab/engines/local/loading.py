@@ -89,10 +89,10 @@ def load_engine(
     facts = {objective: arm_facts(folder) for objective, folder in arms.items()}
     readers = {**arms, DRAFT: draft} if draft and draft != NGRAM else arms
     tokenizers, vocabularies = _vocabularies(base, readers, trust_remote_code)
-    quantized = quantized_loading(quantization, dtype) if quantization else {}
-    backbones = {base: load_model(base, **{**options, **quantized})}
     if combine == "soup" and len({tokenizers[name].chat_template for name in arms}) > 1:
         raise ConfigError("the ARMs of a soup have different chat templates", "train them alike")
+    quantized = quantized_loading(quantization, dtype) if quantization else {}
+    backbones = {base: load_model(base, **{**options, **quantized})}
     guides = load_guides(arms, facts, backbones, options, combine=combine, describe=describe)
 
     def stream(name: str, model: Any, adapter: Any = None, source: str | None = None) -> Stream:
