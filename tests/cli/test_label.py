@@ -103,6 +103,25 @@ def test_labels_by_hand(data: Path, tmp_path: Path, capsys: Capture) -> None:
     assert report.counts == {"judged on no objective": 1}
 
 
+def test_labels_that_are_there_are_kept(data: Path, tmp_path: Path, capsys: Capture) -> None:
+    """`happy` is the data's own verdict: the third pair is no tie; on the second they differ."""
+    out = tmp_path / "labelled.jsonl"
+    assert main(command(f"happy={data}", out, "--keep-labels", "--json")) == 0
+    assert [row["labels"] for row in rows(out)] == [
+        {"happy": 0, "wordy": 0}, {"happy": 0, "wordy": 0}, {"happy": 0, "wordy": None},
+    ]  # fmt: skip
+    assert [row["kept"] for row in rows(out)] == [["happy"]] * 3
+    found = json.loads(capsys.readouterr().out)
+    assert found["objectives"]["happy"] == {"chosen": 3, "rejected": 0, "tie": 0, "missing": 0}
+    kept = {name: (e["value"], e["n"]) for name, e in found["agreement_with_kept"].items()}
+    assert kept == {"happy": (0.5, 2), "wordy": (pytest.approx(float("nan"), nan_ok=True), 0)}
+    assert main(command(f"happy={data}", out, "--keep-labels")) == 0
+    assert "happy: kept and scored" in capsys.readouterr().out
+    assert main(command(f"wordy={data}", out, "--keep-labels")) == 2  # other labels are kept
+    assert main(command(data, tmp_path / "no.jsonl", "--keep-labels")) == 2
+    assert "names no objective" in capsys.readouterr().err
+
+
 def test_the_counts_are_shown(data: Path, tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / "labelled.jsonl"
     assert main(command(data, out)) == 0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from trimtab.cli.parse import parse
 from trimtab.cli.scorer_options import ScorerOptions
-from trimtab.data.pairs import Pair, RowReport
+from trimtab.data.pairs import Comparison, RowReport
 from trimtab.errors import ConfigError
 from trimtab.jobs import RowFile, going_on
 
@@ -29,8 +29,12 @@ class LabelOptions(ScorerOptions):
 
     output: str
     """JSONL file of `prompt`, `chosen`, `rejected`, `labels` (0: chosen is better, 1: rejected is,
-    null: a tie or a missing score) and `scores` ([of chosen, of rejected]), for `trimtab train`. A
-    killed run goes on where it stopped."""
+    null: a tie or a missing score), `kept` (labels that were there before) and `scores` ([of
+    chosen, of rejected]), for `trimtab train`. A killed run goes on where it stopped."""
+
+    keep_labels: bool = False
+    """Keep the verdicts that the data hold (`labels`, `scores`, `objective`, or NAME=FILE); scorers
+    judge what a pair is not judged on yet. Also says how often the scorers agree with the kept."""
 
     skip_bad_rows: bool = False
     """Leave malformed rows out, counted and named, instead of refusing the data."""
@@ -52,8 +56,9 @@ def main(argv: Sequence[str]) -> int:
     from trimtab.evaluation.labelling import read_unlabelled, require_other_file, settings_of
 
     require_other_file(Path(options.output), options.data)
-    pairs, report = read_unlabelled(options.data, skip_bad_rows=options.skip_bad_rows)
-    settings = settings_of(options.data, scorers, costs)
+    kept, skipped = options.keep_labels, options.skip_bad_rows
+    pairs, report = read_unlabelled(options.data, keep_labels=kept, skip_bad_rows=skipped)
+    settings = settings_of(options.data, scorers, costs, keep_labels=kept)
     job = RowFile(Path(options.output), settings, overwrite=options.overwrite)
     for line in report.lines():
         print(line, file=sys.stderr)
@@ -61,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
         _label(job, pairs, options.data, scorers, costs)
     from trimtab.cli import show
 
-    found = summary(job.path, list(scorers), report)
+    found = summary(job.path, list(scorers), costs, report)
     if options.json:
         show.print_json(found)
     else:
@@ -71,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _label(
     job: RowFile,
-    pairs: Sequence[Pair],
+    pairs: Sequence[Comparison],
     data: Sequence[str],
     scorers: Mapping[str, Scorer],
     costs: Sequence[str],
@@ -90,18 +95,23 @@ def _label(
         label_pairs(job, pairs, files, costs, progress)
 
 
-def summary(path: Path, objectives: Sequence[str], report: RowReport) -> dict[str, Any]:
-    """Counts of verdicts per objective, and how often objectives agree."""
-    from trimtab.evaluation.labels import agreement, tally
+def summary(
+    path: Path, objectives: Sequence[str], costs: Sequence[str], report: RowReport
+) -> dict[str, Any]:
+    """Counts of verdicts per objective, and how often any two verdicts agree."""
+    from trimtab.evaluation.labels import agreement, agreement_with_kept, tally
     from trimtab.evaluation.scored import read_jsonl
 
     rows = list(read_jsonl(path))
     labels, scores = [row["labels"] for row in rows], [row["scores"] for row in rows]
+    kept = [{name: row["labels"][name] for name in row.get("kept", ())} for row in rows]
+    with_kept = agreement_with_kept(kept, scores, costs) if any(kept) else {}
     return {
         "pairs": len(rows),
         "rows": {"read": report.rows, **report.counts},
         "objectives": {name: tally(labels, scores, name) for name in objectives},
         "agreement": {pair: asdict(e) for pair, e in agreement(labels, objectives).items()},
+        "agreement_with_kept": {name: asdict(e) for name, e in with_kept.items()},
     }
 
 
@@ -115,11 +125,12 @@ def _show(found: Mapping[str, Any], path: Path) -> None:
     ]
     title = f"which side of {found['pairs']} pairs is better"
     screen.print(show.table(title, ("", "chosen", "rejected", "tie", "missing"), counts))
+    kept = {f"{name}: kept and scored": e for name, e in found["agreement_with_kept"].items()}
     shares = [
         (pair, f"{e['value']:.3f}", f"{e['low']:.3f} – {e['high']:.3f}", str(e["n"]))
         if e["n"]
         else (pair, "–", "–", "0")
-        for pair, e in found["agreement"].items()
+        for pair, e in (found["agreement"] | kept).items()
     ]
     columns = ("", "agree", "95 % interval", "pairs both decide")
     screen.print(show.table("how often two verdicts agree", columns, shares))

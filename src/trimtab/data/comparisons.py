@@ -53,9 +53,18 @@ def read_comparisons(
 
 def _judged(row: Row, place: str) -> Comparison:
     item = comparison_of(row, place)
+    require_objectives(item)
+    return item
+
+
+def require_objectives(item: Comparison) -> None:
+    """Refuse a pair of which only the better side is known, not as to what.
+
+    Raises:
+        DataError: a verdict without an objective.
+    """
     if "" in item.verdicts:
         raise DataError(
-            f"{place} names no objective",
+            f"{item.source} names no objective",
             "write --data NAME=FILE, or give rows `objective`, `labels` or `scores`",
         )
-    return item

@@ -130,8 +130,17 @@ def comparison_of(row: Row, place: str = "") -> Comparison:
         )
     if not chosen.strip() or not rejected.strip():
         raise Unusable("one side is empty")
-    verdicts = dict(_verdicts(row, place))
-    return Comparison(prompt, chosen, rejected, "", place, verbatim, verdicts)
+    return Comparison(prompt, chosen, rejected, "", place, verbatim, verdicts_of(row, place))
+
+
+def verdicts_of(row: Row, place: str = "") -> dict[str, int]:
+    """Objective -> index of the better side, for each objective that the row is judged on.
+
+    Raises:
+        DataError: a label that is not 0 or 1, scores that are not two numbers.
+        Unusable: it is judged on none, or a tie on all.
+    """
+    return dict(_verdicts(row, place))
 
 
 def _two_texts(row: Row, place: str) -> Row:
@@ -151,7 +160,6 @@ def _two_texts(row: Row, place: str) -> Row:
 
 
 def _verdicts(row: Row, place: str) -> Iterator[tuple[str, int]]:
-    """(objective, index of the better side) for each objective that the row is judged on."""
     labels, scores = row.get("labels"), row.get("scores")
     if not isinstance(labels, dict) and not isinstance(scores, dict):
         yield str(row.get("objective") or ""), 0

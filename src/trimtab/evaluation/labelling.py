@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trimtab.data.formats import pairs_of, usable_rows
-from trimtab.data.pairs import Pair, RowReport
+from trimtab.data.comparisons import require_objectives
+from trimtab.data.formats import Unusable, comparison_of, usable_rows, verdicts_of
+from trimtab.data.pairs import Comparison, RowReport
 from trimtab.data.sources import Row, fingerprint, split_name
 from trimtab.errors import DataError, OutputError
 from trimtab.evaluation.labels import Sides, label_of
@@ -19,27 +21,46 @@ _SIDES = ("prompt", "chosen", "rejected", "text", "score")
 
 
 def read_unlabelled(
-    sources: Sequence[str], *, skip_bad_rows: bool = False
-) -> tuple[list[Pair], RowReport]:
-    """Every usable pair once, in its own order of sides, whatever verdicts the row carries.
+    sources: Sequence[str], *, keep_labels: bool = False, skip_bad_rows: bool = False
+) -> tuple[list[Comparison], RowReport]:
+    """Every usable pair once, in its own order of sides.
+
+    Args:
+        sources: what `read_rows` takes.
+        keep_labels: hand on the verdicts that the rows carry; otherwise there are none.
+        skip_bad_rows: count malformed rows as unusable instead of refusing the data.
 
     Raises:
-        DataError: a malformed row (without `skip_bad_rows`), or no usable pair.
+        DataError: a malformed row (without `skip_bad_rows`), no usable pair, or a verdict to be
+            kept that names no objective.
     """
     report = RowReport()
 
-    def sides(row: Row, place: str) -> list[Pair]:
-        return list(pairs_of({k: value for k, value in row.items() if k in _SIDES}, place))
+    def sides(row: Row, place: str) -> Comparison:
+        own = comparison_of({k: value for k, value in row.items() if k in _SIDES}, place)
+        own = replace(own, verdicts=_verdicts(row, place) if keep_labels else {})
+        require_objectives(own)
+        return own
 
-    found = usable_rows(sources, sides, report, skip_bad_rows=skip_bad_rows)
-    pairs = [pair for own in found for pair in own]
+    pairs = list(usable_rows(sources, sides, report, skip_bad_rows=skip_bad_rows))
     if not pairs:
         raise DataError(f"no usable pair in {', '.join(sources)}", "; ".join(report.lines()))
     return pairs, report
 
 
+def _verdicts(row: Row, place: str) -> dict[str, int]:
+    try:
+        return verdicts_of(row, place)
+    except Unusable:  # nothing to keep: the scorers have not judged it yet
+        return {}
+
+
 def settings_of(
-    sources: Sequence[str], scorers: Mapping[str, Scorer], costs: Sequence[str]
+    sources: Sequence[str],
+    scorers: Mapping[str, Scorer],
+    costs: Sequence[str],
+    *,
+    keep_labels: bool = False,
 ) -> dict[str, Any]:
     """What the labels depend on."""
     return {
@@ -47,6 +68,7 @@ def settings_of(
         "data_sha256": fingerprint(sources),
         "scorers": {name: dict(scorer.identity) for name, scorer in scorers.items()},
         "costs": list(costs),
+        "kept": [split_name(source)[0] for source in sources] if keep_labels else None,
     }
 
 
@@ -87,7 +109,7 @@ def _scratch(job: RowFile) -> str:
 
 def label_pairs(
     job: RowFile,
-    pairs: Sequence[Pair],
+    pairs: Sequence[Comparison],
     files: Sequence[ScoreFile],
     costs: Sequence[str],
     progress: Progress,
@@ -119,8 +141,12 @@ def label_pairs(
             leftover.unlink(missing_ok=True)
 
 
-def labelled(pair: Pair, scores: Mapping[str, Sides], costs: Sequence[str]) -> dict[str, Any]:
-    """One output row. Texts with an implicit prompt stay so: they are read back as they were."""
+def labelled(pair: Comparison, scores: Mapping[str, Sides], costs: Sequence[str]) -> dict[str, Any]:
+    """One output row. Texts with an implicit prompt stay so: they are read back as they were.
+
+    The pair's own verdicts stay, and are named under `kept`.
+    """
+    judged = {name: label_of(own, cost=name in costs) for name, own in scores.items()}
     row: dict[str, Any] = {
         "prompt": pair.prompt,
         "chosen": pair.chosen,
@@ -131,6 +157,7 @@ def labelled(pair: Pair, scores: Mapping[str, Sides], costs: Sequence[str]) -> d
         row = {"chosen": whole + pair.chosen, "rejected": whole + pair.rejected}
     return {
         **row,
-        "labels": {name: label_of(own, cost=name in costs) for name, own in scores.items()},
+        "labels": {**judged, **pair.verdicts},
+        **({"kept": list(pair.verdicts)} if pair.verdicts else {}),
         "scores": {name: list(own) for name, own in scores.items()},
     }

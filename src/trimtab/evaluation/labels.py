@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import combinations
 
 from trimtab.evaluation.stats import Estimate, share
@@ -28,7 +28,9 @@ def tally(
 ) -> dict[str, int]:
     """How many pairs say each thing on one objective; a pair that lacks a score is no tie."""
     found = [row[name] for row in labels]
-    missing = sum(None in row[name] for row in scores)
+    missing = sum(
+        None in own[name] and label is None for own, label in zip(scores, found, strict=True)
+    )
     return {
         "chosen": found.count(0),
         "rejected": found.count(1),
@@ -43,8 +45,33 @@ def agreement(labels: Sequence[Labels], objectives: Sequence[str]) -> dict[str, 
     `chosen` stands for the data's own verdict.
     """
     own = [{**row, "chosen": 0} for row in labels]
-    found = {}
-    for a, b in combinations(["chosen", *objectives], 2):
-        both = [row[a] == row[b] for row in own if row[a] is not None and row[b] is not None]
-        found[f"{a} and {b}"] = share(sum(both), len(both))
-    return found
+    return {
+        f"{a} and {b}": _agree([(row[a], row[b]) for row in own])
+        for a, b in combinations(["chosen", *objectives], 2)
+    }
+
+
+def agreement_with_kept(
+    kept: Sequence[Labels], scores: Sequence[Mapping[str, Sides]], costs: Collection[str]
+) -> dict[str, Estimate]:
+    """Share of the pairs with a verdict of their own on which a scorer says the same.
+
+    Args:
+        kept: per pair, the verdicts that the data hold.
+        scores: per pair, those of the scorers' objectives.
+        costs: objectives of which less is better.
+    """
+    return {
+        name: _agree(
+            [
+                (own.get(name), label_of(scored[name], cost=name in costs))
+                for own, scored in zip(kept, scores, strict=True)
+            ]
+        )
+        for name in (scores[0] if scores else ())
+    }
+
+
+def _agree(verdicts: Iterable[tuple[Label, Label]]) -> Estimate:
+    same = [a == b for a, b in verdicts if a is not None and b is not None]
+    return share(sum(same), len(same))

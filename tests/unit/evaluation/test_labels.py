@@ -12,7 +12,7 @@ from conftest import write_jsonl
 from trimtab.data.formats import pairs_of, read_pairs
 from trimtab.errors import DataError
 from trimtab.evaluation.labelling import labelled, read_unlabelled
-from trimtab.evaluation.labels import agreement, label_of, tally
+from trimtab.evaluation.labels import agreement, agreement_with_kept, label_of, tally
 from trimtab.evaluation.prompts import prompts_sha256, read_prompts
 
 
@@ -86,6 +86,34 @@ def test_a_labelled_row_is_read_as_it_was(row: Any, tmp_path: Path) -> None:
 def test_the_verdicts_of_a_row_do_not_turn_its_sides(tmp_path: Path) -> None:
     pairs, _ = read_unlabelled([str(write_jsonl(tmp_path / "rows.jsonl", ROWS[-3:]))])
     assert [(p.chosen, p.rejected, p.objective) for p in pairs] == [("sat", "ran", "")] * 3
+
+
+def test_verdicts_are_kept_and_the_rest_judged(tmp_path: Path) -> None:
+    """Scorers say a: chosen, b: rejected; a label, a score and a file's name say otherwise."""
+    rows = [
+        ROWS[0], {**ROWS[0], "labels": {"a": 1, "b": None, "z": 0}},
+        {**ROWS[0], "labels": {"a": None, "b": None}},
+        {**ROWS[0], "scores": {"b": [3, 1], "a": [1, 1]}},
+    ]  # fmt: skip
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    pairs, _ = read_unlabelled([f"b={path}"], keep_labels=True)
+    made = [labelled(pair, {"a": (2.0, 1.0), "b": (1.0, 2.0)}, costs=[]) for pair in pairs]
+    assert [(row["labels"], row.get("kept")) for row in made] == [
+        ({"a": 0, "b": 0}, ["b"]), ({"a": 1, "b": 1, "z": 0}, ["a", "z"]),
+        ({"a": 0, "b": 1}, None), ({"a": 0, "b": 0}, ["b"]),
+    ]  # fmt: skip
+    kept = [{name: row["labels"][name] for name in row.get("kept", ())} for row in made]
+    for costs, agreed in (([], 0.0), (["a", "b"], 1.0)):
+        found = agreement_with_kept(kept, [row["scores"] for row in made], costs)
+        assert {n: (e.value, e.n) for n, e in found.items()} == {"a": (agreed, 1), "b": (agreed, 2)}
+    with pytest.raises(DataError, match=r"rows.jsonl:1 names no objective"):
+        read_unlabelled([str(path)], keep_labels=True)
+
+
+def test_a_kept_label_without_scores_is_no_tie() -> None:
+    labels: list[Any] = [{"a": 1}, {"a": None}]
+    counts = tally(labels, [{"a": (None, None)}, {"a": (1.0, None)}], "a")
+    assert counts == {"chosen": 0, "rejected": 1, "tie": 0, "missing": 1}
 
 
 def test_rows_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
