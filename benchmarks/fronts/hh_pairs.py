@@ -2,7 +2,8 @@
 
 By the hash of the first user turn: test and validation prompts are set apart, the training prompts
 are cut into two halves. ARMs learn from pairs of one half (as many harmless as helpful ones), the
-trajectory-level judges that score the answers from the other.
+trajectory-level judges that score the answers from the other. Where pairs get a second verdict, it
+comes from labellers that learn from the whole of the ARMs' half.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ def main(data: Path, work: Path) -> None:
         kept = pairs[: PAIRS.get(part)]
         if part != "test":
             write(work / f"{part}.{objective}.jsonl", [row(p) for p in kept])
+        if part == "arm":
+            write(work / f"labeller.{objective}.jsonl", [row(p) for p in pairs])
     for split, number in PROMPTS.items():
         found: list[str] = []
         for objective in FILES:

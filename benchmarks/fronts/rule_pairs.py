@@ -1,8 +1,9 @@
 """Pairs for the rule-scored task: `python benchmarks/fronts/rule_pairs.py OUTPUT.jsonl`.
 
-For each training prompt of the demo the tiny model writes eight answers; for each rule the best
-and the worst of them make a pair, in random order, unless the rule sees too little difference. The
-pairs carry no labels: `trimtab label` judges every pair by every rule.
+For each training prompt of the demo the tiny model writes sixteen answers; for each rule the best
+and the worst of them make a pair, and so do the next best and the next worst, in random order,
+unless the rule sees too little difference. The pairs carry no labels: `trimtab label` judges every
+pair by every rule.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from trimtab.demo.prompts import TRAINING_PROMPTS
 from trimtab.demo.rules import cheerful, dialogue, words
 from trimtab.engines.local import load_engine
 
-SAMPLES, TOKENS, SEED = 8, 48, 0
+SAMPLES, PAIRS, TOKENS, SEED = 16, 2, 48, 0
 RULES = {cheerful: 2.0, dialogue: 1.0, words: 12.0}  # and the smallest difference that counts
 
 
@@ -30,10 +31,11 @@ def main(output: Path) -> None:
     for number, prompt in enumerate(TRAINING_PROMPTS):
         texts = [a.text for a in answers[number * SAMPLES : (number + 1) * SAMPLES]]
         for rule, gap in RULES.items():
-            two = [max(texts, key=rule), min(texts, key=rule)]
-            if rule(two[0]) - rule(two[1]) >= gap and two[1].strip():
-                chance.shuffle(two)
-                rows.append({"prompt": prompt, "chosen": two[0], "rejected": two[1]})
+            ranked = sorted((text for text in texts if text.strip()), key=rule)
+            for two in zip(ranked[::-1][:PAIRS], ranked[:PAIRS], strict=True):
+                if rule(two[0]) - rule(two[1]) >= gap:
+                    chosen, rejected = chance.sample(two, 2)
+                    rows.append({"prompt": prompt, "chosen": chosen, "rejected": rejected})
     output.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     print(len(rows), "pairs in", output)
 

@@ -51,37 +51,49 @@ def trimtab(*arguments: str) -> None:
         raise SystemExit(f"failed: trimtab {' '.join(arguments)} (see work/log.txt)")
 
 
-def prepare(hh: Path, work: Path) -> None:
-    """Pairs, labels, prompts, judges."""
-    rules = work / "rules"
-    rules.mkdir(parents=True, exist_ok=True)
-    if not (rules / "pairs.jsonl").exists():
-        subprocess.run(
-            [sys.executable, str(HERE / "rule_pairs.py"), str(rules / "pairs.jsonl")], check=True
-        )
+def prepare_rules(folder: Path) -> None:
+    """Pairs that the base wrote, judged by rules, and prompts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "pairs.jsonl").exists():
+        script = [str(HERE / "rule_pairs.py"), str(folder / "pairs.jsonl")]
+        subprocess.run([sys.executable, *script], check=True)
     scorers = [part for o, rule in RULES.items() for part in ("--scorer", f"{o}={rule}")]
-    labelled = ["--output", str(rules / "labelled.jsonl"), "--costs", "brief"]
-    trimtab("label", "--data", str(rules / "pairs.jsonl"), *scorers, *labelled)
+    labelled = ["--output", str(folder / "labelled.jsonl"), "--costs", "brief"]
+    trimtab("label", "--data", str(folder / "pairs.jsonl"), *scorers, *labelled)
     held_out = [prompt for i, prompt in enumerate(HELD_OUT_PROMPTS) if i % 6 < 4]
     parts = {"validation": TRAINING_PROMPTS[::10], "test": held_out}
     for split, prompts in parts.items():
         text = "".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts)
-        (rules / f"prompts.{split}.jsonl").write_text(text)
-    folder = work / "hh"
+        (folder / f"prompts.{split}.jsonl").write_text(text)
+
+
+def prepare_hh(data: Path, folder: Path) -> None:
+    """Pairs and prompts of HH-RLHF, the judges, and the second verdict of every pair."""
     if not (folder / "prompts.test.jsonl").exists():
-        subprocess.run(
-            [sys.executable, str(HERE / "hh_pairs.py"), str(hh), str(folder)], check=True
-        )
+        script = [str(HERE / "hh_pairs.py"), str(data), str(folder)]
+        subprocess.run([sys.executable, *script], check=True)
+    human, scorers = [], []
     for objective, epochs in (("helpful", 2), ("harmless", 1)):
-        judge = [
-            "--method", "trajectory", "--learning-rate", "1e-3", "--objectives", objective,
-            "--data", f"{folder}/judge.{objective}.jsonl", "--split", "none",
+        train_judge(folder, "judge", objective, epochs)
+        train_judge(folder, "labeller", objective, epochs)
+        human.append(f"{objective}={folder}/arm.{objective}.jsonl")
+        scorers += ["--scorer", f"{objective}={folder}/labellers/{objective}"]
+    both = ["--keep-labels", "--output", f"{folder}/both.jsonl"]
+    trimtab("label", "--data", *human, *scorers, *both)
+
+
+def train_judge(folder: Path, kind: str, objective: str, epochs: int) -> None:
+    """A trajectory-level reward model of the pairs of one half."""
+    output = folder / f"{kind}s" / objective
+    if not (output / "results.json").exists():
+        trimtab(
+            "train", "--model", MODEL, *COMMON, "--max-length", "256",
+            "--num-train-epochs", str(epochs), "--learning-rate", "1e-3",
+            "--method", "trajectory", "--objectives", objective,
+            "--data", f"{folder}/{kind}.{objective}.jsonl", "--split", "none",
             "--eval-data", f"{folder}/validation.{objective}.jsonl",
-            "--output-dir", f"{folder}/judges/{objective}", "--resume-from-checkpoint", "auto",
-        ]  # fmt: skip
-        own = [*COMMON, "--max-length", "256", "--num-train-epochs", str(epochs)]
-        if not (folder / "judges" / objective / "results.json").exists():
-            trimtab("train", "--model", MODEL, *own, *judge)
+            "--output-dir", str(output), "--resume-from-checkpoint", "auto",
+        )  # fmt: skip
 
 
 def train(task: Task, folder: Path, options: list[str]) -> None:
@@ -217,12 +229,15 @@ def main() -> None:
     arguments.add_argument("--hh", type=Path, required=True, help="folder of the HH-RLHF files")
     arguments.add_argument("--small", required=True, help="the 1.2 M chat model")
     arguments.add_argument("--jobs", type=int, default=2, help="commands that run at once")
-    arguments.add_argument("--tasks", nargs="+", default=["rules-2", "rules-3", "weak", "hh"])
+    arguments.add_argument("--tasks", nargs="+", default=list(all_tasks(HERE, "", "")))
     options = arguments.parse_args()
     work = HERE / "work"
     work.mkdir(exist_ok=True)
-    prepare(options.hh, work)
     tasks = all_tasks(work, MODEL, options.small)
+    if any(not name.startswith("hh") for name in options.tasks):
+        prepare_rules(work / "rules")
+    if any(name.startswith("hh") for name in options.tasks):
+        prepare_hh(options.hh, work / "hh")
     chosen: dict[str, Any] = {}
     with ThreadPoolExecutor(options.jobs) as jobs:
         for name in options.tasks:

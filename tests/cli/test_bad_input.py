@@ -269,6 +269,7 @@ def test_bad_prompt_rows(
         ),
         (["--beta", "0"], "--beta is 0"),
         (["--label-smoothing", "0.5"], "--label-smoothing is 0.5"),
+        (["--seed", "-1"], "--seed is -1; it must be in [0, 4294967295]"),
         (["--learning-rate", "nan"], "--learning-rate is nan"),
         (["--objectives", "a b"], "objective 'a b' is no name"),
         (["--chat-template", "none.jinja"], "no chat template at none.jinja"),
@@ -283,6 +284,20 @@ def test_bad_train_options(
     options: list[str], named: str,
 ) -> None:  # fmt: skip
     refused(*train(base_dir, pairs_file, tmp_path / "out", *options), names=[named])
+
+
+@pytest.mark.parametrize("method", ["genarm", "parm"])
+def test_evaluation_data_without_the_objective(
+    refused: Refused, base_dir: Path, tmp_path: Path, method: str
+) -> None:
+    pair = {"prompt": "the cat", "chosen": "sat", "rejected": "ran"}
+    data = write_jsonl(tmp_path / "data.jsonl", [{**pair, "labels": {"a": 0, "b": 1}}])
+    other = write_jsonl(tmp_path / "other.jsonl", [{**pair, "labels": {"z": 0}}])
+    options = ["--objectives", "a,b", "--method", method, "--eval-data", other]
+    refused(
+        *train(base_dir, data, tmp_path / "out", *options, "--split", "none"),
+        names=["--eval-data: the data have no", "they have: z"],
+    )
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,8 @@ def test_what_is_measured(shop: Conditioned, method: str) -> None:
     """
     name = f"measured-{method}"
     result = shop.train(name, method=method, max_steps=12, learning_rate=1e-2, save_strategy="no")
-    keys = {f"eval_{key}" for key in ("accuracy", "margin", "loss", "accuracy_a", "accuracy_b")}
+    wanted = ("accuracy", "margin", "loss", "reward_chosen", "accuracy_a", "accuracy_b")
+    keys = {f"eval_{key}" for key in wanted}
     assert keys <= result.metrics.keys()
     assert any(keys <= record.keys() for record in shop.records(name))
     found = {}

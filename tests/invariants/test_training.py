@@ -389,6 +389,8 @@ class TestWhatItLeavesBehind:
             chosen, rejected = ArmRewards()(theirs, PairCollator(0)(shop.validation())).chunk(2)
         margin = (chosen - rejected).mean().item()
         assert margin == pytest.approx(result.metrics["eval_margin"], abs=1e-3)
+        reward = chosen.mean().item()
+        assert reward == pytest.approx(result.metrics["eval_reward_chosen"], abs=1e-3)
         tokenizer = transformers.AutoTokenizer.from_pretrained(result.output_dir)
         base_tokenizer = load_tokenizer(str(shop.base))
         assert tokenizer.get_vocab() == base_tokenizer.get_vocab()

@@ -27,6 +27,7 @@ def check(config: TrainConfig) -> None:
         _require(config, name, 0 < getattr(config, name) < math.inf, "it must be more than 0")
     good = 0 <= config.label_smoothing < 0.5
     _require(config, "label_smoothing", good, "it must be in [0, 0.5)")
+    _require(config, "seed", 0 <= config.seed < 2**32, "it must be in [0, 4294967295]")
     if not config.data:
         raise ConfigError("no data", "name at least one file or hub id with --data")
     _check_betas(config)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from trimtab.arms.conditioned_files import WEIGHTS, load_adapter_tensors, save_adapter
 from trimtab.data.tokenize import TokenPair
 from trimtab.training.losses import ObjectiveLosses, objectives_loss
-from trimtab.training.trainer import Batch, PreferenceTrainer
+from trimtab.training.trainer import Batch, PreferenceTrainer, pair_metrics
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class ConditionedTrainer(PreferenceTrainer):
     def _by_objective(self, prediction: Any) -> dict[str, float]:
         margins = prediction.predictions[:, 0] - prediction.predictions[:, 1]
         asked = np.asarray(prediction.label_ids).reshape(-1)
-        found = {"accuracy": float((margins > 0).mean()), "margin": float(margins.mean())}
+        found = pair_metrics(prediction.predictions)
         for i, name in enumerate(self._objectives):
             if (asked == i).any():
                 found[f"accuracy_{name}"] = float((margins[asked == i] > 0).mean())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,9 +97,10 @@ def _read_splits(config: TrainConfig, objective: str) -> tuple[dict[str, list[Pa
         )
     parts = _split(config, pairs)
     if config.eval_data:
-        parts["validation"], more = read_pairs(
-            config.eval_data, objective, skip_bad_rows=config.skip_bad_rows
-        )
+        with _of_eval_data():
+            parts["validation"], more = read_pairs(
+                config.eval_data, objective, skip_bad_rows=config.skip_bad_rows
+            )
         report.add(more)
     _require_pairs(parts)
     return parts, report
@@ -121,13 +123,23 @@ def _read_comparisons(
         config.descriptions_of(objectives)
     parts = _split(config, pairs)
     if config.eval_data:
-        more_pairs, _, more = read_comparisons(
-            config.eval_data, objectives, skip_bad_rows=config.skip_bad_rows
-        )
+        with _of_eval_data():
+            more_pairs, _, more = read_comparisons(
+                config.eval_data, objectives, skip_bad_rows=config.skip_bad_rows
+            )
         parts["validation"] = list(more_pairs)
         report.add(more)
     _require_pairs(parts)
     return parts, objectives, report
+
+
+@contextmanager
+def _of_eval_data() -> Iterator[None]:
+    """Let an error about data say that it is the evaluation data."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"--eval-data: {error.args[0]}", error.hint) from None
 
 
 def _require_objectives(objectives: Sequence[str], pairs: Sequence[TokenPair]) -> None:

@@ -129,7 +129,7 @@ def _measure(trainer: PreferenceTrainer, inputs: Inputs) -> dict[str, float]:
     if "validation" in inputs.splits:
         done = [e for e in logs if "eval_loss" in e and e["step"] == trainer.state.global_step]
         found = done[-1] if done else trainer.evaluate()
-        wanted = ("eval_loss", "eval_accuracy", "eval_margin")
+        wanted = ("eval_loss", "eval_accuracy", "eval_margin", "eval_reward_chosen")
         metrics |= {k: v for k, v in found.items() if k.startswith(wanted)}
         metrics["eval_n"] = len(trainer.eval_dataset)
     seconds = [entry["train_runtime"] for entry in logs if "train_runtime" in entry]

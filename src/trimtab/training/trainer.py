@@ -167,10 +167,20 @@ class PreferenceTrainer(transformers.Trainer):
 
 
 def _metrics(prediction: Any) -> dict[str, float]:
-    chosen, rejected = prediction.predictions[:, 0], prediction.predictions[:, 1]
+    return pair_metrics(prediction.predictions)
+
+
+def pair_metrics(rewards_B2: Any) -> dict[str, float]:
+    """Accuracy, mean margin, and the mean reward of the better side.
+
+    The last is an ARM's log-likelihood: where it falls far below its start, the ARM ranks pairs by
+    leaving the language, and so will what it guides.
+    """
+    chosen_B, rejected_B = rewards_B2[:, 0], rewards_B2[:, 1]
     return {
-        "accuracy": float((chosen > rejected).mean()),
-        "margin": float((chosen - rejected).mean()),
+        "accuracy": float((chosen_B > rejected_B).mean()),
+        "margin": float((chosen_B - rejected_B).mean()),
+        "reward_chosen": float(chosen_B.mean()),
     }
 
 
