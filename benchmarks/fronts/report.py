@@ -131,6 +131,7 @@ def results_of(task: Task) -> dict[str, Any]:
     return {
         "strengths": {p.parent.name: json.loads(p.read_text()) for p in sorted(found)},
         "title": task.title,
+        "judges": judges_of(task),
         "front": front,
         "per_seed": per_seed(task, front),
         "trained_parameters": {m: trained(arms_of(task, m)) for m in methods},
@@ -140,59 +141,90 @@ def results_of(task: Task) -> dict[str, Any]:
     }
 
 
-def show(value: dict[str, float] | None, sign: str = "") -> str:
+def judges_of(task: Task) -> dict[str, dict[str, list[float]]]:
+    """How often the reward models of a task agree with people: share and number of pairs."""
+    if not task.name.startswith("hh"):
+        return {}
+    kinds = ["judges", *(["labellers"] if task.name == "hh-both" else [])]
+    found: dict[str, dict[str, list[float]]] = {}
+    for kind in kinds:
+        for objective in task.objectives:
+            text = (WORK / "hh" / kind / objective / "results.json").read_text()
+            rates = json.loads(text)
+            found.setdefault(kind, {})[objective] = [rates["eval_accuracy"], rates["eval_n"]]
+    return found
+
+
+def show(value: dict[str, float] | None, digits: int, sign: str = "") -> str:
     if value is None:
         return "–"
-    return f"{value['value']:{sign}.2f} [{value['low']:{sign}.2f}, {value['high']:{sign}.2f}]"
+    estimate, low, high = (f"{value[k]:{sign}.{digits}f}" for k in ("value", "low", "high"))
+    return f"{estimate} [{low}, {high}]"
 
 
 def table(found: dict[str, Any]) -> list[str]:
     front, decoded = found["front"], found["decoding"]
+    methods = [name for name in NAMES if name in front["guides"]]
+    own = {
+        m: ", ".join(f"{found['strengths'][f'{m}-{s}']['strength']:g}" for s in SEEDS)
+        for m in methods
+    }
     lines = [
         f"### {found['title']}",
         "",
-        "| | HV | − GenARM | of each seed | MIP | − GenARM | of each seed | trained | training, s "
-        "| time per token, × base | memory, MiB |",
-        "| --- " * 11 + "|",
+        "| | HV | − GenARM | of each seed | MIP | − GenARM | of each seed | strength |",
+        "| --- " * 8 + "|",
+        "| base |" + quality(front["guides"]["base"], None) + " – |",
     ]
-    for name in (n for n in NAMES if n in front["guides"]):
-        guide, seeds, cost = front["guides"][name], found["per_seed"][name], decoded[name]
-        cells = [
-            NAMES[name],
-            show(guide["hypervolume"]),
-            show(guide["hypervolume_difference"], "+"),
-            ", ".join(f"{v:.1f}" for v in seeds["hypervolume"]),
-            show(guide["mip"]),
-            show(guide["mip_difference"], "+"),
-            ", ".join(f"{v:.2f}" for v in seeds["mip"]),
-            f"{found['trained_parameters'][name]:,}",
-            f"{found['train_seconds'][name]:.0f}",
-            f"{cost['ratio']:.2f} [{cost['low']:.2f}, {cost['high']:.2f}]",
-            f"{cost['bytes'] / 2**20:.0f}",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    base = decoded[BASE_ROW]
+    lines += [
+        f"| {NAMES[name]} |{quality(front['guides'][name], found['per_seed'][name])} {own[name]} |"
+        for name in methods
+    ]
+    lines += [
+        "",
+        "| | trained parameters | training, s | time per token, × base | memory, MiB |",
+        "| --- " * 5 + "|",
+        f"| base | 0 | – | 1 | {decoded[BASE_ROW]['bytes'] / 2**20:.0f} |",
+    ]
+    for name in methods:
+        cost = decoded[name]
+        lines.append(
+            f"| {NAMES[name]} | {found['trained_parameters'][name]:,} "
+            f"| {found['train_seconds'][name]:.0f} "
+            f"| {cost['ratio']:.2f} [{cost['low']:.2f}, {cost['high']:.2f}] "
+            f"| {cost['bytes'] / 2**20:.0f} |"
+        )
+    return [*lines, "", *notes(found), ""]
+
+
+def quality(guide: dict[str, Any], seeds: dict[str, list[float]] | None) -> str:
+    """Cells of hypervolume and mean inner product."""
+    cells = []
+    for name, digits in (("hypervolume", 1), ("mip", 2)):
+        values = ", ".join(f"{v:.{digits}f}" for v in seeds[name]) if seeds else "–"
+        difference = show(guide[f"{name}_difference"], digits, "+")
+        cells += [show(guide[name], digits), difference, values]
+    return " " + " | ".join(cells) + " |"
+
+
+def notes(found: dict[str, Any]) -> list[str]:
+    """What the numbers are of."""
+    front, base = found["front"], found["decoding"][BASE_ROW]
     mean = ", ".join(f"{o} {v:.2f}" for o, v in front["normalization"]["mean"].items())
     unit = ", ".join(f"{o} {v:.2f}" for o, v in front["normalization"]["unit"].items())
     worst = ", ".join(f"{o} {v:.2f}" for o, v in front["reference"]["raw"].items())
     chosen = "; ".join(f"{NAMES[m]}: {found['chosen'][m]['setting']}" for m in METHODS)
-    own = {
-        NAMES[m]: ", ".join(f"{found['strengths'][f'{m}-{s}']['strength']:g}" for s in SEEDS)
-        for m in NAMES
-        if m in front["guides"]
-    }
-    strengths = "; ".join(f"{name} {text}" for name, text in own.items())
-    return [
-        *lines,
-        "",
+    lines = [
         f"n = {front['n_prompts']} prompts, {len(front['seeds'])} seeds of training and sampling, "
         f"{len(front['preferences'])} preferences. Base: mean {mean}; standard deviation {unit} "
         "(the units of HV and MIP; the base has MIP 0). Reference point of HV (worst mean of all): "
         f"{worst}. The base alone takes {base['ms_per_token']:.2f} ms per token of a request "
-        f"in a batch of 32, and {base['bytes'] / 2**20:.0f} MiB. Loss chosen by the search: "
-        f"{chosen}. Strength chosen for each seed: {strengths}.",
-        "",
+        f"in a batch of 32. Chosen by the search: {chosen}.",
     ]
+    for kind, rates in found["judges"].items():
+        told = ", ".join(f"{o} {a:.2f} of {n}" for o, (a, n) in rates.items())
+        lines.append(f"Validation pairs that the {kind} rank as people did: {told}.")
+    return lines
 
 
 def main() -> None:

@@ -96,7 +96,8 @@ class TrainConfig:
 
     beta: float | str | None = None
     """β_r of the loss: what a nat of reward difference counts; for all objectives, or for each
-    (`helpful=0.05,harmless=0.01`). Default 0.05 (parm, uniarm: 0.01; trajectory: 1)."""
+    (`helpful=0.05,harmless=0.01`). Default 0.05 (parm, uniarm: 0.01), the papers' for sums over
+    about a hundred tokens; 4 with --length-normalize; trajectory: 1."""
 
     margin: float = 0.0
     """Margin γ subtracted from the scaled reward difference."""
@@ -108,7 +109,7 @@ class TrainConfig:
     """Bradley-Terry or hinge loss."""
 
     length_normalize: bool = False
-    """Reward per token instead of per response."""
+    """Reward per token instead of per response, so that length does not count."""
 
     scale: float = 1.0
     """Calibration stored with the ARM: multiplies the strength when decoding."""
@@ -217,7 +218,10 @@ class TrainConfig:
     def loss_beta(self, objective: str = "") -> float:
         """β_r of one objective, with the method's default."""
         if self.beta is None:
-            return {"trajectory": 1.0, "genarm": 0.05}.get(self.method, 0.01)
+            if self.method == "trajectory":
+                return 1.0
+            of_a_sum = 0.05 if self.method == "genarm" else 0.01
+            return 4.0 if self.length_normalize else of_a_sum
         return self.betas[objective] if self.betas else float(self.beta)
 
     @property
