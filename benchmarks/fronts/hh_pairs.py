@@ -12,14 +12,19 @@ import json
 import sys
 from pathlib import Path
 
+from trimtab.arms.load import load_tokenizer
 from trimtab.data.formats import read_pairs
 from trimtab.data.pairs import Pair, first_user_turn, prompt_hash, split_of
+from trimtab.demo import MODEL
+
+TOKENIZER = load_tokenizer(MODEL)
 
 FILES = {
     "helpful": ["helpful-base.test.json.xz"],
     "harmless": ["harmless-base.test.jsonl.gz", "harmless-base.train5000.lastturn.json.xz"],
 }
-PAIRS = {"arm": 500, "validation": 200}  # of each objective; those that are too long go later
+PAIRS = {"arm": 300, "validation": 200}  # of each objective
+LENGTH = 160  # tokens of prompt and longer answer: training takes 192 with the chat template
 PROMPTS = {"validation": 20, "test": 30}  # of each objective
 
 
@@ -38,6 +43,12 @@ def row(pair: Pair) -> dict[str, object]:
     return {"prompt": pair.prompt, "chosen": chosen, "rejected": rejected}
 
 
+def tokens(pair: Pair) -> int:
+    turns = [pair.prompt] if isinstance(pair.prompt, str) else [m["content"] for m in pair.prompt]
+    asked = len(TOKENIZER("\n".join(turns))["input_ids"])
+    return asked + max(len(TOKENIZER(t)["input_ids"]) for t in (pair.chosen, pair.rejected))
+
+
 def main(data: Path, work: Path) -> None:
     work.mkdir(parents=True, exist_ok=True)
     parts: dict[tuple[str, str], list[Pair]] = {}
@@ -46,11 +57,12 @@ def main(data: Path, work: Path) -> None:
         for pair in sorted(pairs, key=lambda p: prompt_hash(p.prompt)):
             parts.setdefault((objective, part_of(pair)), []).append(pair)
     for (objective, part), pairs in parts.items():
-        kept = pairs[: PAIRS.get(part)]
-        if part != "test":
-            write(work / f"{part}.{objective}.jsonl", [row(p) for p in kept])
         if part == "arm":
             write(work / f"labeller.{objective}.jsonl", [row(p) for p in pairs])
+        if part in PAIRS:
+            pairs = [p for p in pairs if tokens(p) <= LENGTH][: PAIRS[part]]
+        if part != "test":
+            write(work / f"{part}.{objective}.jsonl", [row(p) for p in pairs])
     for split, number in PROMPTS.items():
         found: list[str] = []
         for objective in FILES:

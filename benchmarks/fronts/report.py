@@ -149,9 +149,9 @@ def judges_of(task: Task) -> dict[str, dict[str, list[float]]]:
     found: dict[str, dict[str, list[float]]] = {}
     for kind in kinds:
         for objective in task.objectives:
-            text = (WORK / "hh" / kind / objective / "results.json").read_text()
-            rates = json.loads(text)
-            found.setdefault(kind, {})[objective] = [rates["eval_accuracy"], rates["eval_n"]]
+            pairs = str(WORK / f"hh/validation.{objective}.jsonl")
+            judge = trimtab.accuracy(str(WORK / "hh" / kind / objective), pairs, split="all").arm
+            found.setdefault(kind, {})[objective] = [judge.value, judge.n]
     return found
 
 

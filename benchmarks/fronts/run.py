@@ -4,8 +4,8 @@
 
 Only Trimtab's own commands are run, each resumable: run it again to go on. Every method has the
 same search on validation prompts (`tasks.py`), then three training seeds, then one sweep on test
-prompts. Writes `results.json`, the pictures and the tables in `README.md`; working files go to
-`work/`.
+prompts. `report.py` then writes `results.json` and the tables in `README.md`. Working files go to
+`work/`, which must be emptied when `tasks.py` changes; only one run may use it.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def prepare_hh(data: Path, folder: Path) -> None:
     human, scorers = [], []
     for objective, epochs in (("helpful", 2), ("harmless", 1)):
         train_judge(folder, "judge", objective, epochs)
-        train_judge(folder, "labeller", objective, epochs)
+        train_judge(folder, "labeller", objective, 2)
         human.append(f"{objective}={folder}/arm.{objective}.jsonl")
         scorers += ["--scorer", f"{objective}={folder}/labellers/{objective}"]
     both = ["--keep-labels", "--output", f"{folder}/both.jsonl"]
@@ -110,7 +110,7 @@ def train(task: Task, folder: Path, options: list[str]) -> None:
             uncalibrate(place)
         if not (place / "results.json").exists():
             trimtab(
-                "train", "--model", task.model, "--data", *task.data, *task.more, *COMMON,
+                "train", "--model", task.model, "--data", *task.data, *COMMON, *task.more,
                 *options, *described, "--objectives", objectives, "--output-dir", str(place),
                 "--resume-from-checkpoint", "auto", "--overwrite",
             )  # fmt: skip
@@ -134,15 +134,16 @@ def sweep(task: Task, output: Path, split: str, step: float, guides: list[str]) 
 def search(task: Task, work: Path, jobs: ThreadPoolExecutor) -> dict[str, dict[str, Any]]:
     """Method -> the loss that has the best hypervolume on validation prompts at any strength."""
     home = work / task.name / "search"
+    settings = list(SETTINGS.values())
     runs = [
-        (home / method / str(i), [*flags, *setting, "--seed", str(SEARCH_SEED)])
+        (home / method / str(i), [*flags, *settings[i], "--seed", str(SEARCH_SEED)])
         for method, flags in METHODS.items()
-        for i, setting in enumerate(SETTINGS.values())
+        for i in task.settings
     ]
     list(jobs.map(lambda run: train(task, *run), runs))
 
     def best(method: str) -> dict[str, Any]:
-        folders = {str(i): str(home / method / str(i)) for i in range(len(SETTINGS))}
+        folders = {str(i): str(home / method / str(i)) for i in task.settings}
         found = strengths(task, home / f"front-{method}", folders)
         number, _ = max(found, key=lambda key: found[key])
         values = {f"{list(SETTINGS)[int(n)]}, strength {s:g}": v for (n, s), v in found.items()}
@@ -169,28 +170,27 @@ def strengths(
     }
 
 
-def calibrate(task: Task, home: Path, name: str, seed: int) -> float:
+def calibrate(task: Task, home: Path, name: str, seed: int) -> None:
     """Choose a trained guide's strength on validation prompts and store it as its ARMs' scale."""
-    folder, told = home / f"{name}-{seed}", home / f"{name}-{seed}" / "strength.json"
+    folder = home / f"{name}-{seed}"
+    told = folder / "strength.json"
     if not told.exists():
         option = "--soup" if name == "soups" else "--guide"
         found = strengths(task, home / f"strength-{name}-{seed}", {"g": str(folder)}, option)
-        (_, strength), _ = max(found.items(), key=lambda item: item[1])
-        for sidecar in folder.rglob("trimtab.json"):
-            facts = json.loads(sidecar.read_text())
-            sidecar.write_text(json.dumps({**facts, "scale": strength}, indent=2) + "\n")
-        told.write_text(
-            json.dumps({"strength": strength, "all": {s: v for (_, s), v in found.items()}})
-        )
-    return float(json.loads(told.read_text())["strength"])
+        (_, best), _ = max(found.items(), key=lambda item: item[1])
+        values = {strength: value for (_, strength), value in found.items()}
+        told.write_text(json.dumps({"strength": best, "all": values}))
+    strength = float(json.loads(told.read_text())["strength"])
+    for sidecar in folder.rglob("trimtab.json"):
+        facts = json.loads(sidecar.read_text())
+        sidecar.write_text(json.dumps({**facts, "scale": strength}, indent=2) + "\n")
 
 
 def measure(task: Task, work: Path, chosen: dict[str, Any], jobs: ThreadPoolExecutor) -> None:
     """Train all seeds with the chosen losses, calibrate each, and sweep the test prompts."""
     home = work / task.name
     flags = {m: [*f, *SETTINGS[chosen[m]["setting"]]] for m, f in METHODS.items()}
-    if task.ablations:
-        flags |= {name: [*flags["uniarm"], *more] for name, more in ABLATIONS.items()}
+    flags |= {name: [*flags["uniarm"], *ABLATIONS[name]] for name in task.ablations}
     runs = [
         (home / f"{name}-{seed}", [*own, "--seed", str(seed)])
         for seed in SEEDS

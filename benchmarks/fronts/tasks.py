@@ -1,4 +1,4 @@
-"""The tasks, the methods and the search of `run.py`: everything that was decided beforehand."""
+"""The tasks, the methods and the search of `run.py`: what each run does."""
 
 from __future__ import annotations
 
@@ -72,7 +72,8 @@ class Task:
         costs: objectives whose score is a cost.
         more: further training options.
         step: of the preferences.
-        ablations: whether UniARM's are measured, too.
+        ablations: of UniARM that are measured, too.
+        settings: numbers of the settings that are searched.
         search: the task whose search it uses; its own if empty.
         same_arms: the task whose GenARM ARMs, trained on the same pairs, it shares.
     """
@@ -87,7 +88,8 @@ class Task:
     costs: list[str] = field(default_factory=list)
     more: list[str] = field(default_factory=list)
     step: float = 0.1
-    ablations: bool = True
+    ablations: tuple[str, ...] = ()
+    settings: tuple[int, ...] = (0, 1, 2)
     search: str = ""
     same_arms: str = ""
 
@@ -97,13 +99,16 @@ class Task:
 
 
 def all_tasks(work: Path, model: str, small: str) -> dict[str, Task]:
-    """The tasks by name; the files they read are made by `run.py prepare`."""
+    """The tasks by name; `run.py` makes the files they read."""
     pairs, hh = [str(work / "rules/labelled.jsonl")], work / "hh"
     prompts = {
         split: str(work / f"rules/prompts.{split}.jsonl") for split in ("validation", "test")
     }
     two = {name: RULES[name] for name in ("cheerful", "dialogue")}
-    rules = Task("rules-2", "rules, 2 objectives", model, model, two, pairs, prompts)
+    rules = Task(
+        "rules-2", "rules, 2 objectives", model, model, two, pairs, prompts,
+        ablations=tuple(ABLATIONS),
+    )  # fmt: skip
     judges = {o: str(hh / "judges" / o) for o in ("helpful", "harmless")}
     asked = {split: str(hh / f"prompts.{split}.jsonl") for split in ("validation", "test")}
     human = [f"{o}={hh}/arm.{o}.jsonl" for o in ("helpful", "harmless")]
@@ -113,19 +118,20 @@ def all_tasks(work: Path, model: str, small: str) -> dict[str, Task]:
         "rules-2": rules,
         "rules-3": Task(
             "rules-3", "rules, 3 objectives", model, model, RULES, pairs, prompts,
-            costs=["brief"], step=0.25, ablations=False, search="rules-2", same_arms="rules-2",
+            costs=["brief"], step=0.25, search="rules-2", same_arms="rules-2",
         ),
         "weak": Task(
             "weak", "rules, 2 objectives, a 1.2 M ARM on the 5.7 M base", small, model, two, pairs,
-            prompts, ablations=False, search="rules-2",
+            prompts, search="rules-2",
         ),
         "hh-both": Task(
             "hh-both", "HH-RLHF, the same pairs, each judged on both objectives", model, model,
             judges, [str(hh / "both.jsonl")], asked, more=checks,
+            ablations=("uniarm-noshift",), settings=(1, 2),  # the sum was last on rules, λ is known
         ),
         "hh": Task(
             "hh", "HH-RLHF, a human verdict on one objective per pair", model, model,
             judges, human, asked,
-            more=checks, ablations=False, search="hh-both",
+            more=checks, search="hh-both",
         ),
     }  # fmt: skip

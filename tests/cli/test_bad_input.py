@@ -270,6 +270,7 @@ def test_bad_prompt_rows(
         (["--beta", "0"], "--beta is 0"),
         (["--label-smoothing", "0.5"], "--label-smoothing is 0.5"),
         (["--seed", "-1"], "--seed is -1; it must be in [0, 4294967295]"),
+        (["--seed", str(2**32)], "--seed is 4294967296"),
         (["--learning-rate", "nan"], "--learning-rate is nan"),
         (["--objectives", "a b"], "objective 'a b' is no name"),
         (["--chat-template", "none.jinja"], "no chat template at none.jinja"),

@@ -114,12 +114,39 @@ def test_labels_that_are_there_are_kept(data: Path, tmp_path: Path, capsys: Capt
     found = json.loads(capsys.readouterr().out)
     assert found["objectives"]["happy"] == {"chosen": 3, "rejected": 0, "tie": 0, "missing": 0}
     kept = {name: (e["value"], e["n"]) for name, e in found["agreement_with_kept"].items()}
-    assert kept == {"happy": (0.5, 2), "wordy": (pytest.approx(float("nan"), nan_ok=True), 0)}
+    assert kept == {"happy": (0.5, 2), "wordy": (None, 0)}
+    assert list(found["agreement"]) == ["happy and wordy"]  # `chosen` is what was kept
     assert main(command(f"happy={data}", out, "--keep-labels")) == 0
     assert "happy: kept and scored" in capsys.readouterr().out
     assert main(command(f"wordy={data}", out, "--keep-labels")) == 2  # other labels are kept
     assert main(command(data, tmp_path / "no.jsonl", "--keep-labels")) == 2
     assert "names no objective" in capsys.readouterr().err
+    more = ("--keep-labels", "--skip-bad-rows", "--json")
+    capsys.readouterr()
+    write_jsonl(data, [*PAIRS, {**PAIRS[0], "labels": {"happy": 1, "long": 0}}])
+    assert main(command(data, tmp_path / "one.jsonl", *more)) == 0  # three name no objective
+    found = json.loads(capsys.readouterr().out)
+    assert (found["pairs"], list(found["agreement"])) == (
+        1, ["happy and wordy", "happy and long", "wordy and long"],
+    )  # fmt: skip
+
+
+def test_scores_of_other_pairs_are_not_used(
+    data: Path, tmp_path: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed run leaves scores; another choice of rows in the same file must not take them."""
+    write_jsonl(data, [PAIRS[0], {**PAIRS[2], "objective": "nice"}])
+    out = tmp_path / "labelled.jsonl"
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    more = ("--keep-labels", "--skip-bad-rows")
+    with monkeypatch.context() as stopped:
+        stopped.setattr("trimtab.evaluation.labelling.labelled", stop)
+        main(command(data, out, scorers=JUDGED))
+    assert main(command(data, out, *more, "--overwrite", scorers=JUDGED)) == 0
+    assert [row["scores"] for row in rows(out)] == [{"nice": [3, 3]}]
 
 
 def test_the_counts_are_shown(data: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -16,6 +16,7 @@ from trimtab.jobs import RowFile, going_on
 
 if TYPE_CHECKING:
     from trimtab.evaluation.scorers import Scorer
+    from trimtab.evaluation.stats import Estimate
 
 DESCRIPTION = "Relabel preference pairs: which side is better, on each objective, by scorers."
 
@@ -25,7 +26,8 @@ class LabelOptions(ScorerOptions):
     """Relabel preference pairs: which side is better, on each objective, by scorers."""
 
     data: list[str]
-    """Preference files (JSON, JSONL, CSV, Parquet; .gz, .xz) or hub ids (`owner/name:split`)."""
+    """Preference files (JSON, JSONL, CSV, Parquet; .gz, .xz) or hub ids (`owner/name:split`);
+    NAME=FILE says what a file was judged on, for --keep-labels."""
 
     output: str
     """JSONL file of `prompt`, `chosen`, `rejected`, `labels` (0: chosen is better, 1: rejected is,
@@ -33,8 +35,10 @@ class LabelOptions(ScorerOptions):
     chosen, of rejected]), for `trimtab train`. A killed run goes on where it stopped."""
 
     keep_labels: bool = False
-    """Keep the verdicts that the data hold (`labels`, `scores`, `objective`, or NAME=FILE); scorers
-    judge what a pair is not judged on yet. Also says how often the scorers agree with the kept."""
+    """Keep the verdicts that the data hold (`labels`, `scores` with more as better, `objective`, or
+    NAME=FILE) and let the scorers label the rest, ties too. Every pair is scored on everything:
+    that says how often the scorers agree with the labels kept (too often on pairs they learned
+    from)."""
 
     skip_bad_rows: bool = False
     """Leave malformed rows out, counted and named, instead of refusing the data."""
@@ -53,20 +57,20 @@ def main(argv: Sequence[str]) -> int:
     if "chosen" in scorers:
         raise ConfigError("an objective is called 'chosen'", "that is the data's own verdict")
     costs = options.cost_names(list(scorers))
-    from trimtab.evaluation.labelling import read_unlabelled, require_other_file, settings_of
+    from trimtab.evaluation.labelling import read_for_labelling, require_other_file, settings_of
 
     require_other_file(Path(options.output), options.data)
     kept, skipped = options.keep_labels, options.skip_bad_rows
-    pairs, report = read_unlabelled(options.data, keep_labels=kept, skip_bad_rows=skipped)
+    pairs, report = read_for_labelling(options.data, keep_labels=kept, skip_bad_rows=skipped)
     settings = settings_of(options.data, scorers, costs, keep_labels=kept)
     job = RowFile(Path(options.output), settings, overwrite=options.overwrite)
     for line in report.lines():
         print(line, file=sys.stderr)
     if job.done < len(pairs):
-        _label(job, pairs, options.data, scorers, costs)
+        _label(job, pairs, scorers, costs)
     from trimtab.cli import show
 
-    found = summary(job.path, list(scorers), costs, report)
+    found = summary(job.path, list(scorers), costs, report, kept=options.keep_labels)
     if options.json:
         show.print_json(found)
     else:
@@ -77,7 +81,6 @@ def main(argv: Sequence[str]) -> int:
 def _label(
     job: RowFile,
     pairs: Sequence[Comparison],
-    data: Sequence[str],
     scorers: Mapping[str, Scorer],
     costs: Sequence[str],
 ) -> None:
@@ -88,7 +91,7 @@ def _label(
     from trimtab.evaluation.scored import made_again
 
     quiet_libraries()
-    files = scratch_files(job, data, scorers)
+    files = scratch_files(job, pairs, scorers)
     for line in made_again(files):
         print(line, file=sys.stderr)
     with going_on(), show.progress() as progress:
@@ -96,7 +99,7 @@ def _label(
 
 
 def summary(
-    path: Path, objectives: Sequence[str], costs: Sequence[str], report: RowReport
+    path: Path, scored: Sequence[str], costs: Sequence[str], report: RowReport, *, kept: bool
 ) -> dict[str, Any]:
     """Counts of verdicts per objective, and how often any two verdicts agree."""
     from trimtab.evaluation.labels import agreement, agreement_with_kept, tally
@@ -104,15 +107,21 @@ def summary(
 
     rows = list(read_jsonl(path))
     labels, scores = [row["labels"] for row in rows], [row["scores"] for row in rows]
-    kept = [{name: row["labels"][name] for name in row.get("kept", ())} for row in rows]
-    with_kept = agreement_with_kept(kept, scores, costs) if any(kept) else {}
+    own = [{name: row["labels"][name] for name in row.get("kept", ())} for row in rows]
+    objectives = dict.fromkeys([*scored, *(name for row in own for name in row)])
+    with_kept = agreement_with_kept(own, scores, costs) if kept else {}
     return {
         "pairs": len(rows),
         "rows": {"read": report.rows, **report.counts},
         "objectives": {name: tally(labels, scores, name) for name in objectives},
-        "agreement": {pair: asdict(e) for pair, e in agreement(labels, objectives).items()},
-        "agreement_with_kept": {name: asdict(e) for name, e in with_kept.items()},
+        "agreement": _shares(agreement(labels, [*objectives], kept=kept)),
+        "agreement_with_kept": _shares(with_kept),
     }
+
+
+def _shares(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, float | None]]:
+    """For JSON, which has no NaN: a share of no pairs is null."""
+    return {name: {**asdict(e), "value": e.value if e.n else None} for name, e in estimates.items()}
 
 
 def _show(found: Mapping[str, Any], path: Path) -> None:

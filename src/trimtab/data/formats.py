@@ -130,17 +130,8 @@ def comparison_of(row: Row, place: str = "") -> Comparison:
         )
     if not chosen.strip() or not rejected.strip():
         raise Unusable("one side is empty")
-    return Comparison(prompt, chosen, rejected, "", place, verbatim, verdicts_of(row, place))
-
-
-def verdicts_of(row: Row, place: str = "") -> dict[str, int]:
-    """Objective -> index of the better side, for each objective that the row is judged on.
-
-    Raises:
-        DataError: a label that is not 0 or 1, scores that are not two numbers.
-        Unusable: it is judged on none, or a tie on all.
-    """
-    return dict(_verdicts(row, place))
+    verdicts = dict(_verdicts(row, place))
+    return Comparison(prompt, chosen, rejected, "", place, verbatim, verdicts)
 
 
 def _two_texts(row: Row, place: str) -> Row:
@@ -153,6 +144,8 @@ def _two_texts(row: Row, place: str) -> Row:
     score = row.get("score")
     if score is not None and not _are_scores(score):
         raise DataError(f"{place} has score {score!r}", "`score` must be two numbers")
+    if score is not None and score[0] == score[1]:
+        raise Unusable("a tie")
     if score is not None and score[1] > score[0]:
         texts = texts[::-1]
     rest = {key: value for key, value in row.items() if key not in ("text", "score")}
@@ -160,6 +153,7 @@ def _two_texts(row: Row, place: str) -> Row:
 
 
 def _verdicts(row: Row, place: str) -> Iterator[tuple[str, int]]:
+    """(objective, index of the better side) for each objective that the row is judged on."""
     labels, scores = row.get("labels"), row.get("scores")
     if not isinstance(labels, dict) and not isinstance(scores, dict):
         yield str(row.get("objective") or ""), 0

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from trimtab.data.comparisons import require_objectives
-from trimtab.data.formats import Unusable, comparison_of, usable_rows, verdicts_of
+from trimtab.data.formats import Unusable, comparison_of, usable_rows
 from trimtab.data.pairs import Comparison, RowReport
 from trimtab.data.sources import Row, fingerprint, split_name
 from trimtab.errors import DataError, OutputError
@@ -20,7 +22,7 @@ from trimtab.jobs import RowFile
 _SIDES = ("prompt", "chosen", "rejected", "text", "score")
 
 
-def read_unlabelled(
+def read_for_labelling(
     sources: Sequence[str], *, keep_labels: bool = False, skip_bad_rows: bool = False
 ) -> tuple[list[Comparison], RowReport]:
     """Every usable pair once, in its own order of sides.
@@ -36,23 +38,21 @@ def read_unlabelled(
     """
     report = RowReport()
 
-    def sides(row: Row, place: str) -> Comparison:
-        own = comparison_of({k: value for k, value in row.items() if k in _SIDES}, place)
-        own = replace(own, verdicts=_verdicts(row, place) if keep_labels else {})
+    def one(row: Row, place: str) -> Comparison:
+        bare = {key: value for key, value in row.items() if key in _SIDES}
+        verdicts: Mapping[str, int] = {}
+        try:
+            verdicts = comparison_of(row if keep_labels else bare, place).verdicts
+        except Unusable:  # a tie, or no verdict: nothing to keep; an empty side is found again
+            bare.pop("score", None)
+        own = replace(comparison_of(bare, place), verdicts=verdicts if keep_labels else {})
         require_objectives(own)
         return own
 
-    pairs = list(usable_rows(sources, sides, report, skip_bad_rows=skip_bad_rows))
+    pairs = list(usable_rows(sources, one, report, skip_bad_rows=skip_bad_rows))
     if not pairs:
         raise DataError(f"no usable pair in {', '.join(sources)}", "; ".join(report.lines()))
     return pairs, report
-
-
-def _verdicts(row: Row, place: str) -> dict[str, int]:
-    try:
-        return verdicts_of(row, place)
-    except Unusable:  # nothing to keep: the scorers have not judged it yet
-        return {}
 
 
 def settings_of(
@@ -68,7 +68,7 @@ def settings_of(
         "data_sha256": fingerprint(sources),
         "scorers": {name: dict(scorer.identity) for name, scorer in scorers.items()},
         "costs": list(costs),
-        "kept": [split_name(source)[0] for source in sources] if keep_labels else None,
+        **({"kept": [split_name(source)[0] for source in sources]} if keep_labels else {}),
     }
 
 
@@ -94,10 +94,11 @@ def _same_file(one: Path, other: Path) -> bool:
 
 
 def scratch_files(
-    job: RowFile, sources: Sequence[str], scorers: Mapping[str, Scorer]
+    job: RowFile, pairs: Sequence[Comparison], scorers: Mapping[str, Scorer]
 ) -> list[ScoreFile]:
     """Where scores stand until all rows of the job are written, a file for each scorer."""
-    settings = {"command": "label", "data_sha256": fingerprint(sources)}
+    texts = json.dumps([(pair.prompt, pair.chosen, pair.rejected, pair.verbatim) for pair in pairs])
+    settings = {"command": "label", "pairs_sha256": hashlib.sha256(texts.encode()).hexdigest()}
     return score_files(
         lambda name: job.path.with_name(_scratch(job) + name), settings, scorers, overwrite=True
     )

@@ -10,6 +10,7 @@ from trimtab.evaluation.stats import Estimate, share
 Label = int | None
 Labels = Mapping[str, Label]
 Sides = tuple[float | None, float | None]
+_NO_SCORES: Sides = (None, None)
 
 
 def label_of(scores: Sides, *, cost: bool = False) -> Label:
@@ -27,9 +28,10 @@ def tally(
     labels: Sequence[Labels], scores: Sequence[Mapping[str, Sides]], name: str
 ) -> dict[str, int]:
     """How many pairs say each thing on one objective; a pair that lacks a score is no tie."""
-    found = [row[name] for row in labels]
+    found = [row.get(name) for row in labels]
     missing = sum(
-        None in own[name] and label is None for own, label in zip(scores, found, strict=True)
+        label is None and None in own.get(name, _NO_SCORES)
+        for own, label in zip(scores, found, strict=True)
     )
     return {
         "chosen": found.count(0),
@@ -39,15 +41,18 @@ def tally(
     }
 
 
-def agreement(labels: Sequence[Labels], objectives: Sequence[str]) -> dict[str, Estimate]:
+def agreement(
+    labels: Sequence[Labels], objectives: Sequence[str], *, kept: bool = False
+) -> dict[str, Estimate]:
     """Share of pairs on which two objectives agree, among those that both decide.
 
-    `chosen` stands for the data's own verdict.
+    `chosen` stands for the data's own order of sides; where labels were kept, that is among them.
     """
     own = [{**row, "chosen": 0} for row in labels]
+    names = [*([] if kept else ["chosen"]), *objectives]
     return {
-        f"{a} and {b}": _agree([(row[a], row[b]) for row in own])
-        for a, b in combinations(["chosen", *objectives], 2)
+        f"{a} and {b}": _agree([(row.get(a), row.get(b)) for row in own])
+        for a, b in combinations(names, 2)
     }
 
 

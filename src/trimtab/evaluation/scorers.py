@@ -157,6 +157,7 @@ class ModelScorer(Scorer):
             responses,
             batch_size=self._batch_size,
             prompt_format=["raw" if v else own for v in verbatim] or None,
+            places=places,
         )
         return [found.reward for found in scored]
 

@@ -89,6 +89,7 @@ class RewardModel:
         batch_size: int = 16,
         prompt_format: PromptFormat | Sequence[PromptFormat] | None = None,
         preference: PreferenceLike | None = None,
+        places: Sequence[str] = (),
     ) -> list[Scored]:
         """Score each response to its prompt.
 
@@ -99,6 +100,7 @@ class RewardModel:
             prompt_format: how plain-text prompts are read, all or one for each; by default as in
                 training.
             preference: what a conditioned ARM scores for; by default all objectives alike.
+            places: what an error calls each row; `row 1`, `row 2`, … by default.
 
         Raises:
             PreferenceError: a preference that does not fit the model.
@@ -113,7 +115,7 @@ class RewardModel:
             response_ids(self.tokenizer, prompt, response, style)
             for prompt, response, style in zip(prompts, responses, styles, strict=True)
         ]
-        self._check_length(rows)
+        self._check_length(rows, places)
         self._condition(preference)
         by_length = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1]))
         scored: dict[int, Scored] = {}
@@ -139,12 +141,16 @@ class RewardModel:
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return int(limit) if limit else None
 
-    def _check_length(self, rows: Sequence[tuple[list[int], list[int]]]) -> None:
-        limit = self.context
-        longest = max((len(p) + len(r) for p, r in rows), default=0)
-        if limit and longest > limit:
+    def _check_length(
+        self, rows: Sequence[tuple[list[int], list[int]]], places: Sequence[str]
+    ) -> None:
+        lengths = [len(prompt) + len(response) for prompt, response in rows]
+        longest = max(range(len(rows)), key=lengths.__getitem__, default=0)
+        if self.context and rows and lengths[longest] > self.context:
+            place = places[longest] if places else f"row {longest + 1}"
             raise ConfigError(
-                f"a response has {longest} tokens with its prompt, the model reads {limit}",
+                f"{place} has {lengths[longest]} tokens with its prompt, the model reads "
+                f"{self.context}",
                 "shorten it; nothing is cut in silence",
             )
 

@@ -267,4 +267,5 @@ class TrainConfig:
             "output_dir",
             "save_total_limit",
         }
-        return {key: value for key, value in asdict(self).items() if key not in free}
+        beta = self.beta if self.betas else self.loss_beta()  # its default may change
+        return {**{k: v for k, v in asdict(self).items() if k not in free}, "beta": beta}

@@ -82,7 +82,7 @@ class PreferenceTrainer(transformers.Trainer):
     """Minimises the preference loss over batches of `PairCollator`.
 
     Logs `accuracy` (share of pairs ranked right) and `margin` (mean reward difference, nats), in
-    evaluation as `eval_accuracy` and `eval_margin`.
+    evaluation as `eval_accuracy` and `eval_margin`, with `eval_reward_chosen`.
     """
 
     def __init__(
@@ -173,8 +173,8 @@ def _metrics(prediction: Any) -> dict[str, float]:
 def pair_metrics(rewards_B2: Any) -> dict[str, float]:
     """Accuracy, mean margin, and the mean reward of the better side.
 
-    The last is an ARM's log-likelihood: where it falls far below its start, the ARM ranks pairs by
-    leaving the language, and so will what it guides.
+    Of an ARM the last is a log-likelihood: where it falls far below its start, the ARM ranks pairs
+    by leaving the language, and so will what it guides.
     """
     chosen_B, rejected_B = rewards_B2[:, 0], rewards_B2[:, 1]
     return {

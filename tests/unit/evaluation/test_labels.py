@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from conftest import write_jsonl
 
+from trimtab.data.comparisons import read_comparisons
 from trimtab.data.formats import pairs_of, read_pairs
 from trimtab.errors import DataError
-from trimtab.evaluation.labelling import labelled, read_unlabelled
+from trimtab.evaluation.labelling import labelled, read_for_labelling
 from trimtab.evaluation.labels import agreement, agreement_with_kept, label_of, tally
 from trimtab.evaluation.prompts import prompts_sha256, read_prompts
 
@@ -65,7 +66,7 @@ ROWS: list[Any] = [
 @pytest.mark.parametrize("row", ROWS)
 def test_a_labelled_row_is_read_as_it_was(row: Any, tmp_path: Path) -> None:
     """Label 0 keeps the sides, label 1 turns them, a null one says nothing."""
-    [pair], _ = read_unlabelled([str(write_jsonl(tmp_path / "rows.jsonl", [row]))])
+    [pair], _ = read_for_labelling([str(write_jsonl(tmp_path / "rows.jsonl", [row]))])
     made = labelled(pair, {"a": (2.0, 1.0), "b": (1.0, 2.0), "c": (1.0, 1.0)}, costs=[])
     assert made["labels"] == {"a": 0, "b": 1, "c": None}
     assert made["scores"] == {"a": [2.0, 1.0], "b": [1.0, 2.0], "c": [1.0, 1.0]}
@@ -84,7 +85,7 @@ def test_a_labelled_row_is_read_as_it_was(row: Any, tmp_path: Path) -> None:
 
 
 def test_the_verdicts_of_a_row_do_not_turn_its_sides(tmp_path: Path) -> None:
-    pairs, _ = read_unlabelled([str(write_jsonl(tmp_path / "rows.jsonl", ROWS[-3:]))])
+    pairs, _ = read_for_labelling([str(write_jsonl(tmp_path / "rows.jsonl", ROWS[-3:]))])
     assert [(p.chosen, p.rejected, p.objective) for p in pairs] == [("sat", "ran", "")] * 3
 
 
@@ -94,20 +95,26 @@ def test_verdicts_are_kept_and_the_rest_judged(tmp_path: Path) -> None:
         ROWS[0], {**ROWS[0], "labels": {"a": 1, "b": None, "z": 0}},
         {**ROWS[0], "labels": {"a": None, "b": None}},
         {**ROWS[0], "scores": {"b": [3, 1], "a": [1, 1]}},
+        {"text": ["the cat 1 ran", "the cat 1 sat"], "score": [0, 1]},
+        {"text": ["the cat 1 ran", "the cat 1 sat"], "score": [1, 1], "labels": None},
     ]  # fmt: skip
     path = write_jsonl(tmp_path / "rows.jsonl", rows)
-    pairs, _ = read_unlabelled([f"b={path}"], keep_labels=True)
+    pairs, _ = read_for_labelling([f"b={path}"], keep_labels=True)
     made = [labelled(pair, {"a": (2.0, 1.0), "b": (1.0, 2.0)}, costs=[]) for pair in pairs]
     assert [(row["labels"], row.get("kept")) for row in made] == [
         ({"a": 0, "b": 0}, ["b"]), ({"a": 1, "b": 1, "z": 0}, ["a", "z"]),
         ({"a": 0, "b": 1}, None), ({"a": 0, "b": 0}, ["b"]),
+        ({"a": 0, "b": 0}, ["b"]), ({"a": 0, "b": 1}, None),  # turned round; a tie
     ]  # fmt: skip
+    assert [row["chosen"][-3:] for row in made[-2:]] == ["sat", "ran"]
+    again = read_comparisons([str(write_jsonl(tmp_path / "made.jsonl", made))])[0]
+    assert [pair.verdicts for pair in again] == [row["labels"] for row in made]
     kept = [{name: row["labels"][name] for name in row.get("kept", ())} for row in made]
     for costs, agreed in (([], 0.0), (["a", "b"], 1.0)):
         found = agreement_with_kept(kept, [row["scores"] for row in made], costs)
-        assert {n: (e.value, e.n) for n, e in found.items()} == {"a": (agreed, 1), "b": (agreed, 2)}
+        assert {n: (e.value, e.n) for n, e in found.items()} == {"a": (agreed, 1), "b": (agreed, 3)}
     with pytest.raises(DataError, match=r"rows.jsonl:1 names no objective"):
-        read_unlabelled([str(path)], keep_labels=True)
+        read_for_labelling([str(path)], keep_labels=True)
 
 
 def test_a_kept_label_without_scores_is_no_tie() -> None:
@@ -120,13 +127,13 @@ def test_rows_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
     bad = [{**ROWS[0], "chosen": ""}, {**ROWS[0], "rejected": "sat"}]
     path = str(write_jsonl(tmp_path / "rows.jsonl", [ROWS[0], *bad]))
     with pytest.raises(DataError, match=r"rows.jsonl:3 has `chosen` equal to `rejected`"):
-        read_unlabelled([path])
-    pairs, report = read_unlabelled([path], skip_bad_rows=True)
+        read_for_labelling([path])
+    pairs, report = read_for_labelling([path], skip_bad_rows=True)
     assert len(pairs) == 1 and report.rows == 3
     assert sum(report.counts.values()) == 2
     only = str(write_jsonl(tmp_path / "bad.jsonl", bad[:1]))
     with pytest.raises(DataError, match=r"no usable pair in .*one side is empty"):
-        read_unlabelled([only])
+        read_for_labelling([only])
 
 
 # --- prompts ------------------------------------------------------------------------------------
