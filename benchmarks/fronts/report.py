@@ -20,6 +20,7 @@ from trimtab.bench.machine import conditions
 from trimtab.bench.rows import BASE_ROW, OwnModels
 from trimtab.bench.speed import measure, peak_memory
 from trimtab.demo import MODEL
+from trimtab.evaluation.front_files import draw
 from trimtab.evaluation.fronts import hypervolume, mean_inner_product
 
 WORK = HERE / "work"
@@ -87,6 +88,15 @@ def per_seed(task: Task, front: dict[str, Any]) -> dict[str, dict[str, list[floa
 
 
 def decoding(task: Task, methods: list[str]) -> dict[str, dict[str, float]]:
+    """What decoding costs, measured once."""
+    path = WORK / task.name / "decoding.json"
+    if not path.exists():
+        path.write_text(json.dumps(measure_decoding(task, methods)))
+    found: dict[str, dict[str, float]] = json.loads(path.read_text())
+    return found
+
+
+def measure_decoding(task: Task, methods: list[str]) -> dict[str, dict[str, float]]:
     """Time per token beside the base alone (batch 32), and peak memory."""
     options = {
         "dtype": "bfloat16",
@@ -103,7 +113,7 @@ def decoding(task: Task, methods: list[str]) -> dict[str, dict[str, float]]:
         )
         for name in methods
     }
-    first = next(iter(rows.values()))
+    first = rows["genarm"]
     makers = {BASE_ROW: first.makers()[BASE_ROW]}
     makers |= {name: models.makers()["guided"] for name, models in rows.items()}
     found = measure(
@@ -130,6 +140,7 @@ def results_of(task: Task) -> dict[str, Any]:
     found = WORK.glob(f"{task.name}/*/strength.json")
     return {
         "strengths": {p.parent.name: json.loads(p.read_text()) for p in sorted(found)},
+        "name": task.name,
         "title": task.title,
         "judges": judges_of(task),
         "front": front,
@@ -158,7 +169,8 @@ def judges_of(task: Task) -> dict[str, dict[str, list[float]]]:
 def show(value: dict[str, float] | None, digits: int, sign: str = "") -> str:
     if value is None:
         return "–"
-    estimate, low, high = (f"{value[k]:{sign}.{digits}f}" for k in ("value", "low", "high"))
+    rounded = (round(value[k], digits) + 0.0 for k in ("value", "low", "high"))  # no -0.0
+    estimate, low, high = (f"{v:{sign}.{digits}f}" for v in rounded)
     return f"{estimate} [{low}, {high}]"
 
 
@@ -171,6 +183,8 @@ def table(found: dict[str, Any]) -> list[str]:
     }
     lines = [
         f"### {found['title']}",
+        "",
+        f"![The fronts]({found['name']}.png)",
         "",
         "| | HV | − GenARM | of each seed | MIP | − GenARM | of each seed | strength |",
         "| --- " * 8 + "|",
@@ -207,12 +221,25 @@ def quality(guide: dict[str, Any], seeds: dict[str, list[float]] | None) -> str:
     return " " + " | ".join(cells) + " |"
 
 
+def picture(front: dict[str, Any], path: Path) -> None:
+    """The front without the ablations, by the names that a reader knows."""
+    names = {
+        "base": "base",
+        "genarm": "GenARM, two ARMs",
+        "soups": "rewarded soup",
+        "parm": "PARM",
+        "uniarm": "UniARM",
+    }
+    shown = {label: front["guides"][name] for name, label in names.items()}
+    draw(path, {**front, "guides": shown})
+
+
 def notes(found: dict[str, Any]) -> list[str]:
     """What the numbers are of."""
     front, base = found["front"], found["decoding"][BASE_ROW]
     mean = ", ".join(f"{o} {v:.2f}" for o, v in front["normalization"]["mean"].items())
     unit = ", ".join(f"{o} {v:.2f}" for o, v in front["normalization"]["unit"].items())
-    worst = ", ".join(f"{o} {v:.2f}" for o, v in front["reference"]["raw"].items())
+    worst = ", ".join(f"{o} {round(v, 2) + 0.0:.2f}" for o, v in front["reference"]["raw"].items())
     chosen = "; ".join(f"{NAMES[m]}: {found['chosen'][m]['setting']}" for m in METHODS)
     lines = [
         f"n = {front['n_prompts']} prompts, {len(front['seeds'])} seeds of training and sampling, "
@@ -238,6 +265,7 @@ def main() -> None:
         "machine": platform.machine(),
         "ablations": ABLATIONS,
     }
+    picture(results["rules-2"]["front"], HERE / "front.png")
     (HERE / "results.json").write_text(json.dumps(report, indent=1) + "\n")
     page = HERE / "README.md"
     text = "\n".join(line for name in names for line in table(results[name]))
