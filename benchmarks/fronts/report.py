@@ -89,8 +89,8 @@ def per_seed(task: Task, front: dict[str, Any]) -> dict[str, dict[str, list[floa
 
 def decoding(task: Task, methods: list[str]) -> dict[str, dict[str, float]]:
     """What decoding costs, measured once."""
-    path = WORK / task.name / "decoding.json"
-    if not path.exists():
+    path = WORK / (task.decodes_as or task.name) / "decoding.json"
+    if not path.exists() and not task.decodes_as:
         path.write_text(json.dumps(measure_decoding(task, methods)))
     found: dict[str, dict[str, float]] = json.loads(path.read_text())
     return found
@@ -181,6 +181,7 @@ def table(found: dict[str, Any]) -> list[str]:
         m: ", ".join(f"{found['strengths'][f'{m}-{s}']['strength']:g}" for s in SEEDS)
         for m in methods
     }
+    digits = 1 if front["guides"]["genarm"]["hypervolume"]["value"] > 10 else 2
     lines = [
         f"### {found['title']}",
         "",
@@ -188,10 +189,11 @@ def table(found: dict[str, Any]) -> list[str]:
         "",
         "| | HV | − GenARM | of each seed | MIP | − GenARM | of each seed | strength |",
         "| --- " * 8 + "|",
-        "| base |" + quality(front["guides"]["base"], None) + " – |",
+        "| base |" + quality(front["guides"]["base"], None, digits) + " – |",
     ]
     lines += [
-        f"| {NAMES[name]} |{quality(front['guides'][name], found['per_seed'][name])} {own[name]} |"
+        f"| {NAMES[name]} |"
+        f"{quality(front['guides'][name], found['per_seed'][name], digits)} {own[name]} |"
         for name in methods
     ]
     lines += [
@@ -211,13 +213,13 @@ def table(found: dict[str, Any]) -> list[str]:
     return [*lines, "", *notes(found), ""]
 
 
-def quality(guide: dict[str, Any], seeds: dict[str, list[float]] | None) -> str:
+def quality(guide: dict[str, Any], seeds: dict[str, list[float]] | None, digits: int) -> str:
     """Cells of hypervolume and mean inner product."""
     cells = []
-    for name, digits in (("hypervolume", 1), ("mip", 2)):
-        values = ", ".join(f"{v:.{digits}f}" for v in seeds[name]) if seeds else "–"
-        difference = show(guide[f"{name}_difference"], digits, "+")
-        cells += [show(guide[name], digits), difference, values]
+    for name, shown in (("hypervolume", digits), ("mip", 2)):
+        values = ", ".join(f"{v:.{shown}f}" for v in seeds[name]) if seeds else "–"
+        difference = show(guide[f"{name}_difference"], shown, "+")
+        cells += [show(guide[name], shown), difference, values]
     return " " + " | ".join(cells) + " |"
 
 

@@ -75,6 +75,7 @@ class Task:
         ablations: of UniARM that are measured, too.
         settings: numbers of the settings that are searched.
         search: the task whose search it uses; its own if empty.
+        decodes_as: the task whose models have the same shapes, so that decoding is measured once.
         same_arms: the task whose GenARM ARMs, trained on the same pairs, it shares.
     """
 
@@ -92,6 +93,7 @@ class Task:
     settings: tuple[int, ...] = (0, 1, 2)
     search: str = ""
     same_arms: str = ""
+    decodes_as: str = ""
 
     @property
     def objectives(self) -> list[str]:
@@ -128,10 +130,11 @@ def all_tasks(work: Path, model: str, small: str) -> dict[str, Task]:
             "hh-both", "HH-RLHF, the same pairs, each judged on both objectives", model, model,
             judges, [str(hh / "both.jsonl")], asked, more=checks,
             ablations=("uniarm-noshift",), settings=(1, 2),  # the sum was last on rules, λ is known
+            decodes_as="rules-2",
         ),
         "hh": Task(
             "hh", "HH-RLHF, a human verdict on one objective per pair", model, model,
             judges, human, asked,
-            more=checks, search="hh-both",
+            more=checks, search="hh-both", decodes_as="rules-2",
         ),
     }  # fmt: skip
