@@ -107,7 +107,7 @@ def train(task: Task, folder: Path, options: list[str]) -> None:
         same = HERE / "work" / task.same_arms / folder.name / objectives
         if task.same_arms and (same / "results.json").exists() and not place.exists():
             shutil.copytree(same, place)
-            uncalibrate(place)
+            set_scale(place, 1.0)
         if not (place / "results.json").exists():
             trimtab(
                 "train", "--model", task.model, "--data", *task.data, *COMMON, *task.more,
@@ -180,10 +180,7 @@ def calibrate(task: Task, home: Path, name: str, seed: int) -> None:
         (_, best), _ = max(found.items(), key=lambda item: item[1])
         values = {strength: value for (_, strength), value in found.items()}
         told.write_text(json.dumps({"strength": best, "all": values}))
-    strength = float(json.loads(told.read_text())["strength"])
-    for sidecar in folder.rglob("trimtab.json"):
-        facts = json.loads(sidecar.read_text())
-        sidecar.write_text(json.dumps({**facts, "scale": strength}, indent=2) + "\n")
+    set_scale(folder, float(json.loads(told.read_text())["strength"]))
 
 
 def measure(task: Task, work: Path, chosen: dict[str, Any], jobs: ThreadPoolExecutor) -> None:
@@ -204,7 +201,7 @@ def measure(task: Task, work: Path, chosen: dict[str, Any], jobs: ThreadPoolExec
             if not (home / f"soups-{seed}").exists():  # the same ARMs, with a scale of their own
                 shutil.copytree(home / f"genarm-{seed}", home / f"soups-{seed}")
                 (home / f"soups-{seed}" / "strength.json").unlink(missing_ok=True)
-                uncalibrate(home / f"soups-{seed}")
+                set_scale(home / f"soups-{seed}", 1.0)
     pairs = [(name, seed) for name in names for seed in SEEDS]
     list(jobs.map(lambda pair: calibrate(task, home, *pair), pairs))
     guides = [
@@ -218,10 +215,11 @@ def measure(task: Task, work: Path, chosen: dict[str, Any], jobs: ThreadPoolExec
     sweep(task, home / "front", "test", task.step, guides)
 
 
-def uncalibrate(folder: Path) -> None:
+def set_scale(folder: Path, scale: float) -> None:
+    """Store how hard the ARMs of a folder pull at strength 1."""
     for sidecar in folder.rglob("trimtab.json"):
         facts = json.loads(sidecar.read_text())
-        sidecar.write_text(json.dumps({**facts, "scale": 1.0}, indent=2) + "\n")
+        sidecar.write_text(json.dumps({**facts, "scale": scale}, indent=2) + "\n")
 
 
 def main() -> None:

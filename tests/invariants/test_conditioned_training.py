@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import write_jsonl
+from conftest import train_with_processes, write_jsonl
 from safetensors.torch import load_file
 from test_training import Crash, Workshop, crash_at, interrupt_at
 from torch import Tensor
@@ -194,24 +191,11 @@ def test_two_processes_train_what_one_does(
     shop: Conditioned, tmp_path: Path, method: str, draws: str
 ) -> None:
     """DDP over two processes of 4 pairs = one process of 8; a batch's preference is theirs both."""
-    weights = []
     described = ["--describe", *DESCRIBED[method]] if DESCRIBED[method] else []
-    for processes in (1, 2):
-        output = tmp_path / str(processes)
-        command = [
-            *("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"),
-            *("-m", "trimtab", "train", "--model", shop.base, "--data", shop.data),
-            *("--output-dir", output, "--split", "none", "--lora-dropout", "0"),
-            *("--method", method, "--preference-draws", draws, *described),
-            *("--learning-rate", "0.01", "--no-group-by-length", "--json"),
-            *("--per-device-train-batch-size", 8 // processes),
-            *("--gradient-accumulation-steps", "1"),
-        ]
-        done = subprocess.run(
-            [sys.executable, *map(str, command)], capture_output=True, text=True, check=True
-        )
-        assert len(json.loads(done.stdout)) == 1
-        weights.append(load_file(output / "adapter_model.safetensors"))
+    options = ("--method", method, "--preference-draws", draws, *described)
+    weights = [
+        train_with_processes(n, shop.base, shop.data, tmp_path / str(n), *options) for n in (1, 2)
+    ]
     for name, tensor in weights[0].items():
         torch.testing.assert_close(tensor, weights[1][name], atol=2e-5, rtol=0, msg=name)
 

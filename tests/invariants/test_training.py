@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import pytest
 import torch
 import transformers
 import yaml
-from conftest import write_jsonl
+from conftest import train_with_processes, write_jsonl
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor
@@ -520,21 +518,6 @@ def test_two_processes_train_what_one_does(
     base_dir: Path, pairs_file: Path, tmp_path: Path
 ) -> None:
     """DDP over two processes of 4 pairs = one process of 8; the first process alone writes."""
-    weights = []
-    for processes in (1, 2):
-        output = tmp_path / str(processes)
-        command = [
-            *("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"),
-            *("-m", "trimtab", "train", "--model", base_dir, "--data", pairs_file),
-            *("--output-dir", output, "--split", "none", "--lora-dropout", "0"),
-            *("--learning-rate", "0.01", "--no-group-by-length", "--json"),
-            *("--per-device-train-batch-size", 8 // processes),
-            *("--gradient-accumulation-steps", "1"),
-        ]
-        result = subprocess.run(
-            [sys.executable, *map(str, command)], capture_output=True, text=True, check=True
-        )
-        assert len(json.loads(result.stdout)) == 1
-        weights.append(load_file(output / "adapter_model.safetensors"))
+    weights = [train_with_processes(n, base_dir, pairs_file, tmp_path / str(n)) for n in (1, 2)]
     for name, tensor in weights[0].items():
         torch.testing.assert_close(tensor, weights[1][name], atol=1e-5, rtol=0)
