@@ -15,11 +15,11 @@ from types import TracebackType
 from typing import Any
 
 from trimtab.errors import OutputError
-from trimtab.files import storage_errors, write_json
+from trimtab.files import storage_errors, sync, write_json
 
 
 class RowFile:
-    """An output file that grows by whole rows, in order.
+    """An output file that grows by whole rows, in order. Its user is the `files.only_writer`.
 
     Args:
         path: the JSONL file.
@@ -59,6 +59,7 @@ class RowFile:
             else:
                 os.truncate(self.path, _whole_rows(self.path)[1])
             self._handle = self.path.open("a", encoding="utf-8")
+            sync(self.path.parent)
         return self
 
     def append(self, row: Mapping[str, Any]) -> None:
