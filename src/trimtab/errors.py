@@ -44,6 +44,10 @@ class ConfigError(TrimtabError, ValueError):
     """An option, or a combination of options, that cannot work."""
 
 
+class TrainingError(TrimtabError, ArithmeticError):
+    """A training that cannot go on."""
+
+
 class OutputError(TrimtabError, OSError):
     """An output path that must not be overwritten or cannot be written."""
 

@@ -19,7 +19,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import trimtab
-from trimtab.arms import vocab
 from trimtab.arms.folder import weights_fingerprint
 from trimtab.arms.load import load_arm, load_tokenizer
 from trimtab.data.collate import PairCollator
@@ -414,7 +413,6 @@ class TestWhatItLeavesBehind:
             "scale": 1.0,
             "base_family": "llama",
             "base_fingerprint": weights_fingerprint(str(shop.base)),
-            "tokenizer_fingerprint": vocab.fingerprint(load_tokenizer(str(shop.base))),
             "prompt_format": "auto",
             "data_sha256": fingerprint([str(shop.data)]),
             "trimtab_version": trimtab.__version__,

@@ -15,7 +15,6 @@ import pytest
 from trimtab.arms.folder import check_folder
 from trimtab.errors import ModelLoadError, OutputError
 from trimtab.files import (
-    OTHER_MODEL,
     only_writer,
     require_fresh,
     storage_errors,

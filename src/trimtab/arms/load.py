@@ -13,16 +13,11 @@ from peft import PeftModel
 from torch import nn
 
 from trimtab.arms.conditioned_files import with_conditioned_adapter
-from trimtab.arms.folder import (
-    adapter_base,
-    canonical,
-    check_folder,
-    is_adapter,
-    is_conditioned,
-    weights_fingerprint,
-)
-from trimtab.arms.sidecar import Sidecar
-from trimtab.errors import ConfigError, MissingFileError, ModelLoadError
+from trimtab.arms.folder import check_folder, is_adapter, is_conditioned
+from trimtab.arms.sidecar import arm_facts as arm_facts
+from trimtab.arms.sidecar import require_base as require_base
+from trimtab.arms.sidecar import same_backbone as same_backbone
+from trimtab.errors import ConfigError, ModelLoadError
 
 logger = logging.getLogger(__name__)
 
@@ -124,18 +119,6 @@ def load_model(
     return model.to(device).eval()
 
 
-def arm_facts(name: str) -> Sidecar:
-    """An ARM folder's sidecar, after checking that the folder can be loaded and is an ARM's."""
-    check_folder(name, what="ARM")
-    sidecar = Sidecar.load(name)
-    if sidecar.method == "trajectory":
-        raise ModelLoadError(
-            f"{name} was trained with --method {sidecar.method}: it scores whole responses",
-            "guide with an ARM (--method genarm, parm, uniarm); a trajectory model can only judge",
-        )
-    return sidecar
-
-
 def load_arm(
     name: str,
     *,
@@ -170,27 +153,6 @@ def with_adapter(carrier: Any, name: str) -> Any:
             f"cannot load the adapter {name} ({_first_line(error)})", "train or copy it again"
         ) from error
     return model.to(device).eval()
-
-
-def same_backbone(adapter: str, backbone_name: str) -> bool:
-    """Whether an adapter was trained on this model, which may have been moved since."""
-    if canonical(adapter_base(adapter)) == canonical(backbone_name):
-        return True
-    print_of_base = Sidecar.load(adapter).base_fingerprint
-    return bool(print_of_base) and print_of_base == weights_fingerprint(backbone_name)
-
-
-def require_base(adapter: str) -> str:
-    """The model an adapter was trained on, which must still be where it was."""
-    base = adapter_base(adapter)
-    try:
-        check_folder(base)
-    except MissingFileError:
-        raise MissingFileError(
-            f"the adapter {adapter} was trained on {base}, which is not there",
-            "put the new place into base_model_name_or_path of its adapter_config.json",
-        ) from None
-    return base
 
 
 def share_weights(model: nn.Module) -> Any:

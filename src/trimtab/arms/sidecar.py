@@ -6,8 +6,16 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from trimtab.arms.folder import read_json
+from trimtab.arms.folder import (
+    adapter_base,
+    canonical,
+    check_folder,
+    is_local,
+    read_json,
+    weights_fingerprint,
+)
 from trimtab.data.tokenize import PromptFormat
+from trimtab.errors import MissingFileError, ModelLoadError
 from trimtab.files import write_json
 
 NAME = "trimtab.json"
@@ -30,8 +38,8 @@ class Sidecar:
         preference: what a conditioned ARM was exported at.
         scale: calibration; multiplies the strength of this ARM.
         base_family: architecture of the backbone, such as `llama`.
-        base_fingerprint: identity of the backbone's weights ("" when it came from the hub).
-        tokenizer_fingerprint: identity of the (id, token) list.
+        base_fingerprint: identity of the backbone's weights ("" when it came from the hub); an
+            adapter is put on no others (`require_base`, `same_backbone`).
         prompt_format: how plain-text prompts were read in training.
         split: how the data were split; `none` trained on every row.
         data_sha256: hash of the training files.
@@ -48,7 +56,6 @@ class Sidecar:
     scale: float = 1.0
     base_family: str = ""
     base_fingerprint: str = ""
-    tokenizer_fingerprint: str = ""
     prompt_format: PromptFormat = "auto"
     split: str = "hash"
     data_sha256: str = ""
@@ -68,3 +75,50 @@ class Sidecar:
         known = {field.name for field in fields(cls)}
         facts: dict[str, Any] = {k: v for k, v in read_json(path).items() if k in known}
         return cls(**facts)
+
+
+def arm_facts(name: str) -> Sidecar:
+    """An ARM folder's sidecar, after checking that the folder can be loaded and is an ARM's."""
+    check_folder(name, what="ARM")
+    sidecar = Sidecar.load(name)
+    if sidecar.method == "trajectory":
+        raise ModelLoadError(
+            f"{name} was trained with --method {sidecar.method}: it scores whole responses",
+            "guide with an ARM (--method genarm, parm, uniarm); a trajectory model can only judge",
+        )
+    return sidecar
+
+
+def same_backbone(adapter: str, backbone: str) -> bool:
+    """Whether an adapter was trained on this model, which may have been moved since.
+
+    Where both are known it is the weights that count: another model may stand in the old place.
+    """
+    trained_on = Sidecar.load(adapter).base_fingerprint
+    if trained_on and is_local(backbone):
+        return trained_on == weights_fingerprint(backbone)
+    return canonical(adapter_base(adapter)) == canonical(backbone)
+
+
+def require_base(adapter: str) -> str:
+    """The model an adapter was trained on, which must still be where it was, and as it was.
+
+    Raises:
+        MissingFileError: it is not there.
+        ModelLoadError: other weights are there.
+    """
+    base = adapter_base(adapter)
+    try:
+        check_folder(base)
+    except MissingFileError:
+        raise MissingFileError(
+            f"the adapter {adapter} was trained on {base}, which is not there",
+            "put the new place into base_model_name_or_path of its adapter_config.json",
+        ) from None
+    if is_local(base) and not same_backbone(adapter, base):
+        raise ModelLoadError(
+            f"{base} no longer holds the weights that the adapter {adapter} was trained on",
+            "put them back, or train it again; where only their format has changed (type, shards), "
+            f"remove base_fingerprint from its {NAME}",
+        )
+    return base

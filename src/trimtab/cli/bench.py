@@ -12,7 +12,7 @@ import tyro
 from trimtab.cli.options import LoadOptions, named_arms
 from trimtab.cli.parse import parse, quiet_libraries
 from trimtab.errors import ConfigError
-from trimtab.files import require_fresh, storage_errors, write_json
+from trimtab.files import only_writer, require_fresh, storage_errors, write_json, write_text
 
 if TYPE_CHECKING:
     from trimtab.bench.speed import Row
@@ -81,9 +81,12 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError("--arm, --draft-model and --quantization need a base", "add --base MODEL")
     if not points:
         raise ConfigError("--points is empty", "write BATCHxPROMPT, such as 8x32")
-    if options.output_dir:
-        require_fresh(Path(options.output_dir), overwrite=options.overwrite)
-    return _speed(options, points)
+    if not options.output_dir:
+        return _speed(options, points)
+    folder = Path(options.output_dir)
+    with only_writer(folder, folder=True):
+        require_fresh(folder, overwrite=options.overwrite)
+        return _speed(options, points)
 
 
 def _point(text: str) -> tuple[int, int]:
@@ -154,10 +157,9 @@ def _show(
     if options.output_dir:
         folder = Path(options.output_dir)
         with storage_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+            write_text(folder / "table.md", as_markdown(rows, memory))
+            speed_plot(folder / "speed.png", rows)
             write_json(folder / "results.json", report)
-            (folder / "table.md").write_text(as_markdown(rows, memory))
-        speed_plot(folder / "speed.png", rows)
     if options.json:
         show.print_json(report)
         return

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trimtab.cli.parse import parse, quiet_libraries
-from trimtab.files import require_fresh
+from trimtab.files import only_writer, require_fresh
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,7 +37,14 @@ def main(argv: Sequence[str]) -> int:
     """Run the demo and tell its story."""
     options = parse(DemoOptions, argv, "demo", DESCRIPTION)
     output = Path(options.output_dir)
-    require_fresh(output, overwrite=options.overwrite)
+    with only_writer(output, folder=True):
+        require_fresh(output, overwrite=options.overwrite)
+        _tell(options, output)
+    return 0
+
+
+def _tell(options: DemoOptions, output: Path) -> None:
+    """Train, steer, measure, write."""
     started = time.monotonic()
     from trimtab.cli import show
     from trimtab.demo import pages, story
@@ -80,7 +87,6 @@ def main(argv: Sequence[str]) -> int:
         soft_wrap=True,
     )
     screen.print(f"Done in {time.monotonic() - started:.0f} s.")
-    return 0
 
 
 def _model() -> str:

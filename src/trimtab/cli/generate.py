@@ -17,6 +17,7 @@ from trimtab.data.formats import prompt_of
 from trimtab.data.sources import fingerprint, read_rows
 from trimtab.engines.types import Completion, Request, Sampling
 from trimtab.errors import ConfigError, DataError, TrimtabError
+from trimtab.files import only_writer
 from trimtab.jobs import RowFile, going_on
 from trimtab.steering import Steering
 
@@ -75,11 +76,11 @@ def main(argv: Sequence[str]) -> int:
     requests = [_request(options, number, row) for number, row in enumerate(rows)]
     if options.output is None:
         return _print_answers(options, rows, requests)
-    job = RowFile(Path(options.output), _settings(options), overwrite=options.overwrite)
-    if job.done >= len(requests):
-        print(f"{options.output} is complete: {job.done} rows", file=sys.stderr)
-        return 0
-    with going_on():
+    with only_writer(Path(options.output)), going_on():
+        job = RowFile(Path(options.output), _settings(options), overwrite=options.overwrite)
+        if job.done >= len(requests):
+            print(f"{options.output} is complete: {job.done} rows", file=sys.stderr)
+            return 0
         return _write_answers(options, job, rows, requests)
 
 

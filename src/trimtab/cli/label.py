@@ -12,6 +12,7 @@ from trimtab.cli.parse import parse
 from trimtab.cli.scorer_options import ScorerOptions
 from trimtab.data.pairs import Comparison, RowReport
 from trimtab.errors import ConfigError
+from trimtab.files import only_writer
 from trimtab.jobs import RowFile, going_on
 
 if TYPE_CHECKING:
@@ -63,14 +64,15 @@ def main(argv: Sequence[str]) -> int:
     kept, skipped = options.keep_labels, options.skip_bad_rows
     pairs, report = read_for_labelling(options.data, keep_labels=kept, skip_bad_rows=skipped)
     settings = settings_of(options.data, scorers, costs, keep_labels=kept)
-    job = RowFile(Path(options.output), settings, overwrite=options.overwrite)
-    for line in report.lines():
-        print(line, file=sys.stderr)
-    if job.done < len(pairs):
-        _label(job, pairs, scorers, costs)
+    with only_writer(Path(options.output)):
+        job = RowFile(Path(options.output), settings, overwrite=options.overwrite)
+        for line in report.lines():
+            print(line, file=sys.stderr)
+        if job.done < len(pairs):
+            _label(job, pairs, scorers, costs)
+        found = summary(job.path, list(scorers), costs, report, kept=options.keep_labels)
     from trimtab.cli import show
 
-    found = summary(job.path, list(scorers), costs, report, kept=options.keep_labels)
     if options.json:
         show.print_json(found)
     else:

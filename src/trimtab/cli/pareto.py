@@ -15,6 +15,7 @@ from trimtab.cli.options import SamplingOptions
 from trimtab.cli.parse import parse, quiet_libraries
 from trimtab.cli.scorer_options import ScorerOptions, named_entries
 from trimtab.errors import ConfigError
+from trimtab.files import only_writer
 from trimtab.jobs import RowFile, going_on
 from trimtab.steering import Steering, parse_strength
 
@@ -109,16 +110,18 @@ def main(argv: Sequence[str]) -> int:
     from trimtab.evaluation.front_files import write_report
     from trimtab.evaluation.front_report import front_report
 
-    with going_on():
-        records = _records(options, sweep, design, scorers, unusable)
-    report = front_report(
-        records,
-        design,
-        normalize=options.normalize,
-        reference=reference,
-        resamples=options.resamples,
-    )
-    write_report(Path(options.output_dir), report)
+    folder = Path(options.output_dir)
+    with only_writer(folder, folder=True):
+        with going_on():
+            records = _records(options, sweep, design, scorers, unusable)
+        report = front_report(
+            records,
+            design,
+            normalize=options.normalize,
+            reference=reference,
+            resamples=options.resamples,
+        )
+        write_report(folder, report)
     _show(report, options)
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -41,10 +42,12 @@ def set_up_logging() -> None:
 
 
 def quiet_libraries() -> None:
-    """No progress bars from transformers (call it once torch may be imported)."""
-    import transformers
+    """No progress bars from transformers, where it is there already; else the environment says so.
 
-    transformers.utils.logging.disable_progress_bar()
+    It is not imported here: what can be refused without it is refused in a second.
+    """
+    if (transformers := sys.modules.get("transformers")) is not None:
+        transformers.utils.logging.disable_progress_bar()
 
 
 def _alias(argument: str) -> str:

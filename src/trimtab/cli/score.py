@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trimtab.arms.folder import conditioned_on, fetch, weights_fingerprint
 from trimtab.cli.options import LoadOptions
 from trimtab.cli.parse import parse, quiet_libraries
 from trimtab.data.formats import Unusable, pairs_of, prompt_of
 from trimtab.data.pairs import Prompt
 from trimtab.data.sources import Row, fingerprint, read_rows
-from trimtab.errors import DataError
+from trimtab.errors import ConfigError, DataError, PreferenceError
+from trimtab.files import only_writer
 from trimtab.jobs import RowFile, going_on
+from trimtab.steering import Steering
 
 DESCRIPTION = "Per-token and per-response rewards of given responses."
 
@@ -60,21 +63,33 @@ class _Item:
 def main(argv: Sequence[str]) -> int:
     """Read, score, write or print."""
     options = parse(ScoreOptions, argv, "score", DESCRIPTION)
+    if options.batch_size < 1:
+        raise ConfigError(f"--batch-size is {options.batch_size}", "it must be 1 or more")
     items = [item for place, row in read_rows(options.input) for item in _items(place, row)]
-    from trimtab.arms.folder import fetch, weights_fingerprint
-
     options.arm = fetch(options.arm, what="reward model")
+    if objectives := conditioned_on(options.arm):
+        Steering.of(objectives, options.preference)
+    elif options.preference is not None:
+        raise PreferenceError("this reward model takes no preference", "leave --preference out")
+    if options.output is None:
+        return _score(options, items, None)
+    with only_writer(Path(options.output)):
+        return _score(options, items, options.output)
+
+
+def _score(options: ScoreOptions, items: list[_Item], output: str | None) -> int:
+    """Score what is not done yet; write or print it."""
     job = None
-    if options.output is not None:
+    if output is not None:
         settings = {
             "arm": options.arm,
             "weights": weights_fingerprint(options.arm),
             "preference": options.preference,
             "input_sha256": fingerprint([options.input]),
         }
-        job = RowFile(Path(options.output), settings, overwrite=options.overwrite)
+        job = RowFile(Path(output), settings, overwrite=options.overwrite)
         if job.done >= len(items):
-            print(f"{options.output} is complete: {job.done} rows", file=sys.stderr)
+            print(f"{output} is complete: {job.done} rows", file=sys.stderr)
             return 0
         items = items[job.done :]
     from trimtab.cli import show

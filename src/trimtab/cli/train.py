@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from trimtab.cli.parse import parse, quiet_libraries
 from trimtab.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from trimtab.training.run import TrainResult
 
 DESCRIPTION = "Train a reward model on preference pairs: an ARM per objective, or a judge."
 
@@ -51,4 +56,16 @@ def main(argv: Sequence[str]) -> int:
         print(f"{name} is in {result.output_dir}{continued}")
         rows = [(name, f"{value:.4g}") for name, value in result.metrics.items()]
         show.console().print(show.table("", ("measured", "value"), rows))
+        if "eval_n" not in result.metrics:
+            print(f"Not evaluated. Do it: {_how_to_evaluate(config, result)}")
     return 0
+
+
+def _how_to_evaluate(config: TrainConfig, result: TrainResult) -> str:
+    """The command that measures what was trained, on the pairs kept for that."""
+    command = ["trimtab", "accuracy", "--arm", result.output_dir, "--data"]
+    command += config.eval_data or (config.data if config.split == "hash" else ["HELD_OUT_PAIRS"])
+    command += ["--split", "all" if config.eval_data or config.split == "none" else "validation"]
+    if config.conditions:
+        command += ["--objective", result.objective.split("+")[0]]
+    return shlex.join(command)

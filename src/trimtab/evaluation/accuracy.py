@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from trimtab.arms.folder import conditioned_on, fetch
-from trimtab.arms.load import DType
 from trimtab.arms.sidecar import Sidecar
 from trimtab.data.formats import read_pairs
 from trimtab.data.pairs import Pair, RowReport, split_of
 from trimtab.data.sources import fingerprint
 from trimtab.data.tokenize import TemplateError, tokenize_pair
-from trimtab.errors import DataError
+from trimtab.errors import ConfigError, DataError, ModelLoadError
 from trimtab.evaluation.floors import bag_of_words, longer_is_better
-from trimtab.evaluation.scoring import RewardModel
 from trimtab.evaluation.stats import Estimate, share
+from trimtab.ranking import ranked_right
+
+if TYPE_CHECKING:
+    from trimtab.arms.load import DType
+    from trimtab.evaluation.scoring import RewardModel
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +33,7 @@ class AccuracyReport:
     """Shares of pairs ranked right, each with its 95 % Wilson interval.
 
     Attributes:
-        arm: the reward model.
+        arm: the reward model; as everywhere, a tie counts one half (`ranked_right`).
         longer: prefer the longer response.
         bag_of_words: a linear model over uni- and bigrams, fitted on the training split of the same
             data; None when there is no training split apart from the measured pairs, or too little.
@@ -75,7 +79,10 @@ def measure_accuracy(
 
     Raises:
         DataError: no pair in the split, several objectives, or none that the model can read.
+        ModelLoadError: a reward model that gives NaN.
     """
+    if batch_size < 1:
+        raise ConfigError(f"--batch-size is {batch_size}", "it must be 1 or more")
     arm = fetch(arm, what="reward model")
     sidecar = Sidecar.load(arm)
     if sidecar.split == "none" and sidecar.data_sha256 == fingerprint(data):
@@ -90,6 +97,8 @@ def measure_accuracy(
         fitted = [
             p for p in pairs if split in ("test", "validation") and split_of(p.prompt) == "train"
         ]
+    from trimtab.evaluation.scoring import RewardModel  # PyTorch, once all else is known to be good
+
     model = RewardModel(arm, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     measured = _readable(model, measured, report)
     n = len(measured)
@@ -153,7 +162,7 @@ def _ranked_right(
     batch_size: int,
     preference: dict[str, float] | None,
 ) -> float:
-    """Pairs whose chosen side has the higher reward; a tie counts one half."""
+    """Pairs whose chosen side has the higher reward."""
     prompts = [pair.prompt for pair in pairs]
     styles = [model.style_of(pair) for pair in pairs]
     texts = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
@@ -164,7 +173,8 @@ def _ranked_right(
         prompt_format=styles * 2,
         preference=preference,
     )
-    gaps = [
-        a.reward - b.reward for a, b in zip(scored[: len(pairs)], scored[len(pairs) :], strict=True)
-    ]
-    return sum(1.0 if gap > 0 else 0.5 if gap == 0 else 0.0 for gap in gaps)
+    chosen, rejected = scored[: len(pairs)], scored[len(pairs) :]
+    right = ranked_right(a.reward - b.reward for a, b in zip(chosen, rejected, strict=True))
+    if math.isnan(right):
+        raise ModelLoadError("the reward model gives NaN", "it cannot be measured: train it again")
+    return right

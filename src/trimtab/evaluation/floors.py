@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from trimtab.data.pairs import Pair
+from trimtab.ranking import ranked_right
 
 
 def longer_is_better(pairs: Sequence[Pair]) -> float:
     """Pairs ranked right by preferring the longer response (characters); a tie counts one half."""
-    gaps = [len(pair.chosen) - len(pair.rejected) for pair in pairs]
-    return sum(1.0 if gap > 0 else 0.5 if gap == 0 else 0.0 for gap in gaps)
+    return ranked_right(len(pair.chosen) - len(pair.rejected) for pair in pairs)
 
 
 def bag_of_words(train: Sequence[Pair], test: Sequence[Pair]) -> float | None:
@@ -43,4 +43,4 @@ def bag_of_words(train: Sequence[Pair], test: Sequence[Pair]) -> float | None:
     labels = np.repeat([1, 0], len(train))
     model = LogisticRegression(C=1.0, fit_intercept=False, max_iter=1000).fit(features, labels)
     margins = model.decision_function(difference(test))
-    return float((margins > 0).sum() + 0.5 * (margins == 0).sum())
+    return ranked_right(margins.tolist())

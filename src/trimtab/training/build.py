@@ -12,15 +12,16 @@ import transformers
 
 from trimtab.arms.load import load_model
 from trimtab.data.collate import ComparisonCollator, PairCollator
-from trimtab.errors import ConfigError
+from trimtab.errors import ConfigError, ModelLoadError
 from trimtab.training.adapt import add_conditioning, add_lora
-from trimtab.training.callbacks import CleanStop, MetricsFile, Progress, ProgressReport
+from trimtab.training.callbacks import Checkpoints, MetricsFile, Progress, ProgressReport
 from trimtab.training.conditioned import ConditionedTrainer, PreferenceDraws, asked_of
 from trimtab.training.config import TrainConfig
 from trimtab.training.inputs import Inputs
 from trimtab.training.logprobs import check_head
 from trimtab.training.losses import LossOptions, ObjectiveLosses
 from trimtab.training.resume import CHECKPOINTS
+from trimtab.training.stopping import CleanStop, all_finite
 from trimtab.training.trainer import ArmRewards, PreferenceTrainer, trajectory_rewards
 
 
@@ -42,7 +43,11 @@ def build_trainer(
         if config.method == "trajectory"
         else ArmRewards(config.head_chunk_tokens, config.length_normalize),
         "group_by_length": config.group_by_length,
-        "callbacks": [MetricsFile(folder / "metrics.jsonl"), stop],
+        "callbacks": [
+            MetricsFile(folder / "metrics.jsonl"),
+            Checkpoints(folder / CHECKPOINTS, config.save_total_limit),
+            stop,
+        ],
     }
     with _refused_options():
         if config.conditions:
@@ -119,6 +124,7 @@ def build_model(config: TrainConfig, inputs: Inputs) -> Any:
         trust_remote_code=config.trust_remote_code,
         **options,
     )
+    _require_numbers(model, config.model)
     model.config.pad_token_id = inputs.tokenizer.pad_token_id
     if not judges:
         check_head(model)
@@ -131,6 +137,15 @@ def build_model(config: TrainConfig, inputs: Inputs) -> Any:
         if config.gradient_checkpointing:
             model.enable_input_require_grads()
     return model.train()
+
+
+def _require_numbers(model: Any, name: str) -> None:
+    broken = next((key for key, p in model.named_parameters() if not all_finite([p])), None)
+    if broken:
+        raise ModelLoadError(
+            f"the weights of {name} are NaN or infinite ({broken})",
+            "a training that diverged may have left them: take an earlier state of the model",
+        )
 
 
 def training_arguments(
@@ -158,7 +173,7 @@ def training_arguments(
         logging_steps=config.logging_steps,
         save_strategy=config.save_strategy,
         save_steps=config.save_steps,
-        save_total_limit=config.save_total_limit,
+        save_total_limit=None,  # `Checkpoints` drops old ones
         report_to=config.report_to or "none",
         seed=config.seed,
         data_seed=config.seed,

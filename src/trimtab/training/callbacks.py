@@ -1,18 +1,19 @@
-"""What a run leaves behind while it goes: metrics.jsonl, progress, a clean stop on Ctrl-C."""
+"""What a run leaves behind while it goes: metrics.jsonl, checkpoints, progress."""
 
 from __future__ import annotations
 
 import json
 import math
-import signal
-import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
+from accelerate import PartialState
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
+
+from trimtab.files import write_text
+from trimtab.training.resume import keep_newest, seal
 
 Progress = Callable[[str, int, int], None]
 """(what is being done, steps done, steps in all)."""
@@ -30,8 +31,7 @@ class MetricsFile(TrainerCallback):
             return
         lines = self._path.read_text().splitlines() if self._path.exists() else []
         kept = [line for line in lines if _step(line) <= state.global_step]
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.write_text("".join(f"{line}\n" for line in kept if state.global_step))
+        write_text(self._path, "".join(f"{line}\n" for line in kept if state.global_step))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Append one record."""
@@ -47,6 +47,25 @@ def _step(line: str) -> float:
         return math.inf if "train_runtime" in record else float(record["step"])
     except (ValueError, LookupError, TypeError):
         return math.inf
+
+
+class Checkpoints(TrainerCallback):
+    """Says of a checkpoint that it is whole once it is on disk, and only then drops older ones.
+
+    Args:
+        folder: where transformers puts them.
+        keep: how many are kept; 0 keeps all.
+    """
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self._folder, self._keep = folder, keep
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Wait until every process has written its part."""
+        PartialState().wait_for_everyone()
+        if state.is_world_process_zero:
+            seal(self._folder / f"checkpoint-{state.global_step}")
+            keep_newest(self._folder, self._keep)
 
 
 class LossSum(TrainerCallback, ExportableState):
@@ -88,46 +107,3 @@ class ProgressReport(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Report a step."""
         self._progress(self._label, state.global_step, state.max_steps)
-
-
-class CleanStop(TrainerCallback):
-    """On Ctrl-C or SIGTERM: finish the step, save, stop. A second signal stops at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: dict[int, Any] = {}
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Listen for the signals (only the main thread may)."""
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._ask)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
-        self.release()
-
-    def release(self) -> None:
-        """Give the signals back to whoever had them."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before.clear()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Save and stop when asked to."""
-        if self.asked:
-            control.should_save = True
-            control.should_training_stop = True
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Do not evaluate a run that stops amid an epoch; lose nothing after the last step."""
-        if not self.asked:
-            return
-        if state.global_step >= state.max_steps:
-            control.should_save = True
-        elif state.epoch % 1:
-            control.should_evaluate = control.should_save = False
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Stop listening."""
-        self.release()

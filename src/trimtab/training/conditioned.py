@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from trimtab.arms.conditioned_files import WEIGHTS, load_adapter_tensors, save_adapter
 from trimtab.data.tokenize import TokenPair
+from trimtab.ranking import ranked_right
 from trimtab.training.losses import ObjectiveLosses, objectives_loss
 from trimtab.training.trainer import Batch, PreferenceTrainer, pair_metrics
 
@@ -119,7 +120,8 @@ class ConditionedTrainer(PreferenceTrainer):
         found = pair_metrics(prediction.predictions)
         for i, name in enumerate(self._objectives):
             if (asked == i).any():
-                found[f"accuracy_{name}"] = float((margins[asked == i] > 0).mean())
+                own = margins[asked == i].tolist()
+                found[f"accuracy_{name}"] = ranked_right(own) / len(own)
         return found
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:

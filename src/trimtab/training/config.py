@@ -157,7 +157,9 @@ class TrainConfig:
     """Response tokens that go through the LM head at once; bounds its memory."""
 
     eval_strategy: Literal["no", "steps", "epoch"] = "epoch"
-    """When to evaluate."""
+    """When to evaluate on the validation split or --eval-data; the last step always is, but with
+    `no` nothing is (on a large model that can be most of a short run; `trimtab accuracy` does it
+    later)."""
 
     eval_steps: float = 0.25
     """With `--eval-strategy steps`: every so many steps, or below 1 this share of all steps."""

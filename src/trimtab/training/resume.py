@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.errors import ConfigError, OutputError
-from trimtab.files import require_fresh, write_json
+from trimtab.files import require_fresh, sync, write_json
 
 RUN, RESULTS, CHECKPOINTS = "run.json", "results.json", "checkpoints"
+SEAL = "whole.json"
+"""In a checkpoint's folder: it was written to its end."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def find_start(
     if not has_run or wanted is None:
         require_fresh(folder, overwrite=overwrite)
     if wanted not in (None, "auto"):
-        if not _is_complete(Path(wanted)):
+        if not _is_whole(Path(wanted)):
             raise ConfigError(f"no checkpoint at {wanted}", "name a checkpoint-N folder, or auto")
         return Start(wanted)
     if wanted is None or not has_run:
@@ -60,21 +62,55 @@ def find_start(
         )
     if (folder / RESULTS).is_file():
         return Start(done=True)
-    complete = filter(_is_complete, (folder / CHECKPOINTS).glob("checkpoint-*"))
-    newest = max(complete, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
+    newest = newest_checkpoint(folder)
     return Start(str(newest) if newest else None)
 
 
 def begin(folder: Path, identity: dict[str, Any], start: Start) -> None:
-    """Write down which run this is; a fresh one first removes what a later resume would mistake."""
+    """Write down which run this is; first remove what a later resume would mistake for its own."""
     if start.checkpoint is None:
         (folder / RESULTS).unlink(missing_ok=True)
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    else:
+        for later in _checkpoints(folder / CHECKPOINTS):
+            if _step(later) > _step(Path(start.checkpoint)):
+                (later / SEAL).unlink(missing_ok=True)  # it will be written over
     write_json(folder / RUN, identity)
 
 
-def _is_complete(checkpoint: Path) -> bool:
-    return (checkpoint / "trainer_state.json").is_file()  # transformers writes it last
+def seal(checkpoint: Path) -> None:
+    """Put a checkpoint on disk and say that it is whole."""
+    for path in checkpoint.rglob("*"):
+        sync(path)
+    sync(checkpoint)
+    write_json(checkpoint / SEAL, {"step": _step(checkpoint)})
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint of a run."""
+    whole = filter(_is_whole, _checkpoints(folder / CHECKPOINTS))
+    return max(whole, key=_step, default=None)
+
+
+def keep_newest(checkpoints: Path, keep: int) -> None:
+    """Remove whole checkpoints but the newest so many; with 0 none."""
+    whole = sorted(filter(_is_whole, _checkpoints(checkpoints)), key=_step)
+    for old in whole[:-keep] if keep > 0 else ():
+        (old / SEAL).unlink()
+        shutil.rmtree(old)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("checkpoint-*") if path.name[11:].isdecimal()]
+
+
+def _step(checkpoint: Path) -> int:
+    number = checkpoint.name.rpartition("-")[2]
+    return int(number) if number.isdecimal() else 0
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    return (checkpoint / SEAL).is_file()
 
 
 def _changed(folder: Path, identity: dict[str, Any]) -> list[str]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import trimtab
-from trimtab.arms import vocab
 from trimtab.arms.card import model_card
 from trimtab.arms.conditioned_files import save_adapter
 from trimtab.arms.folder import canonical, weights_fingerprint
@@ -79,7 +78,6 @@ def _sidecar(model: Any, config: TrainConfig, objective: str, inputs: Inputs) ->
         scale=config.scale,
         base_family=model.config.model_type,
         base_fingerprint=weights_fingerprint(config.model),
-        tokenizer_fingerprint=vocab.fingerprint(inputs.tokenizer),
         prompt_format=config.prompt_format,
         split=config.split,
         data_sha256=fingerprint(config.data),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ import transformers
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 
+from trimtab.ranking import ranked_right
 from trimtab.training.callbacks import LossSum
 from trimtab.training.logprobs import response_logp
 from trimtab.training.losses import LossOptions, preference_loss, response_rewards
+from trimtab.training.stopping import Diverged, Divergence
 
 Batch = dict[str, Tensor]
 Rewards = Callable[[Any, Batch], Tensor]
@@ -99,6 +102,8 @@ class PreferenceTrainer(transformers.Trainer):
         self._group_by_length = group_by_length
         self._window: dict[str, list[float]] = defaultdict(list)
         self.loss_sum = LossSum()
+        self.divergence = Divergence()
+        self.add_callback(self.divergence)
         self.add_callback(self.loss_sum)
         self.model_accepts_loss_kwargs = False  # the loss is a mean over pairs: Trainer averages it
 
@@ -128,7 +133,7 @@ class PreferenceTrainer(transformers.Trainer):
     def note(self, margin_B: Tensor) -> None:
         """Keep what will be logged about some pairs: by how much the better side is ahead."""
         if len(margin_B):
-            self._window["accuracy"].append((margin_B > 0).float().mean().item())
+            self._window["accuracy"].append(ranked_right(margin_B.tolist()) / len(margin_B))
             self._window["margin"].append(margin_B.mean().item())
 
     def _run_epoch(self, *arguments: Any, **options: Any) -> None:
@@ -139,13 +144,20 @@ class PreferenceTrainer(transformers.Trainer):
     def training_step(self, *arguments: Any, **options: Any) -> Tensor:
         """One forward and backward pass; its share of the step's loss is added up."""
         loss: Tensor = super().training_step(*arguments, **options)
-        self.loss_sum.total += loss.item()
+        self.loss_sum.total += (value := loss.item())
+        self.divergence.note(value)
         return loss
 
     def evaluate(self, *arguments: Any, **options: Any) -> dict[str, float]:
-        """Evaluate without touching the random state: its data loader draws a number."""
+        """Evaluate without touching the random state: its data loader draws a number.
+
+        Raises:
+            Diverged: the loss of the evaluation is no number.
+        """
         with torch.random.fork_rng(devices=[]):
             metrics: dict[str, float] = super().evaluate(*arguments, **options)
+        if not math.isfinite(loss := metrics["eval_loss"]):  # of all processes
+            raise Diverged(self.state.global_step, f"the evaluation's loss is {loss}")
         return metrics
 
     def prediction_step(
@@ -171,14 +183,14 @@ def _metrics(prediction: Any) -> dict[str, float]:
 
 
 def pair_metrics(rewards_B2: Any) -> dict[str, float]:
-    """Accuracy, mean margin, and the mean reward of the better side.
+    """Accuracy (see `ranked_right`), mean margin, and the mean reward of the better side.
 
     Of an ARM the last is a log-likelihood: where it falls far below its start, the ARM ranks pairs
     by leaving the language, and so will what it guides.
     """
     chosen_B, rejected_B = rewards_B2[:, 0], rewards_B2[:, 1]
     return {
-        "accuracy": float((chosen_B > rejected_B).mean()),
+        "accuracy": ranked_right((chosen_B - rejected_B).tolist()) / len(chosen_B),
         "margin": float((chosen_B - rejected_B).mean()),
         "reward_chosen": float(chosen_B.mean()),
     }

@@ -17,7 +17,8 @@ from torch import Tensor
 
 import trimtab
 from trimtab.arms.conditioned import Core
-from trimtab.arms.export import export_arm, fold
+from trimtab.arms.export import export_arm
+from trimtab.arms.folding import fold
 from trimtab.arms.load import load_arm
 from trimtab.arms.sidecar import Sidecar
 from trimtab.errors import ConfigError, OutputError, PreferenceError

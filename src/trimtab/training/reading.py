@@ -1,0 +1,128 @@
+"""The data of a training run, read and split; nothing here needs PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trimtab.arms.folder import check_folder, is_adapter
+from trimtab.data.comparisons import read_comparisons
+from trimtab.data.formats import read_pairs
+from trimtab.data.pairs import Pair, RowReport, split_of
+from trimtab.data.sources import split_name
+from trimtab.errors import ConfigError, DataError
+from trimtab.training.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class TrainData:
+    """The pairs of one reward model.
+
+    Attributes:
+        splits: `train` and, when there is one, `validation`.
+        report: what became of the rows of the data.
+        objectives: of a conditioned ARM, in their order.
+    """
+
+    splits: dict[str, list[Pair]]
+    report: RowReport
+    objectives: list[str] = field(default_factory=list)
+
+
+def read_data(config: TrainConfig, objective: str) -> TrainData:
+    """Check the model's folder and read the data.
+
+    Raises:
+        TrimtabError: a model folder or data that cannot work.
+    """
+    check_folder(config.model)
+    if is_adapter(config.model):
+        raise ConfigError(
+            f"{config.model} is an adapter",
+            "train on a whole model (merge the adapter into it first)",
+        )
+    for path in (*config.data, *config.eval_data):
+        if Path(split_name(path)[1]).is_dir():
+            raise DataError(f"{path} is a folder", "name the data files in it")
+    return _read_comparisons(config) if config.conditions else _read_splits(config, objective)
+
+
+def _read_splits(config: TrainConfig, objective: str) -> TrainData:
+    """Training and validation pairs of one objective; the test split stays untouched."""
+    pairs, report = read_pairs(config.data, objective, skip_bad_rows=config.skip_bad_rows)
+    named = sorted({pair.objective for pair in pairs})
+    if len(named) > 1:
+        raise ConfigError(
+            f"the data hold several objectives: {', '.join(named)}",
+            f"choose with --objectives {named[-1]}, or name several for one ARM each",
+        )
+    if len(config.objective_names) > 1 and named == [""]:
+        raise ConfigError(
+            f"the data name no objective: the ARMs for {config.objectives} would be the same",
+            "train one at a time, or give the rows `objective` or `labels`",
+        )
+    parts = _split(config, pairs)
+    if config.eval_data:
+        with _of_eval_data():
+            parts["validation"], more = read_pairs(
+                config.eval_data, objective, skip_bad_rows=config.skip_bad_rows
+            )
+        report.add(more)
+    _require_pairs(parts)
+    return TrainData(parts, report)
+
+
+def _read_comparisons(config: TrainConfig) -> TrainData:
+    """Training and validation pairs of all objectives, and the objectives."""
+    wanted = [name for name in config.objective_names if name]
+    pairs, objectives, report = read_comparisons(
+        config.data, wanted, skip_bad_rows=config.skip_bad_rows
+    )
+    if len(objectives) < 2:
+        raise ConfigError(
+            f"--method {config.method} with the one objective {objectives[0]}",
+            "name several, or use --method genarm",
+        )
+    if config.method == "uniarm":
+        config.descriptions_of(objectives)
+    parts = _split(config, pairs)
+    if config.eval_data:
+        with _of_eval_data():
+            more_pairs, _, more = read_comparisons(
+                config.eval_data, objectives, skip_bad_rows=config.skip_bad_rows
+            )
+        parts["validation"] = list(more_pairs)
+        report.add(more)
+    _require_pairs(parts)
+    return TrainData(parts, report, objectives)
+
+
+@contextmanager
+def _of_eval_data() -> Iterator[None]:
+    """Let an error about data say that it is the evaluation data."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"--eval-data: {error.args[0]}", error.hint) from None
+
+
+def _split(config: TrainConfig, pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
+    """Pairs by the hash of their prompt, without the test split; or all for training."""
+    if config.split == "none":
+        return {"train": list(pairs)}
+    parts: dict[str, list[Pair]] = {name: [] for name in ("train", "validation", "test")}
+    for pair in pairs:
+        parts[split_of(pair.prompt)].append(pair)
+    parts.pop("test")
+    return parts
+
+
+def _require_pairs(parts: Mapping[str, Sequence[Pair]]) -> None:
+    for name, part in parts.items():
+        if not part:
+            raise DataError(
+                f"the {name} split is empty ({sum(map(len, parts.values()))} usable pairs in all)",
+                "add data, or pass --split none to train on every row",
+            )
