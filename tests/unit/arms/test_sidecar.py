@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from conftest import save_model
 
-from trimtab.arms.sidecar import Sidecar
-from trimtab.errors import ModelLoadError
+from trimtab.arms.folder import weights_fingerprint
+from trimtab.arms.sidecar import Sidecar, require_base, same_backbone
+from trimtab.errors import MissingFileError, ModelLoadError
 
 
 def test_what_is_saved_is_read(tmp_path: Path) -> None:
@@ -34,3 +37,43 @@ def test_a_broken_one_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "trimtab.json").write_text(text)
     with pytest.raises(ModelLoadError, match=r"trimtab\.json"):
         Sidecar.load(tmp_path)
+
+
+@pytest.fixture
+def adapter(tmp_path: Path, base_dir: Path) -> Path:
+    """The facts of an adapter trained on a copy of the base."""
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    shutil.copytree(base_dir, base)
+    adapter.mkdir()
+    facts = {"peft_type": "LORA", "base_model_name_or_path": str(base)}
+    (adapter / "adapter_config.json").write_text(json.dumps(facts))
+    Sidecar(base_fingerprint=weights_fingerprint(str(base))).save(adapter)
+    return adapter
+
+
+def test_a_backbone_is_known_by_its_weights(
+    tmp_path: Path, adapter: Path, base_dir: Path, arm_dir: Path
+) -> None:
+    base = tmp_path / "base"
+    assert same_backbone(str(adapter), str(base))
+    assert same_backbone(str(adapter), str(base_dir))  # a copy
+    assert not same_backbone(str(adapter), str(arm_dir))
+    assert require_base(str(adapter)) == str(base)
+    save_model(base, seed=7)  # another model in its place
+    assert not same_backbone(str(adapter), str(base))
+    with pytest.raises(ModelLoadError, match=r"no longer holds the weights .* base_fingerprint"):
+        require_base(str(adapter))
+    Sidecar().save(adapter)  # as the error's hint says
+    assert same_backbone(str(adapter), str(base))
+    assert require_base(str(adapter)) == str(base)
+
+
+def test_without_a_fingerprint_it_is_the_place_that_counts(
+    tmp_path: Path, adapter: Path, base_dir: Path
+) -> None:
+    (adapter / "trimtab.json").unlink()  # as PEFT writes a folder
+    assert same_backbone(str(adapter), str(tmp_path / "base"))
+    assert not same_backbone(str(adapter), str(base_dir))
+    shutil.rmtree(tmp_path / "base")
+    with pytest.raises(MissingFileError, match="base_model_name_or_path"):
+        require_base(str(adapter))
