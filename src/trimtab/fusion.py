@@ -29,19 +29,31 @@ def fuse(logp_base_BV: Tensor, logp_arms_KBV: Tensor, weights_BK: Tensor) -> Ten
     Args:
         logp_base_BV: log-probs of the base, [B, V].
         logp_arms_KBV: log-probs of each ARM over the base's vocabulary, [K, B, V].
-        weights_BK: w = strength · preference · scale, >= 0, [B, K].
+        weights_BK: w = strength · preference · scale, [B, K].
 
     Returns:
         [B, V] normalised log-probs. A row whose weights are all zero is the base's row, bit for
-        bit; an ARM of weight zero has no say, even where it is −inf; −inf of the base stays −inf.
+        bit; an ARM of weight zero has no say, even where it is −inf; −inf of the base stays −inf;
+        where base and ARMs share no token, the row is the base's.
     """
     if logp_arms_KBV.shape[0] == 0:
         return logp_base_BV
-    weights_KB1 = weights_BK.t().unsqueeze(-1)
-    pull_KBV = torch.where(weights_KB1 == 0, 0.0, weights_KB1 * logp_arms_KBV)
-    fused_BV = (logp_base_BV + pull_KBV.sum(0)).log_softmax(-1)
+    mixed_BV = logp_base_BV + _pull(logp_arms_KBV, weights_BK)
     unsteered_B1 = (weights_BK == 0).all(-1, keepdim=True)
-    return torch.where(unsteered_B1, logp_base_BV, fused_BV)
+    return torch.where(unsteered_B1, logp_base_BV, normalised(mixed_BV, logp_base_BV))
+
+
+def normalised(mixed_BV: Tensor, otherwise_BV: Tensor) -> Tensor:
+    """`mixed_BV` as log-probs; `otherwise_BV`'s rows where nothing is possible, [B, V]."""
+    empty_B1 = mixed_BV.amax(-1, keepdim=True) == NEVER
+    return torch.where(empty_B1, otherwise_BV, mixed_BV.log_softmax(-1))
+
+
+def _pull(logp_arms_KBV: Tensor, weights_BK: Tensor) -> Tensor:
+    """Σ_i w_i · log π_i(v), [B, V]: 0 for w = 0, never +inf."""
+    weights_KB1 = weights_BK.t().unsqueeze(-1)
+    silent_KBV = (weights_KB1 == 0) | ((weights_KB1 < 0) & (logp_arms_KBV == NEVER))
+    return torch.where(silent_KBV, 0.0, weights_KB1 * logp_arms_KBV).sum(0)
 
 
 def strength_within(
@@ -50,8 +62,10 @@ def strength_within(
     """How much of its strength each row may keep so that KL(fused || base) stays in a budget.
 
     With g = Σ_i w_i · log π_i the steered model at a share c of its strength is π_b · exp(c · g)
-    / Z; its KL from the base grows with c (its derivative is c · Var(g) under it), so the largest
-    c is found by Newton's method, kept inside a bracket.
+    / Z. Over the tokens that both allow its KL grows with c: c · dKL/dc = c² · Var(g) under it, so
+    that log KL over log c has a slope between 2 (c small) and 0 (c large), and Newton's method in
+    these coordinates, kept inside a bracket, does not depend on the strength. The bracket begins
+    where KL <= (c · range(g))² / 8 (Hoeffding's lemma) is the budget.
 
     Args:
         logp_base_BV: log-probs of the base, [B, V].
@@ -61,33 +75,52 @@ def strength_within(
 
     Returns:
         c in [0, 1], [B]; 1 where the full strength is within the budget. The KL at c is at most
-        the budget and, where c is neither 0 nor 1, within a hundredth of it.
+        the budget and, where c is neither 0 nor 1, within a thousandth of what the budget leaves
+        after the tokens that an ARM forbids at any strength.
     """
-    weights_KB1 = weights_BK.t().unsqueeze(-1)
-    pull_BV = torch.where(weights_KB1 == 0, 0.0, weights_KB1 * logp_arms_KBV).sum(0)
-    low_B, high_B = torch.zeros_like(budget_B), torch.ones_like(budget_B)
-    share_B = high_B.clone()
-    for step in range(_NEWTON_STEPS):
-        fused_BV = (logp_base_BV + share_B[:, None] * pull_BV).log_softmax(-1)
-        p_BV = fused_BV.exp()
-        possible_BV = p_BV > 0
-        kl_B = torch.where(possible_BV, p_BV * (fused_BV - logp_base_BV), 0.0).sum(-1)
-        within_B = kl_B <= budget_B
-        low_B = torch.where(within_B, share_B, low_B)
-        high_B = torch.where(within_B, high_B, share_B)
-        if step == 0 and bool((within_B & (budget_B > 0)).all()):
-            return share_B
-        mean_B1 = torch.where(possible_BV, p_BV * pull_BV, 0.0).sum(-1, keepdim=True)
-        spread_BV = torch.where(possible_BV, p_BV * (pull_BV - mean_B1).square(), 0.0)
-        slope_B = share_B * spread_BV.sum(-1)
-        newton_B = share_B - (kl_B - _AIM * budget_B) / slope_B
-        inside_B = (newton_B > low_B) & (newton_B < high_B)
-        share_B = torch.where(inside_B, newton_B, (low_B + high_B) / 2)
-    return torch.where(budget_B > 0, low_B, 0.0)
+    base_BV = logp_base_BV.double().log_softmax(-1)
+    pull_BV = _pull(logp_arms_KBV, weights_BK).double()
+    possible_BV = (base_BV > NEVER) & (pull_BV > NEVER)
+    base_BV = torch.where(possible_BV, base_BV, NEVER)
+    lost_B = (-base_BV.logsumexp(-1)).clamp(min=0)  # the KL is this and more for all c > 0
+    room_B = torch.where(budget_B > 0, budget_B.double() - lost_B, 0.0)
+    most_B = torch.where(possible_BV, pull_BV, NEVER).amax(-1)
+    range_B = (most_B - torch.where(possible_BV, pull_BV, -NEVER).amin(-1)).clamp(min=0)
+    pull_BV = torch.where(possible_BV, pull_BV, 0.0)
+    share_B = _largest_share(base_BV.log_softmax(-1), pull_BV, room_B, range_B)
+    apart_B = lost_B.isinf() & (budget_B > 0)  # they share no token: fused is the base
+    return torch.where(apart_B, 1.0, share_B).to(budget_B.dtype)
 
 
-_NEWTON_STEPS = 16
-_AIM = 0.995  # of the budget: Newton comes down from above and has to arrive below it
+def _largest_share(base_BV: Tensor, pull_BV: Tensor, room_B: Tensor, range_B: Tensor) -> Tensor:
+    """The largest c in [0, 1] at which the KL is within the room, [B]; 0 where there is no room."""
+    low_B = (0.5 * (8 * room_B).log() - range_B.log()).clamp(min=_LEAST, max=0)  # log c, as all is
+    high_B, at_B = torch.zeros_like(low_B), torch.zeros_like(low_B)
+    share_B, settled_B = torch.zeros_like(low_B), ~(room_B > 0)
+    for step in range(_STEPS):
+        fused_BV = (base_BV + at_B.exp()[:, None] * pull_BV).log_softmax(-1)
+        kl_B = divergence(fused_BV, base_BV)
+        within_B = kl_B <= room_B
+        share_B = torch.where(within_B & ~settled_B, at_B.exp(), share_B)
+        settled_B = settled_B | within_B & ((at_B == 0) | (kl_B >= _CLOSE * room_B))
+        if bool(settled_B.all()):
+            break
+        low_B, high_B = torch.where(within_B, at_B, low_B), torch.where(within_B, high_B, at_B)
+        slope_B = (2 * at_B).exp() * _variance(fused_BV.exp(), pull_BV) / kl_B
+        newton_B = at_B - (kl_B / (_AIM * room_B)).log() / slope_B
+        inside_B = (newton_B > low_B) & (newton_B < high_B) & (step % 4 > 0)
+        at_B = torch.where(inside_B, newton_B, (low_B + high_B) / 2)
+    return share_B
+
+
+_STEPS = 60  # a handful is the rule; every fourth halves the bracket
+_CLOSE, _AIM = 0.999, 0.9995  # of the room
+_LEAST = -600.0  # log c, where float64 ends
+
+
+def _variance(p_BV: Tensor, value_BV: Tensor) -> Tensor:
+    mean_B1 = (p_BV * value_BV).sum(-1, keepdim=True)
+    return (p_BV * (value_BV - mean_B1).square()).sum(-1)
 
 
 def divergence(logp_BV: Tensor, logp_base_BV: Tensor) -> Tensor:

@@ -17,6 +17,9 @@ from trimtab.errors import ConfigError, PreferenceError
 logger = logging.getLogger(__name__)
 
 PreferenceLike = Mapping[str, float] | str
+STRONGEST = 1e6
+"""The largest strength, and weight of an ARM: far beyond use, and safe in float32."""
+_SUMS = 1e-100, 1e100  # of the weights of a preference: their shares keep all their digits
 Combine = Literal["fusion", "soup"]
 """How several ARMs guide: each by itself, or averaged into one."""
 
@@ -46,11 +49,11 @@ class Steering:
             objectives: the names that can be steered to.
             preference: `{"helpful": 0.7, "harmless": 0.3}`, the same as text
                 (`"helpful=0.7,harmless=0.3"`), or None for equal weights.
-            strength: a finite number >= 0.
+            strength: 0 to `STRONGEST`.
 
         Raises:
             PreferenceError: an unknown, missing or repeated objective; a negative, NaN or infinite
-                weight; weights that are all zero; a strength out of range.
+                weight; weights whose sum is zero, tiny or huge; a strength out of range.
         """
         return cls(_on_simplex(objectives, preference), parse_strength(strength))
 
@@ -60,11 +63,21 @@ class Steering:
         An ARM of one objective has `w_i = strength · preference_i · scale_i`. A conditioned ARM
         takes the preference among its own objectives, and weighs as much as they do together: all
         of the strength where it has all objectives (design.md §2).
+
+        Raises:
+            PreferenceError: the scale makes a weight of it that float32 cannot take.
         """
         own = [self.preference[name] for name in objectives]
         total = math.fsum(own)
         inner = [p / total for p in own] if total else [1 / len(own)] * len(own)
-        return self.strength * total * scale, inner
+        weight = self.strength * total * scale
+        if not abs(weight) <= STRONGEST:
+            raise PreferenceError(
+                f"strength {self.strength:g} with the scale {scale:g} of {'+'.join(objectives)} "
+                f"makes a weight of {weight:g}",
+                f"keep it within {STRONGEST:.0f}",
+            )
+        return weight, inner
 
 
 def require_name(objective: str) -> None:
@@ -78,10 +91,12 @@ def require_name(objective: str) -> None:
 
 
 def parse_strength(value: float | str) -> float:
-    """Read a strength: a finite number >= 0."""
+    """Read a strength: 0 to `STRONGEST`."""
     number = _number(value, "strength")
     if number < 0:
         raise PreferenceError(f"strength {value} is negative", "use 0 (the base alone) or more")
+    if number > STRONGEST:
+        raise PreferenceError(f"strength {value} is too large", f"use {STRONGEST:.0f} at most")
     return number
 
 
@@ -134,12 +149,14 @@ def _on_simplex(objectives: Sequence[str], preference: PreferenceLike | None) ->
     try:
         total = math.fsum(given.values())
     except OverflowError:
-        raise PreferenceError("the weights are too large to add", "let them sum to one") from None
+        total = math.inf
     if objectives and total <= 0:
         raise PreferenceError(
             "all weights of the preference are zero",
             "give at least one objective a positive weight, or use strength 0 for the base alone",
         )
+    if objectives and not _SUMS[0] <= total <= _SUMS[1]:
+        raise PreferenceError(f"the preference weights sum to {total:g}", "let them sum to one")
     if objectives and abs(total - 1) > 1e-6:
         _say_normalised_once(total)
     return {name: given[name] / total for name in objectives}
@@ -159,7 +176,11 @@ def _weight(name: str, value: float | str) -> float:
 
 def _number(value: float | str, what: str) -> float:
     try:
+        if isinstance(value, bool):
+            raise TypeError
         number = float(value)
+    except OverflowError:
+        number = math.inf
     except (TypeError, ValueError):
         raise PreferenceError(f"{what} is not a number ({value!r})", "use a number >= 0") from None
     if not math.isfinite(number):

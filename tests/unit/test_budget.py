@@ -80,6 +80,21 @@ class TestByHand:
         found = share_of((0.5, 0.5, 0.0), (0.4, 0.1, 0.5), self.HALF)
         assert 0.5 * 0.99 < found <= 0.5 * 1.0001
 
+    def test_base_and_arm_share_no_token(self) -> None:
+        """Fused is the base then, which any budget allows."""
+        assert share_of((0.5, 0.5, 0.0), (0.0, 0.0, 1.0), 0.01) == 1
+
+    @pytest.mark.parametrize("w", [1e2, 1e3, 1e4, 1e5, 1e6])
+    def test_any_strength(self, w: float) -> None:
+        """What is kept of it is ½, as at weight 1; so is it of a budget next to nothing.
+
+        There the KL is c² · Var(g) / 2 with g = ± ln 2: 1e-10 at c = 2.04e-5.
+        """
+        found = w * share_of((0.5, 0.5), (0.8, 0.2), self.HALF, w=w)
+        assert 0.5 * 0.999 < found <= 0.5 * 1.0001
+        tiny = w * share_of((0.5, 0.5), (0.8, 0.2), 1e-10, w=w)
+        assert tiny == pytest.approx((2e-10) ** 0.5 / math.log(2), rel=1e-3)
+
     def test_each_row_has_its_own(self) -> None:
         base, arm = torch.tensor([[0.5, 0.5]] * 4).log(), torch.tensor([[[0.8, 0.2]] * 4]).log()
         budgets = torch.tensor([self.HALF, math.inf, self.FULL * 1.001, self.HALF])
@@ -123,6 +138,25 @@ def test_laws(given: Any) -> None:
     for i in range(len(share)):
         if share[i] < 1 and budget[i] >= 1e-3 and least[i] < 0.9 * budget[i]:
             assert kl[i] >= 0.98 * budget[i]
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(rows(), st.sampled_from([1e-3, 1e2, 1e3, 1e4, 1e5]))
+def test_the_largest_share_at_any_strength(given: Any, times: float) -> None:
+    """What is kept is within the budget, a hundredth more is not, and the strength has no part.
+
+    A budget in which the strength fits leaves it whole, however strong it is.
+    """
+    base, arms, w, budget = given
+    share = fusion.strength_within(base, arms, times * w, budget).double()
+    kl = kl_at(base, arms, times * w, share)
+    assert bool((kl <= budget.double() * (1 + 1e-6) + 1e-9).all())
+    cut = (share < 1) & (share > 0)
+    larger = kl_at(base, arms, times * w, (share * 1.01).float())
+    room = budget - kl_at(base, arms, times * w, 1e-9 * share)  # less what is forbidden
+    assert bool(((larger > budget - 0.001 * room) | ~cut).all())
+    forbids = kl_at(base, arms, w, torch.full_like(budget, 1e-12)) > 0.999 * budget
+    assert bool(((share > 0) | (budget == 0) | forbids).all())
 
 
 # --- engines -------------------------------------------------------------------------------------

@@ -110,6 +110,30 @@ class TestFuse:
         fused = fusion.fuse(logp(BASE), arms, torch.tensor([[1.0, 0.0]]))
         assert probs(fused) == [[2 / 5, 1 / 5, 2 / 5]]
 
+    def test_no_token_in_common_is_the_base(self) -> None:
+        """The ARM allows only what the base forbids; with an even second ARM it is no better."""
+        base, arm, even = (0.25, 0.75, 0.0), (0.0, 0.0, 1.0), (1 / 3, 1 / 3, 1 / 3)
+        fused = fusion.fuse(logp(base, base), logp(arm, arm)[None], torch.tensor([[1.0], [0.0]]))
+        assert probs(fused) == [list(base)] * 2
+        two = fusion.fuse(logp(base), torch.stack([logp(arm), logp(even)]), torch.ones(1, 2))
+        assert probs(two) == [list(base)]
+
+    def test_each_row_has_its_own_support(self) -> None:
+        """Row 1 shares one token with its ARM, which takes all; row 2 shares none."""
+        fused = fusion.fuse(
+            logp((0.5, 0.5, 0.0), (0.5, 0.5, 0.0)),
+            logp((0.2, 0.0, 0.8), (0.0, 0.0, 1.0))[None],
+            torch.ones(2, 1),
+        )
+        assert probs(fused) == [[1, 0, 0], [0.5, 0.5, 0]]
+
+    def test_a_negative_weight(self) -> None:
+        """p = base / ARM: (½, ¼, ¼) / (¼, ½, ·) = (2, ½, ¼) / 2.75: π_i = 0 has no say."""
+        fused = fusion.fuse(logp(BASE), logp((0.25, 0.5, 0.0))[None], torch.tensor([[-1.0]]))
+        assert probs(fused) == [[2 / 2.75, 0.5 / 2.75, 0.25 / 2.75]]
+        none = fusion.fuse(logp(BASE), logp((0.0, 0.0, 0.0))[None], torch.tensor([[-1.0]]))
+        assert probs(none) == [list(BASE)]
+
 
 class TestShape:
     def test_cold(self) -> None:

@@ -87,7 +87,14 @@ def test_strength_zero_leaves_the_preference_inside() -> None:
         ("helpful=1,harmless=-0.1", "'harmless' is negative"),
         ("helpful=nan,harmless=1", "'helpful' is not finite"),
         ("helpful=inf,harmless=1", "'helpful' is not finite"),
-        ("helpful=1e308,harmless=1e308", "weights"),  # whose sum is no number
+        ("helpful=1e308,harmless=1e308", "weights sum to inf"),
+        ("helpful=1e300,harmless=1", "weights sum to 1e"),
+        (
+            "helpful=1e-320,harmless=1e-320",
+            "weights sum to 1.99998e-320",
+        ),  # few digits are left there
+        ({"helpful": 10**400, "harmless": 1}, "'helpful' is not finite"),
+        ({"helpful": True, "harmless": 1}, "'helpful' is not a number"),
         ("helpful=0,harmless=0", "all weights of the preference are zero"),
         ("helpful=1,helpful=1", "'helpful' is weighted twice"),
         ("helpful=x,harmless=1", "'helpful' is not a number"),
@@ -106,12 +113,32 @@ def test_bad_preferences_are_named(preference: object, named: str) -> None:
     assert caught.value.hint
 
 
-@pytest.mark.parametrize("value", [-1, "-0.5", float("nan"), "inf", "much", None, [1]])
+@pytest.mark.parametrize("value", [-1, "-0.5", float("nan"), "inf", "much", None, [1], True])
 def test_bad_strengths_are_refused(value: object) -> None:
     with pytest.raises(PreferenceError, match="strength"):
         parse_strength(value)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("value", [1e39, 1e7, 10**400, "1e300"], ids=lambda v: str(v)[:9])
+def test_strengths_beyond_float32_are_refused(value: object) -> None:
+    with pytest.raises(PreferenceError, match=r"strength (\S+ is too large|is not finite)"):
+        parse_strength(value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("scale", [1e5, -1e5, float("nan"), float("inf")])
+def test_a_scale_that_makes_too_much_of_a_strength(scale: float) -> None:
+    """100 · 1e5 = 1e7, ten times what is allowed."""
+    with pytest.raises(PreferenceError, match=r"scale .* of helpful makes a weight of"):
+        Steering.of(["helpful"], None, 100).share(["helpful"], scale)
+
+
+def test_tiny_weights_beside_others_keep_their_place() -> None:
+    given = Steering.of(BOTH, "helpful=1e-300,harmless=1")
+    assert given.preference == {"helpful": 1e-300, "harmless": 1.0}
+    assert given.share(["helpful"]) == (1e-300, [1.0])
+
+
 def test_good_values() -> None:
+    assert parse_strength(1e6) == 1e6
     assert (parse_strength("1.5"), parse_strength(0)) == (1.5, 0.0)
     assert parse_preference("a=1, b=2,") == {"a": 1.0, "b": 2.0}  # as given, not normalised

@@ -5,11 +5,44 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from numbers import Integral, Real
+from typing import Any, Literal, NamedTuple
 
 from trimtab.data.pairs import Prompt
 from trimtab.errors import ConfigError
 from trimtab.steering import PreferenceLike
+
+
+class _Bound(NamedTuple):
+    """What a setting may be: all of it can be computed with, in float32 or int64."""
+
+    kind: type[Real] | type[Integral]
+    least: float
+    most: float
+    hint: str
+    zero: bool = False
+
+    def require(self, name: str, value: Any) -> None:
+        """Refuse a value of another kind or outside the bounds, NaN with them."""
+        number = isinstance(value, self.kind) and not isinstance(value, bool)
+        zero = self.zero and number and value == 0
+        if not (zero or (number and self.least <= value <= self.most)):
+            raise ConfigError(f"{name} is {value!r}", f"it must be {self.hint}")
+
+
+_TINY = math.ulp(0.0)
+_SAMPLING = {
+    "max_new_tokens": _Bound(Integral, 1, 2**31 - 1, "a whole number, 1 to 2147483647"),
+    "temperature": _Bound(Real, 1e-6, 1e6, "0 (greedy), or 0.000001 to 1000000", zero=True),
+    "top_k": _Bound(Integral, 0, 2**31 - 1, "a whole number, 0 (all) to 2147483647"),
+    "top_p": _Bound(Real, _TINY, 1, "in (0, 1]"),
+    "min_p": _Bound(Real, 0, 1, "in [0, 1]"),
+    "seed": _Bound(Integral, -(2**63), 2**63 - 1, "a whole number of 64 bits"),
+}
+_REQUEST = {
+    "kl_budget": _Bound(Real, 0, 1e300, "0 nats or more; leave it out for none"),
+    "gate": _Bound(Real, _TINY, 1, "a probability in (0, 1]"),
+}
 
 
 @dataclass(frozen=True)
@@ -39,16 +72,10 @@ class Sampling:
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
-        bounds = (
-            ("max_new_tokens", self.max_new_tokens >= 1, "1 or more"),
-            ("temperature", 0 <= self.temperature < math.inf, "0 (greedy) or more"),
-            ("top_k", self.top_k >= 0, "0 (all) or more"),
-            ("top_p", 0 < self.top_p <= 1, "in (0, 1]"),
-            ("min_p", 0 <= self.min_p <= 1, "in [0, 1]"),
-        )
-        for name, good, hint in bounds:
-            if not good:
-                raise ConfigError(f"{name} is {getattr(self, name)}", f"it must be {hint}")
+        if not all(isinstance(stop, str) for stop in self.stop):
+            raise ConfigError(f"stop is {self.stop!r}", "it must be a text, or several")
+        for name, bound in _SAMPLING.items():
+            bound.require(name, getattr(self, name))
 
     def but(self, **changes: Any) -> Sampling:
         """A copy with some settings changed; an unknown name is a `ConfigError`."""
@@ -85,12 +112,9 @@ class Request:
     gate: float | None = None
 
     def __post_init__(self) -> None:
-        if self.kl_budget is not None and not 0 <= self.kl_budget < math.inf:
-            raise ConfigError(
-                f"kl_budget is {self.kl_budget}", "it must be 0 nats or more; leave it out for none"
-            )
-        if self.gate is not None and not 0 < self.gate <= 1:
-            raise ConfigError(f"gate is {self.gate}", "it must be a probability in (0, 1]")
+        for name, bound in _REQUEST.items():
+            if getattr(self, name) is not None:
+                bound.require(name, getattr(self, name))
 
 
 @dataclass(frozen=True)
