@@ -14,7 +14,8 @@ from trimtab.data.comparisons import read_comparisons
 from trimtab.data.formats import read_pairs
 from trimtab.data.pairs import Pair, RowReport, split_of
 from trimtab.data.sources import split_name
-from trimtab.data.tokenize import TokenPair, load_chat_template, require_template, tokenize_pairs
+from trimtab.data.templates import load_chat_template, require_template
+from trimtab.data.tokenize import TokenPair, tokenize_pairs
 from trimtab.errors import ConfigError, DataError
 from trimtab.training.adapt import lora_targets
 from trimtab.training.callbacks import Progress
