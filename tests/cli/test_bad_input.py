@@ -100,10 +100,12 @@ def test_row_without_chosen(refused: Refused, base_dir: Path, tmp_path: Path) ->
     refused("score", "--arm", base_dir, "--input", path, names=named)
 
 
-def test_chosen_equal_to_rejected(refused: Refused, base_dir: Path, tmp_path: Path) -> None:
-    path = write_jsonl(tmp_path / "rows.jsonl", [GOOD, {**GOOD, "chosen": "a", "rejected": "a"}])
-    named = ["rows.jsonl:2", "`chosen` equal to `rejected`", "--skip-bad-rows"]
+def test_nothing_but_equal_sides(refused: Refused, base_dir: Path, tmp_path: Path) -> None:
+    """Such rows are counted, in every format; no row that can be used is an error."""
+    path = write_jsonl(tmp_path / "rows.jsonl", [{**GOOD, "chosen": "a", "rejected": "a"}] * 2)
+    named = ["no usable pair", "2 rows left out: both sides are the same (rows.jsonl:1"]
     refused(*train(base_dir, path, tmp_path / "out"), names=named)
+    refused("accuracy", "--arm", base_dir, "--data", path, names=named)
 
 
 def test_line_that_is_not_json(refused: Refused, base_dir: Path, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def conditioned(
         ({"labels": {"a": 2}}, "rows.jsonl:21 has label 2 for 'a'; a label is 0 (chosen is"),
         ({"scores": {"a": [1]}}, "rows.jsonl:21 has scores [1] for 'a'; give two numbers"),
         ({}, "rows.jsonl:21 names no objective; write --data NAME=FILE"),
-        ({"labels": {"a": 0}, "chosen": "sad"}, "rows.jsonl:21 has `chosen` equal to `rejected`"),
+        ({"labels": {"a": 0}, "chosen": "\ud83d"}, "rows.jsonl:21 has a `chosen` with half a char"),
     ],
 )
 def test_bad_rows(

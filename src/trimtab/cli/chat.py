@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from trimtab.cli.options import EngineOptions, SamplingOptions
 from trimtab.cli.parse import parse
 from trimtab.data.pairs import Message
-from trimtab.data.tokenize import require_template
+from trimtab.data.templates import require_template
 from trimtab.engines.types import Request
 from trimtab.errors import TrimtabError
 from trimtab.steering import PreferenceLike, Steering, parse_strength

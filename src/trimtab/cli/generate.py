@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from trimtab.arms.folder import weights_fingerprint
 from trimtab.cli.options import EngineOptions, SamplingOptions
 from trimtab.cli.parse import parse
-from trimtab.data.formats import prompt_of
+from trimtab.data.chats import prompt_of, require_characters
+from trimtab.data.literals import read_literal
 from trimtab.data.sources import fingerprint, read_rows
 from trimtab.engines.types import Completion, Request, Sampling
 from trimtab.errors import ConfigError, DataError, TrimtabError
@@ -25,9 +27,18 @@ if TYPE_CHECKING:
     from trimtab.engines.local import LocalEngine
     from trimtab.engines.local.rows import RowPlan
 
+
+def _whole(value: Any) -> int:
+    """A whole number, or text of one; pandas writes 5 as 5.0 where a column has gaps."""
+    text = str(value)
+    whole, _, zeros = text.partition(".")
+    return int(text if zeros.strip("0") else whole)
+
+
 _ROW_SAMPLING: dict[str, Callable[[Any], Any]] = {
-    "max_new_tokens": int, "temperature": float, "top_k": int, "top_p": float, "min_p": float,
+    "max_new_tokens": _whole, "temperature": float, "top_k": _whole, "top_p": float, "min_p": float,
 }  # fmt: skip
+_ROW_KEYS = ("prompt", "tools", "preference", "strength", "seed", *_ROW_SAMPLING, "id")
 DESCRIPTION = "Answer prompts with a frozen base steered by ARMs."
 
 
@@ -39,9 +50,9 @@ class GenerateOptions(EngineOptions, SamplingOptions):
     """One prompt; its answer is streamed."""
 
     input: str | None = None
-    """File of rows with `prompt` (text or chat messages) and, where a row differs, `preference`,
-    `strength`, `seed`, `max_new_tokens`, `temperature`, `top_k`, `top_p`, `min_p`. An `id` is
-    kept."""
+    """File of rows with `prompt` (text or chat messages, with `tools` where it has some) and, where
+    a row differs, `preference`, `strength`, `seed`, `max_new_tokens`, `temperature`, `top_k`,
+    `top_p`, `min_p`. An `id` is kept; any other key is refused."""
 
     output: str | None = None
     """JSONL file; rows are appended as they are done, and a killed run goes on where it stopped.
@@ -86,20 +97,24 @@ def main(argv: Sequence[str]) -> int:
 
 def _request(options: GenerateOptions, number: int, row: dict[str, Any]) -> Request:
     """One input row as a request, validated before any model is loaded."""
-    place = f"row {number + 1} of the input"
-    if not row.get("prompt"):
-        raise DataError(f"{place} has no `prompt`", "give text or messages")
-    prompt = prompt_of(row["prompt"], place)
-    sampling = options.sampling()
+    place = f"row {number + 1} of the input" if options.input else "the command line"
     own = {k: v for k, v in row.items() if v is not None and v != ""}  # tables fill with nothing
-    seed = own.get("seed", sampling.seed + number)
-    if not str(seed).removeprefix("-").isdecimal():
-        raise DataError(f"{place} has seed {seed!r}", "give a whole number")
+    _require_known(own, place)
+    for key, value in own.items():
+        require_characters(value, place, key)
+    prompt = prompt_of(own, place)
+    if not prompt:
+        raise DataError(f"{place} has no `prompt`", "give text or messages")
+    sampling = options.sampling()
+    try:
+        seed = _whole(own.get("seed", sampling.seed + number))
+    except ValueError:
+        raise DataError(f"{place} has seed {own['seed']!r}", "give a whole number") from None
     request = Request(
         prompt,
-        own.get("preference", options.preference),
+        _own_preference(own, place) if "preference" in own else options.preference,
         own.get("strength", options.strength),
-        replace(sampling, seed=int(seed)),
+        replace(sampling, seed=seed),
         options.kl_budget,
         options.gate,
     )
@@ -107,6 +122,26 @@ def _request(options: GenerateOptions, number: int, row: dict[str, Any]) -> Requ
         request = replace(request, sampling=_own_sampling(request.sampling, own))
         Steering.of(options.objectives, request.preference, request.strength)
     return request
+
+
+def _require_known(row: Mapping[str, Any], place: str) -> None:
+    """Refuse a key that would have no effect: it may be a setting that is misspelt."""
+    for key in row:
+        if key not in _ROW_KEYS:
+            near = difflib.get_close_matches(str(key), _ROW_KEYS, n=1)
+            hint = f"do you mean `{near[0]}`?" if near else f"the keys are {', '.join(_ROW_KEYS)}"
+            raise DataError(f"{place} has an unknown key `{key!s:.40}`", hint)
+
+
+def _own_preference(row: Mapping[str, Any], place: str) -> Any:
+    """A row's own preference; a table holds `{"helpful": 1}` as text."""
+    found = row["preference"]
+    if not isinstance(found, str) or not found.lstrip().startswith("{"):
+        return found
+    try:
+        return read_literal(found)
+    except ValueError:
+        raise DataError(f"{place} has preference {found!r}", "write NAME=WEIGHT,…") from None
 
 
 def _own_sampling(sampling: Sampling, row: dict[str, Any]) -> Sampling:

@@ -12,7 +12,8 @@ from typing import Any
 from trimtab.arms.folder import conditioned_on, fetch, weights_fingerprint
 from trimtab.cli.options import LoadOptions
 from trimtab.cli.parse import parse, quiet_libraries
-from trimtab.data.formats import Unusable, pairs_of, prompt_of
+from trimtab.data.chats import prompt_of, require_characters
+from trimtab.data.formats import Unusable, pairs_of
 from trimtab.data.pairs import Prompt
 from trimtab.data.sources import Row, fingerprint, read_rows
 from trimtab.errors import ConfigError, DataError, PreferenceError
@@ -138,9 +139,11 @@ def _score(options: ScoreOptions, items: list[_Item], output: str | None) -> int
 def _items(place: str, row: Row) -> list[_Item]:
     """What a row asks to be scored: one response, or the two of a preference pair."""
     if "response" in row:
-        if row.get("prompt") is None or not isinstance(row["response"], str):
+        prompt = prompt_of(row, place)
+        if prompt is None or not isinstance(row["response"], str):
             raise DataError(f"{place} has no text `prompt` and `response`", "mend the row")
-        return [_Item(place, prompt_of(row["prompt"], place), row["response"])]
+        require_characters(row["response"], place, "response")
+        return [_Item(place, prompt, row["response"])]
     try:
         pair = next(pairs_of(row, place))
     except Unusable as reason:

@@ -7,21 +7,28 @@ well formed but says nothing that can be learned (`Unusable`, counted and report
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
+from trimtab.data.chats import (
+    DIALOGUE_START,
+    messages_of,
+    open_dialogue,
+    prompt_of,
+    require_characters,
+    text_of,
+    tools_of,
+    turns_of,
+    with_tools,
+)
+from trimtab.data.literals import read_literal
 from trimtab.data.pairs import Comparison, Message, Pair, Prompt, RowReport
 from trimtab.data.sources import Row
 from trimtab.errors import DataError
 
 T = TypeVar("T")
 
-_DIALOGUE_START = re.compile(r"\s*Human:")
-_TURN = re.compile(
-    r"(?:^|\n\n)(Human|Assistant):[ ]?(.*?)(?=\n\nHuman:|\n\nAssistant:|\Z)", re.DOTALL
-)
-_ROLES = {"Human": "user", "Assistant": "assistant"}
+_TEXTS = ("prompt", "chosen", "rejected", "text", "objective", "labels", "scores")
 
 
 class Unusable(Exception):
@@ -51,7 +58,7 @@ def read_pairs(
 
     for place, row, found in usable_rows(sources, own_pairs, report, skip_bad_rows=skip_bad_rows):
         seen.update(pair.objective for pair in found)
-        if _is_tied(row, objective):
+        if _is_tied(row, place, objective):
             report.leave_out(f"a tie on {objective!r}", place)
         pairs += [p for p in found if not objective or p.objective in ("", objective)]
     if not pairs:
@@ -115,23 +122,58 @@ def comparison_of(row: Row, place: str = "") -> Comparison:
     """The two responses in a row and how they were judged.
 
     Raises:
-        DataError: a column is missing or of the wrong type, or both sides are the same.
-        Unusable: an empty side, a tie, dialogues that part before the last turn.
+        DataError: a column is missing, of the wrong type, or holds what is no text.
+        Unusable: an empty side, sides that are the same, a tie, dialogues that part before the last
+            turn.
     """
-    row = _two_texts(row, place)
+    row = _two_texts(read_cells(row, place), place)
     for column in ("chosen", "rejected"):
         if row.get(column) is None:
             raise DataError(f"{place} has no `{column}`", "every row needs `chosen` and `rejected`")
     prompt, chosen, rejected, verbatim = _sides(row, place)
     if chosen.strip() == rejected.strip():
-        raise DataError(
-            f"{place} has `chosen` equal to `rejected`",
-            "delete such rows, or pass --skip-bad-rows to leave them out, counted",
-        )
+        raise Unusable("both sides are the same")
     if not chosen.strip() or not rejected.strip():
         raise Unusable("one side is empty")
     verdicts = dict(_verdicts(row, place))
+    if tools := tools_of(row, place):
+        if verbatim:
+            raise DataError(f"{place} has `tools` and no `prompt`", "give it a prompt of its own")
+        prompt = with_tools(prompt, tools)
     return Comparison(prompt, chosen, rejected, "", place, verbatim, verdicts)
+
+
+def read_cells(row: Row, place: str) -> Row:
+    """A row whose cells are the same whatever file it came from.
+
+    In tables, labels and scores are text, and chats may be: they are read. Other texts stay.
+
+    Raises:
+        DataError: a cell that cannot be read, or text that cannot be written as UTF-8.
+    """
+    cells = dict(row)
+    for column in ("labels", "scores", "score", "text"):
+        cells[column] = _read_cell(row.get(column), place, column)
+    texts = cells["text"]
+    if isinstance(texts, list):
+        cells["text"] = [text_of(text, place, "text") for text in texts]
+    for column in ("prompt", "chosen", "rejected"):
+        cells[column] = text_of(row.get(column), place, column)
+    for column in _TEXTS:
+        require_characters(cells.get(column), place, column)
+    return {column: value for column, value in cells.items() if value is not None}
+
+
+def _read_cell(value: Any, place: str, column: str) -> Any:
+    """What a text that begins like a list or an object spells."""
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
+        return value
+    try:
+        return read_literal(value)
+    except ValueError:
+        if column == "text":
+            return value
+        raise DataError(f"{place} has `{column}` that cannot be read", "write JSON") from None
 
 
 def _two_texts(row: Row, place: str) -> Row:
@@ -189,8 +231,9 @@ def _are_scores(value: Any) -> bool:
     )
 
 
-def _is_tied(row: Row, objective: str) -> bool:
+def _is_tied(row: Row, place: str, objective: str) -> bool:
     """Whether a row that is judged by scores says nothing on this one objective."""
+    row = read_cells(row, place)
     scores = row.get("scores")
     if isinstance(row.get("labels"), dict) or not isinstance(scores, dict):
         return False
@@ -200,39 +243,21 @@ def _is_tied(row: Row, objective: str) -> bool:
 
 def _sides(row: Row, place: str) -> tuple[Prompt, str, str, bool]:
     """Prompt, chosen, rejected, and whether the prompt is raw text cut anywhere."""
-    prompt, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
+    prompt = prompt_of({"prompt": row.get("prompt")}, place)
+    chosen, rejected = row["chosen"], row["rejected"]
     if isinstance(chosen, str) and isinstance(rejected, str):
         if prompt is None:
-            if _DIALOGUE_START.match(chosen) and _DIALOGUE_START.match(rejected):
-                return *_part(_turns(chosen), _turns(rejected)), False
+            if DIALOGUE_START.match(chosen) and DIALOGUE_START.match(rejected):
+                return *_part(turns_of(chosen), turns_of(rejected)), False
             return *_common_text(chosen, rejected), True
-        if isinstance(prompt, str) and _DIALOGUE_START.match(prompt):
-            return _open_dialogue(prompt), chosen.strip(), rejected.strip(), False
-        return prompt_of(prompt, place), chosen, rejected, False
-    sides = _messages(chosen, place, "chosen"), _messages(rejected, place, "rejected")
+        if isinstance(prompt, str) and DIALOGUE_START.match(prompt):
+            return open_dialogue(prompt), chosen.strip(), rejected.strip(), False
+        return prompt, chosen, rejected, False
+    sides = messages_of(chosen, place, "chosen"), messages_of(rejected, place, "rejected")
     if prompt is not None:
-        before = prompt_of(prompt, place)
-        before = [Message(role="user", content=before)] if isinstance(before, str) else before
+        before = [Message(role="user", content=prompt)] if isinstance(prompt, str) else prompt
         sides = _after(before, sides[0]), _after(before, sides[1])
     return *_part(*sides), False
-
-
-def prompt_of(prompt: Any, place: str) -> Prompt:
-    """A `prompt` column, checked: text or chat messages."""
-    return prompt if isinstance(prompt, str) else _messages(prompt, place, "prompt")
-
-
-def _messages(value: Any, place: str, column: str) -> list[Message]:
-    good = isinstance(value, list) and all(
-        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
-        for m in value
-    )
-    if not good or not value:
-        raise DataError(
-            f"{place} has a `{column}` that is neither text nor chat messages",
-            'messages are [{"role": "user", "content": "…"}, …]',
-        )
-    return [Message(role=m["role"], content=m["content"]) for m in cast(list[Row], value)]
 
 
 def _after(before: list[Message], side: list[Message]) -> list[Message]:
@@ -251,21 +276,9 @@ def _part(chosen: list[Message], rejected: list[Message]) -> tuple[Prompt, str, 
         raise Unusable("the two dialogues part before the last turn")
     if len(chosen) == 1:
         raise Unusable("no prompt before the answer")
+    if "tool_calls" in {**chosen[-1], **rejected[-1]}:
+        raise Unusable("an answer calls tools: only its text could be read")
     return chosen[:-1], chosen[-1]["content"], rejected[-1]["content"]
-
-
-def _turns(text: str) -> list[Message]:
-    """A dialogue written "\\n\\nHuman: … \\n\\nAssistant: …" as messages."""
-    return [
-        Message(role=_ROLES[who], content=said.strip())
-        for who, said in _TURN.findall(text.lstrip())
-    ]
-
-
-def _open_dialogue(prompt: str) -> list[Message]:
-    """A dialogue prompt that ends with an empty assistant turn, as messages without that turn."""
-    turns = _turns(prompt)
-    return turns[:-1] if turns and turns[-1] == {"role": "assistant", "content": ""} else turns
 
 
 def _common_text(chosen: str, rejected: str) -> tuple[str, str, str]:

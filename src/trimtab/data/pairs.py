@@ -6,14 +6,27 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 
 class Message(TypedDict):
-    """One turn of a chat, as OpenAI, TRL and transformers spell it."""
+    """One turn of a chat, as OpenAI, TRL and transformers spell it.
+
+    `tools` are those of the whole chat and stand on its first message, so that they go wherever the
+    chat goes.
+    """
 
     role: str
     content: str
+    name: NotRequired[str]
+    reasoning_content: NotRequired[str]
+    tool_call_id: NotRequired[str]
+    tool_calls: NotRequired[list[dict[str, Any]]]
+    tools: NotRequired[list[dict[str, Any]]]
+
+
+MESSAGE_KEYS = ("name", "reasoning_content", "tool_call_id", "tool_calls", "tools")
+"""What a chat template may read of a message besides its role and content."""
 
 
 Prompt = str | list[Message]
@@ -61,22 +74,30 @@ class RowReport:
     Attributes:
         rows: rows read.
         unusable: reason -> where the rows stand.
+        noted: what is to be said of rows that are used -> where they stand.
         judged: objective -> number of pairs judged on it, where pairs are judged on several.
     """
 
     rows: int = 0
     unusable: dict[str, list[str]] = field(default_factory=dict)
+    noted: dict[str, list[str]] = field(default_factory=dict)
     judged: dict[str, int] = field(default_factory=dict)
 
     def leave_out(self, reason: str, source: str) -> None:
         """Count one unusable row under its reason."""
         self.unusable.setdefault(reason, []).append(source)
 
+    def note(self, what: str, source: str) -> None:
+        """Count one row that is used, with a reservation."""
+        self.noted.setdefault(what, []).append(source)
+
     def add(self, other: RowReport) -> None:
         """Count another data set's rows, too; `judged` stays that of this one."""
         self.rows += other.rows
         for reason, places in other.unusable.items():
             self.unusable.setdefault(reason, []).extend(places)
+        for what, places in other.noted.items():
+            self.noted.setdefault(what, []).extend(places)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -86,10 +107,12 @@ class RowReport:
     def lines(self, examples: int = 3) -> list[str]:
         """One line per reason, naming the first few rows."""
         counts = [f"pairs judged on: {', '.join(f'{o} {n}' for o, n in self.judged.items())}"]
+        said = [(f" left out: {reason}", rows) for reason, rows in self.unusable.items()]
+        said += [(f": {what}", rows) for what, rows in self.noted.items()]
         return counts[: len(self.judged)] + [
-            f"{len(rows)} {'row' if len(rows) == 1 else 'rows'} left out: {reason} "
+            f"{len(rows)} {'row' if len(rows) == 1 else 'rows'}{what} "
             f"({', '.join(rows[:examples])}" + (", …)" if len(rows) > examples else ")")
-            for reason, rows in self.unusable.items()
+            for what, rows in said
         ]
 
 

@@ -109,7 +109,7 @@ def _read_file(path: Path) -> Iterator[tuple[int, Row]]:
             elif kind == ".json":
                 yield from _read_json(path.name, handle)
             elif kind == ".csv":
-                yield from _read_csv(handle)
+                yield from _read_csv(path.name, handle)
             else:
                 raise DataError(f"{path.name} has no known data format", f"use {FORMATS}")
     except _UNREADABLE as error:
@@ -148,28 +148,26 @@ def _read_json(name: str, handle: IO[str]) -> Iterator[tuple[int, Row]]:
 def _loads(text: str, where: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a long number, deep nesting
+        reason = str(error)
+        if isinstance(error, json.JSONDecodeError):
+            reason = f"{error.msg} at column {error.colno}"
         raise DataError(
-            f"{where} is not JSON ({error.msg} at column {error.colno})",
+            f"{where} is not JSON ({reason})",
             "mend or delete it" if where.startswith("line ") else "mend the file",
         ) from None
 
 
-def _read_csv(handle: IO[str]) -> Iterator[tuple[int, Row]]:
+def _read_csv(name: str, handle: IO[str]) -> Iterator[tuple[int, Row]]:
     csv.field_size_limit(2**31 - 1)  # a long chat is no error
     reader = csv.DictReader(handle)
     for row in reader:
-        yield reader.line_num, {key: _cell(value) for key, value in row.items() if key}
-
-
-def _cell(text: str | None) -> Any:
-    """A CSV cell: nested values (messages, labels) are written as JSON."""
-    if text and text.lstrip()[:2] in ("[{", '{"', '["'):
-        try:
-            return json.loads(text)
-        except json.JSONDecodeError:
-            return text
-    return text
+        if None in row:
+            raise DataError(
+                f"line {reader.line_num} of {name} has more cells than the header",
+                "put texts with commas or line ends into quotes",
+            )
+        yield reader.line_num, {key: value for key, value in row.items() if key}
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[int, Row]]:

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
+from trimtab.data.chats import require_characters
 from trimtab.data.pairs import Comparison, Message, Pair, Prompt, RowReport
-from trimtab.errors import ConfigError, DataError
+from trimtab.data.templates import (
+    TemplateError,
+    apply_template,
+    left_out,
+    require_template,
+    turn_end,
+)
+from trimtab.errors import DataError
 
 PromptFormat = Literal["auto", "chat", "raw"]
+logger = logging.getLogger(__name__)
+_SAID: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()  # what was said of each tokenizer
 Tokenizer = Any  # transformers.PreTrainedTokenizerBase; typed loosely to keep this import light
 
 
 @dataclass(frozen=True)
 class TokenPair:
-    """Token ids of one pair. Each response ends with the end-of-turn token.
+    """Token ids of one pair. Each response ends with its turn, and nothing after it.
 
     Attributes:
         prompt_ids: of the prompt.
@@ -44,40 +55,16 @@ def render_prompt(
 
     Raises:
         ConfigError: messages, or `chat`, and a tokenizer without a chat template.
+        DataError: the prompt holds half a character, which no tokenizer takes.
     """
+    require_characters(prompt, "the request", "prompt")
     messages = prompt
     if isinstance(messages, str):
         if prompt_format == "raw" or (prompt_format == "auto" and not tokenizer.chat_template):
             return messages, None
         messages = [Message(role="user", content=messages)]
     require_template(tokenizer)
-    return _apply_template(tokenizer, messages, add_generation_prompt=True), messages
-
-
-class TemplateError(DataError):
-    """A chat that the tokenizer's template does not take, such as one with two user turns."""
-
-
-def _apply_template(tokenizer: Tokenizer, messages: list[Message], **options: Any) -> str:
-    import jinja2
-
-    try:
-        text: str = tokenizer.apply_chat_template(messages, tokenize=False, **options)
-    except jinja2.TemplateError as error:
-        raise TemplateError(
-            f"the chat template does not take this chat ({error})", "mend the chat or the template"
-        ) from None
-    return text
-
-
-def require_template(tokenizer: Tokenizer) -> None:
-    """Refuse a tokenizer without a chat template."""
-    if not tokenizer.chat_template:
-        raise ConfigError(
-            f"the tokenizer of {tokenizer.name_or_path} has no chat template for these chats",
-            "put chat_template.jinja into its folder (training takes --chat-template FILE.jinja), "
-            "or give plain-text prompts with --prompt-format raw",
-        )
+    return apply_template(tokenizer, messages, add_generation_prompt=True), messages
 
 
 def prompt_ids(
@@ -85,7 +72,18 @@ def prompt_ids(
 ) -> list[int]:
     """Token ids of a prompt, ready to be continued: one BOS if the model has one, never an EOS."""
     text, messages = render_prompt(tokenizer, prompt, prompt_format)
+    _say_what_is_left_out(tokenizer, messages)
     return _encode_prompt(tokenizer, text, is_chat=messages is not None)
+
+
+def _say_what_is_left_out(tokenizer: Tokenizer, messages: list[Message] | None) -> None:
+    said = _SAID.setdefault(tokenizer, set())
+    for part in set(left_out(tokenizer, messages or "")) - said:
+        said.add(part)
+        name = tokenizer.name_or_path
+        logger.warning(
+            "the chat template of %s does not show %s: the model never sees them", name, part
+        )
 
 
 def _encode_prompt(tokenizer: Tokenizer, text: str, *, is_chat: bool) -> list[int]:
@@ -103,51 +101,78 @@ def response_ids(
     response: str,
     prompt_format: PromptFormat = "auto",
 ) -> tuple[list[int], list[int]]:
-    """Prompt ids and response ids, the response ending with the end-of-turn token.
+    """Prompt ids and response ids, the response ending with its turn and nothing after it.
 
     The prompt's ids are a strict prefix: where the tokenizer would merge across the boundary, the
     response is tokenised on its own, because when decoding it starts after the finished prompt.
     """
-    text, messages = render_prompt(tokenizer, prompt, prompt_format)
-    before = _encode_prompt(tokenizer, text, is_chat=messages is not None)
-    response = _without_end(tokenizer, response)
-    ending = response if messages is None else _templated(tokenizer, messages, response, text)
-    joined = list(tokenizer(text + ending, add_special_tokens=messages is None)["input_ids"])
-    if joined[: len(before)] == before:
-        after = joined[len(before) :]
-    else:
-        after = list(tokenizer(ending, add_special_tokens=False)["input_ids"])
-    return before, _ended(tokenizer, after)
+    started = _Started.of(tokenizer, prompt, prompt_format)
+    _say_what_is_left_out(tokenizer, started.messages)
+    return started.ids, started.response_ids(tokenizer, response)
 
 
-def _without_end(tokenizer: Tokenizer, response: str) -> str:
-    """A response that carries its end-of-turn token as text, without it: it is added once."""
-    end = tokenizer.eos_token
-    bare = response.rstrip()
-    return bare.removesuffix(end) if end and bare.endswith(end) else response
+@dataclass(frozen=True)
+class _Started:
+    """A prompt that is ready for its responses.
 
+    Attributes:
+        text: the rendered prompt.
+        messages: of a chat; None for raw text.
+        ids: its tokens.
+        tail: what the template writes after an answer.
+        end: that of it with which the turn ends; "" where nothing does.
+    """
 
-def _templated(
-    tokenizer: Tokenizer, messages: list[Message], response: str, prompt_text: str
-) -> str:
-    """What the template writes after the prompt for this response."""
-    turn = Message(role="assistant", content=response)
-    full = _apply_template(tokenizer, [*messages, turn])
-    if full.startswith(prompt_text):
-        return full[len(prompt_text) :]
-    return response  # a template that rewrites the prompt once it is answered
+    text: str
+    messages: list[Message] | None
+    ids: list[int]
+    tail: str
+    end: str
 
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, prompt: Prompt, prompt_format: PromptFormat) -> _Started:
+        text, messages = render_prompt(tokenizer, prompt, prompt_format)
+        ids = _encode_prompt(tokenizer, text, is_chat=messages is not None)
+        return cls(text, messages, ids, *(turn_end(tokenizer, messages) if messages else ("", "")))
 
-def _ended(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
-    """Response ids up to and with one end-of-turn token; what a template writes after it goes."""
-    end = tokenizer.eos_token_id
-    if end is None:
-        return ids
-    if end in ids:
-        last = len(ids) - 1 - ids[::-1].index(end)
-        if not tokenizer.decode(ids[last + 1 :], skip_special_tokens=True).strip():
-            return ids[: last + 1]
-    return [*ids, end]
+    def response_ids(self, tokenizer: Tokenizer, response: str) -> list[int]:
+        """Ids of a response; the token that ends its turn is the last one."""
+        require_characters(response, "the request", "response")
+        response = self._bare(response, tokenizer.eos_token)
+        ending = response if self.messages is None else self._templated(tokenizer, response)
+        raw = self.messages is None
+        joined = list(tokenizer(self.text + ending, add_special_tokens=raw)["input_ids"])
+        if joined[: len(self.ids)] == self.ids:
+            after = joined[len(self.ids) :]
+        else:
+            after = list(tokenizer(ending, add_special_tokens=False)["input_ids"])
+        end = tokenizer.eos_token_id
+        if self.end or end is None:
+            return after
+        while after and after[-1] == end:  # some tokenizers write one themselves
+            after.pop()
+        return [*after, end]
+
+    def _bare(self, response: str, eos: str | None) -> str:
+        """A response without the ends of its turn that it carries as text: one is added."""
+        ends = [end for end in (self.end, eos) if end]
+        bare = response.rstrip()
+        while found := [end for end in ends if bare.endswith(end)]:
+            response = bare.removesuffix(found[0])
+            bare = response.rstrip()
+        return response
+
+    def _templated(self, tokenizer: Tokenizer, response: str) -> str:
+        """What the template writes after the prompt for this response, to the end of its turn."""
+        turn = Message(role="assistant", content=response)
+        full = apply_template(tokenizer, [*(self.messages or []), turn])
+        if not full.startswith(self.text):  # a template that rewrites an answered prompt
+            return response + self.end
+        written = full[len(self.text) :]
+        if written.endswith(self.tail):
+            return written[: len(written) - len(self.tail)] + self.end
+        before, found, _ = written.rpartition(self.end or written)  # a tail that depends on it
+        return before + (found or written + self.end)
 
 
 def tokenize_pair(
@@ -155,10 +180,12 @@ def tokenize_pair(
 ) -> TokenPair:
     """Token ids of a pair."""
     style: PromptFormat = "raw" if pair.verbatim else prompt_format
-    before, chosen = response_ids(tokenizer, pair.prompt, pair.chosen, style)
-    _, rejected = response_ids(tokenizer, pair.prompt, pair.rejected, style)
+    started = _Started.of(tokenizer, pair.prompt, style)
+    chosen, rejected = (
+        started.response_ids(tokenizer, side) for side in (pair.chosen, pair.rejected)
+    )
     verdicts = pair.verdicts if isinstance(pair, Comparison) else {}
-    return TokenPair(before, chosen, rejected, verdicts)
+    return TokenPair(started.ids, chosen, rejected, verdicts)
 
 
 def tokenize_pairs(
@@ -202,6 +229,8 @@ def tokenize_pairs(
             too_long.append(len(item))
         else:
             tokens.append(item)
+            for part in left_out(tokenizer, pair.prompt):
+                report.note(f"the chat template does not show {part}", pair.source)
     if pairs and not tokens and too_long:
         raise DataError(
             f"none of {len(pairs)} pairs fits in --max-length {max_length} "
@@ -211,16 +240,3 @@ def tokenize_pairs(
     if pairs and not tokens:
         raise DataError(f"none of {len(pairs)} pairs can be used", "; ".join(report.lines()))
     return tokens
-
-
-def load_chat_template(tokenizer: Tokenizer, path: str | None) -> None:
-    """Give a tokenizer the chat template in a Jinja file; None leaves it as it is."""
-    if path is None:
-        return
-    file = Path(path)
-    if not file.is_file():
-        raise ConfigError(f"no chat template at {path}", "name a Jinja file")
-    try:
-        tokenizer.chat_template = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path} is not UTF-8 text", "name a Jinja file") from None

@@ -13,7 +13,8 @@ from trimtab.arms.sidecar import Sidecar
 from trimtab.data.formats import read_pairs
 from trimtab.data.pairs import Pair, RowReport, split_of
 from trimtab.data.sources import fingerprint
-from trimtab.data.tokenize import TemplateError, tokenize_pair
+from trimtab.data.templates import TemplateError
+from trimtab.data.tokenize import tokenize_pair
 from trimtab.errors import ConfigError, DataError, ModelLoadError
 from trimtab.evaluation.floors import bag_of_words, longer_is_better
 from trimtab.evaluation.stats import Estimate, share

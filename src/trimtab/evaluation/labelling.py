@@ -19,7 +19,7 @@ from trimtab.evaluation.scored import Answer, Progress, ScoreFile, score_answers
 from trimtab.evaluation.scorers import Scorer
 from trimtab.jobs import RowFile
 
-_SIDES = ("prompt", "chosen", "rejected", "text", "score")
+_SIDES = ("prompt", "chosen", "rejected", "text", "score", "tools")
 
 
 def read_for_labelling(

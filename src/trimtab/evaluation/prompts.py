@@ -6,12 +6,13 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-from trimtab.data.formats import Unusable, pairs_of, prompt_of
+from trimtab.data.chats import prompt_of
+from trimtab.data.formats import Unusable, pairs_of, read_cells
 from trimtab.data.pairs import Prompt, RowReport
 from trimtab.data.sources import Row, read_rows
 from trimtab.errors import DataError
 
-_SIDES = ("prompt", "chosen", "rejected", "text")
+_SIDES = ("prompt", "chosen", "rejected", "text", "tools")
 
 
 def read_prompts(source: str, limit: int | None = None) -> tuple[list[Prompt], RowReport]:
@@ -40,11 +41,12 @@ def read_prompts(source: str, limit: int | None = None) -> tuple[list[Prompt], R
 
 
 def _prompt(row: Row, place: str) -> Prompt:
-    if "chosen" not in row and not isinstance(row.get("text"), list):
-        if not row.get("prompt"):
-            raise DataError(f"{place} has no `prompt`", "give text or messages")
-        return prompt_of(row["prompt"], place)
     sides = {key: value for key, value in row.items() if key in _SIDES}  # verdicts do not matter
+    if "chosen" not in row and not isinstance(read_cells(sides, place).get("text"), list):
+        prompt = prompt_of(row, place)
+        if not prompt:
+            raise DataError(f"{place} has no `prompt`", "give text or messages")
+        return prompt
     pair = next(pairs_of(sides, place))
     if pair.verbatim:
         raise DataError(f"{place} has no `prompt` of its own", "give a file of prompts")

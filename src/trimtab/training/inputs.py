@@ -8,7 +8,8 @@ from typing import Any
 
 from trimtab.arms.load import load_config, load_tokenizer
 from trimtab.data.pairs import Pair, RowReport
-from trimtab.data.tokenize import TokenPair, load_chat_template, require_template, tokenize_pairs
+from trimtab.data.templates import load_chat_template, require_template
+from trimtab.data.tokenize import TokenPair, tokenize_pairs
 from trimtab.errors import ConfigError, DataError
 from trimtab.training.adapt import lora_targets
 from trimtab.training.callbacks import Progress

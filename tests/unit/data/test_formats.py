@@ -16,6 +16,7 @@ USER = {"role": "user", "content": "Name a colour."}
 RED = {"role": "assistant", "content": "Red."}
 DOG = {"role": "assistant", "content": "Dog."}
 SYSTEM = {"role": "system", "content": "Be brief."}
+HI = "\n\nHuman: Hi\n\nAssistant: Hello"
 
 
 def one(row: dict[str, Any]) -> Pair:
@@ -122,6 +123,18 @@ def test_scores_rank_the_sides_per_objective_and_ties_say_nothing() -> None:
 
 
 UNUSABLE: dict[str, tuple[dict[str, Any], str]] = {
+    "the same texts": (
+        {"prompt": "p", "chosen": "a", "rejected": " a "},
+        "both sides are the same",
+    ),
+    "the same text": ({"chosen": "the cat", "rejected": "the cat"}, "both sides are the same"),
+    "the same dialogues": ({"chosen": HI, "rejected": HI + "\n"}, "both sides are the same"),
+    "the same chats": ({"chosen": [USER, RED], "rejected": [USER, RED]}, "both sides are the same"),
+    "the same in a list": ({"text": [HI, HI]}, "both sides are the same"),
+    "an answer that calls a tool": (
+        {"chosen": [USER, {**RED, "tool_calls": [{"type": "function"}]}], "rejected": [USER, DOG]},
+        "an answer calls tools",
+    ),
     "empty side": ({"prompt": "p", "chosen": "a", "rejected": " \n"}, "one side is empty"),
     "tie": (
         {"prompt": "p", "chosen": "a", "rejected": "b", "scores": {"helpful": [1, 1]}},
@@ -162,7 +175,6 @@ def test_rows_that_say_nothing_are_unusable(name: str) -> None:
 MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
     "no chosen": ({"prompt": "p", "rejected": "b"}, "no `chosen`"),
     "null rejected": ({"prompt": "p", "chosen": "a", "rejected": None}, "no `rejected`"),
-    "equal": ({"prompt": "p", "chosen": "a", "rejected": " a "}, "equal"),
     "a number": ({"prompt": "p", "chosen": "a", "rejected": 3}, "neither text nor chat"),
     "text against chat": ({"prompt": "p", "chosen": "a", "rejected": [DOG]}, "neither text nor"),
     "no role": ({"chosen": [{"content": "a"}], "rejected": [DOG]}, "`chosen`"),

@@ -65,12 +65,26 @@ def test_places_name_the_line_and_blank_lines_count(tmp_path: Path) -> None:
     assert list(read_rows(path)) == [("rows.jsonl:1", {"a": 1}), ("rows.jsonl:3", {"a": 2})]
 
 
-def test_nested_values_in_csv_cells_are_json(tmp_path: Path) -> None:
-    cells = {"labels": '{"helpful": 1}', "chosen": '[{"role": "user", "content": "x"}]', "p": "{x"}
-    [row] = read(write_csv(tmp_path / "rows.csv", [cells]))
-    assert row["labels"] == {"helpful": 1}
-    assert row["chosen"] == [{"role": "user", "content": "x"}]
-    assert row["p"] == "{x"  # a text that merely begins like JSON stays text
+def test_csv_cells_are_the_texts_that_they_hold(tmp_path: Path) -> None:
+    """What a cell spells is read where its column is, the same for every kind of file."""
+    cells = {"labels": '{"helpful": 1}', "chosen": '{"a": 1}', "p": "{x", "q": ""}
+    assert read(write_csv(tmp_path / "rows.csv", [cells])) == [cells]
+
+
+def test_a_csv_row_with_more_cells_than_the_header_is_refused(tmp_path: Path) -> None:
+    """An unquoted comma would cut the text in silence."""
+    path = tmp_path / "rows.csv"
+    path.write_text("prompt,chosen\na,b\na,b, c\n")
+    with pytest.raises(DataError, match=r"line 3 of rows\.csv has more cells than the header"):
+        read(path)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "1" * 10_000], ids=["deep", "long number"])
+def test_json_that_python_cannot_read_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f'{{"a": 1}}\n{{"a": {text}}}\n')
+    with pytest.raises(DataError, match=r"line 2 of rows\.jsonl is not JSON"):
+        read(path)
 
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl", "rows.json"])

@@ -9,8 +9,8 @@ import pytest
 from conftest import TEMPLATE, make_tokenizer
 
 from trimtab.data.pairs import Message, Pair, RowReport
+from trimtab.data.templates import load_chat_template
 from trimtab.data.tokenize import (
-    load_chat_template,
     prompt_ids,
     response_ids,
     tokenize_pair,

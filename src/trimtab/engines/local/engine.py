@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from trimtab.arms.load import share_weights
 from trimtab.data.pairs import Prompt
+from trimtab.data.templates import turn_end_id
 from trimtab.engines.local.fleet import Fleet
 from trimtab.engines.local.rows import RowPlan
 from trimtab.engines.local.scheduler import Scheduler
@@ -246,8 +247,9 @@ def _run(scheduler: Scheduler) -> Iterator[tuple[int, Chunk]]:
 
 
 def end_ids(base: Stream) -> frozenset[int]:
-    """Ids at which the base ends a turn: its generation config's and its tokenizer's."""
+    """Ids at which the base ends a turn: its generation config's, tokenizer's and template's."""
     generation = getattr(base.model, "generation_config", None)
     configured = getattr(generation, "eos_token_id", None)
     ids = configured if isinstance(configured, list) else [configured]
-    return frozenset(i for i in (*ids, base.tokenizer.eos_token_id) if i is not None)
+    own = base.tokenizer.eos_token_id, turn_end_id(base.tokenizer)
+    return frozenset(i for i in (*ids, *own) if i is not None)
