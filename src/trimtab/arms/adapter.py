@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -25,11 +26,15 @@ from trimtab.errors import ConfigError
 
 _PREFIX, _A, _B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 _BIAS = ".lora_B.bias"
-_BEYOND_PLAIN = (
-    "use_dora", "use_qalora", "use_bdlora", "modules_to_save", "layer_replication",
-    "alpha_pattern", "target_parameters", "trainable_token_indices", "alora_invocation_tokens",
-    "arrow_config", "velora_config", "kasa_config", "monteclora_config",
-)  # fmt: skip
+_OF_PLAIN = {
+    # what A and B already show, or what says nothing about the forward
+    "r", "lora_alpha", "use_rslora", "lora_bias", "rank_pattern", "fan_in_fan_out",
+    "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
+    "lora_dropout", "inference_mode", "task_type", "base_model_name_or_path", "revision",
+    "auto_mapping", "peft_version", "runtime_config", "megatron_config", "megatron_core",
+    # how A and B began; whether that changed the base is seen when PEFT loads them
+    "init_lora_weights", "loftq_config", "eva_config", "corda_config", "lora_ga_config",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -104,8 +109,15 @@ def _with_bias(term: LowRank, bias_O: Tensor) -> LowRank:
 
 
 def _is_plain(config: dict[str, Any]) -> bool:
-    plain = config.get("peft_type") == "LORA" and config.get("bias", "none") == "none"
-    return plain and not any(config.get(option) for option in _BEYOND_PLAIN)
+    """Whether every option that could change the forward is as in a plain LoRA."""
+    if config.get("peft_type") != "LORA":
+        return False
+    plain = LoraConfig().to_dict()
+    return all(
+        (not value and not plain.get(option)) or value == plain.get(option)
+        for option, value in config.items()
+        if option not in _OF_PLAIN
+    )
 
 
 def soup(ingredients: Mapping[str, AdapterWeights | None]) -> AdapterWeights:

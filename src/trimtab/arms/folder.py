@@ -10,7 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from trimtab.errors import MissingFileError, ModelLoadError
+from trimtab.errors import ConfigError, MissingFileError, ModelLoadError
+from trimtab.models.gguf import check_gguf, content_hash, gguf_source, is_gguf
 
 CONDITIONED = ("PBLORA", "MOSLORA")
 """`peft_type` of our own adapters: bilinear and affine."""
@@ -20,28 +21,36 @@ _HARMLESS = {"training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt
 
 
 def is_local(name: str) -> bool:
-    """Whether a model name is a folder on this machine (otherwise it is a hub id)."""
-    return Path(name).is_dir()
+    """Whether a model is on this machine, a folder or a GGUF file (otherwise it is a hub id)."""
+    return Path(name).is_dir() or is_gguf(name)
 
 
-def fetch(name: str, *, what: str = "ARM") -> str:
+def fetch(name: str, *, what: str = "ARM", revision: str | None = None) -> str:
     """A folder on this machine with what is at a hub id: weights (safetensors), config, tokenizer.
 
     An ARM's sidecar and adapter config are read before its weights are, so a hub id is fetched
     whole. A local folder is checked and passes as it is.
 
+    Args:
+        name: folder, GGUF file or hub id.
+        what: it is, for an error.
+        revision: of a hub id: a branch, tag or commit.
+
     Raises:
+        ConfigError: a revision of something on this machine.
         MissingFileError: nothing of that name, here or on the hub.
         ModelLoadError: a local folder that cannot be loaded.
     """
     check_folder(name, what=what)
     if Path(name).exists():
+        if revision is not None:
+            raise ConfigError(f"a revision for {name}, which is on this machine", "leave it out")
         return name
     from huggingface_hub import snapshot_download
 
     patterns = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
     try:
-        return str(snapshot_download(name, allow_patterns=patterns))
+        return str(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except Exception as error:  # the hub client raises a zoo of types: all mean "not to be had"
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else "no reason"
         raise MissingFileError(
@@ -85,6 +94,11 @@ def adapter_base(name: str) -> str:
     return str(_adapter_facts(name).get("base_model_name_or_path") or "")
 
 
+def adapter_revision(name: str) -> str | None:
+    """The revision of the model that an adapter was trained on, where its config names one."""
+    return _adapter_facts(name).get("revision") or None
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a model folder."""
     try:
@@ -113,8 +127,11 @@ def check_folder(name: str, *, what: str = "model") -> None:
                 f"no {what} at {name}", "check the path; a hub id is written owner/name"
             )
         return
+    if is_gguf(name):
+        check_gguf(name)
+        return
     if not folder.is_dir():
-        raise ModelLoadError(f"{name} is a file", f"name the {what}'s folder")
+        raise ModelLoadError(f"{name} is a file", f"name the {what}'s folder, or a .gguf file")
     if not (folder / "config.json").is_file() and not is_adapter(name):
         raise ModelLoadError(
             f"{name} is no {what}: it has neither config.json nor adapter_config.json",
@@ -130,7 +147,14 @@ def check_folder(name: str, *, what: str = "model") -> None:
             )
         raise ModelLoadError(f"{name} holds no weights (*.safetensors)", "save the model again")
     for path in weights:
-        _header(path)
+        tensors = json.loads(_header(path))
+        empty = [k for k, v in tensors.items() if k != "__metadata__" and 0 in v["shape"]]
+        if empty:
+            raise ModelLoadError(
+                f"{name} holds no weights ({empty[0]} is empty): saved under ZeRO-3 without "
+                "gathering?",
+                "save it again with gathered weights",
+            )
 
 
 def _header(path: Path) -> bytes:
@@ -156,10 +180,15 @@ def weights_fingerprint(name: str) -> str:
     """A cheap identity of a local model's weights: every header and the first 4 KiB of each tensor.
 
     Two folders with the same fingerprint are taken as the same backbone. A merged LoRA leaves most
-    tensors alone, the embeddings first of all, so every one is looked at. "" for a hub id.
+    tensors alone, the embeddings first of all, so every one is looked at. A GGUF file and what was
+    made of it, in any type, are one backbone. "" for a hub id.
     """
     if not is_local(name):
         return ""
+    if is_gguf(name):
+        return content_hash(name)
+    if made_of := gguf_source(name):
+        return made_of["sha256"]
     digest = hashlib.sha256()
     for path in sorted(Path(name).glob("*.safetensors")):
         header = _header(path)

@@ -29,7 +29,8 @@ from trimtab.arms.conditioned_files import (
 )
 from trimtab.arms.cores import Mix
 from trimtab.arms.folder import is_conditioned, read_json
-from trimtab.arms.load import load_config, load_model, with_adapter
+from trimtab.arms.load import load_backbone, load_config
+from trimtab.arms.peft_adapter import with_adapter
 from trimtab.arms.sidecar import require_base
 from trimtab.errors import ConfigError
 from trimtab.steering import Steering
@@ -90,9 +91,9 @@ def merged(arm: str, preference: str) -> Any:
                 f"the LoRA {arm} has a bias, which PEFT cannot merge",
                 "export the UniARM that it comes from with --merge",
             )
-        return with_adapter(_own_dtype(require_base(arm)), arm).merge_and_unload()
+        return with_adapter(_own_dtype(arm), arm).merge_and_unload()
     folded, scaling = fold(arm, preference), ConditionedConfig.load(arm).scaling
-    model = _own_dtype(require_base(arm))
+    model = _own_dtype(arm)
     if any(bias is not None for _, _, bias in folded.values()):
         model = _with_biases(model, list(folded))
     for name, (a, b, bias) in folded.items():
@@ -105,10 +106,10 @@ def merged(arm: str, preference: str) -> Any:
     return model
 
 
-def _own_dtype(name: str) -> Any:
-    """A model in the type of its checkpoint."""
-    own = str(getattr(load_config(name), "dtype", None)).removeprefix("torch.")
-    return load_model(name, dtype=own if own in ("bfloat16", "float16") else "float32")  # type: ignore[arg-type]
+def _own_dtype(arm: str) -> Any:
+    """The backbone of an ARM, in the type of its checkpoint."""
+    own = str(getattr(load_config(arm), "dtype", None)).removeprefix("torch.")
+    return load_backbone(arm, dtype=own if own in ("bfloat16", "float16") else "float32")
 
 
 def _with_biases(model: Any, names: list[str]) -> Any:

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import copy
-import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import transformers
-from peft import PeftModel
 from torch import nn
 
+from trimtab.arms.classifiers import is_classifier
 from trimtab.arms.conditioned_files import with_conditioned_adapter
-from trimtab.arms.folder import check_folder, is_adapter, is_conditioned
+from trimtab.arms.folder import (
+    adapter_revision,
+    canonical,
+    check_folder,
+    is_adapter,
+    is_conditioned,
+)
+from trimtab.arms.peft_adapter import with_adapter
 from trimtab.arms.sidecar import arm_facts as arm_facts
 from trimtab.arms.sidecar import require_base as require_base
 from trimtab.arms.sidecar import same_backbone as same_backbone
-from trimtab.errors import ConfigError, ModelLoadError
-
-logger = logging.getLogger(__name__)
+from trimtab.errors import ConfigError, ModelLoadError, TrimtabError, is_out_of_memory
+from trimtab.models.complete import require_whole_model
+from trimtab.models.dequantize import gguf_folder
+from trimtab.models.gguf import is_gguf
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+_HALF = "bfloat16"
+"""What `auto` means on an accelerator for a GGUF file, whose own types are blocks of few bits."""
 
 
 def torch_dtype(dtype: DType, device: str) -> torch.dtype | str:
@@ -53,15 +63,21 @@ def require_device(name: str) -> str:
     return name
 
 
-def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> Any:
+def load_tokenizer(
+    name: str, *, trust_remote_code: bool = False, revision: str | None = None
+) -> Any:
     """The tokenizer of a model or an ARM; an adapter folder without one uses its base's."""
     source = name
     if is_adapter(name) and not (Path(name) / "tokenizer_config.json").is_file():
         source = require_base(name)
     try:
         return transformers.AutoTokenizer.from_pretrained(
-            source, trust_remote_code=trust_remote_code
+            gguf_folder(source) if is_gguf(source) else source,
+            trust_remote_code=trust_remote_code,
+            **_at(source, revision),
         )
+    except TrimtabError:
+        raise
     except Exception as error:
         raise ModelLoadError(
             f"cannot load a tokenizer from {source} ({_first_line(error)})",
@@ -69,15 +85,19 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> Any:
         ) from error
 
 
-def load_config(name: str, *, trust_remote_code: bool = False) -> Any:
-    """The model config of a folder or hub id; of an adapter, its backbone's."""
+def load_config(name: str, *, trust_remote_code: bool = False, revision: str | None = None) -> Any:
+    """The model config of a folder, GGUF file or hub id; of an adapter, its backbone's."""
     source = name
     if is_adapter(name):
         source = require_base(name)
     try:
         config = transformers.AutoConfig.from_pretrained(
-            source, trust_remote_code=trust_remote_code
+            gguf_folder(source) if is_gguf(source) else source,
+            trust_remote_code=trust_remote_code,
+            **_at(source, revision),
         )
+    except TrimtabError:
+        raise
     except Exception as error:
         raise ModelLoadError(
             f"cannot read the model config of {source} ({_first_line(error)})",
@@ -96,27 +116,86 @@ def load_model(
     dtype: DType = "auto",
     device: str = "cpu",
     trust_remote_code: bool = False,
+    revision: str | None = None,
     auto_class: Any = transformers.AutoModelForCausalLM,
+    fresh: Sequence[str] = (),
     **options: Any,
 ) -> Any:
-    """A whole model from a folder or the hub, in evaluation mode. safetensors only."""
+    """A whole model, in evaluation mode: safetensors only, and no weight missing or left over.
+
+    Args:
+        name: a folder, a GGUF file, or a hub id.
+        dtype: of the weights.
+        device: where to put them.
+        trust_remote_code: run model code that comes with this checkpoint.
+        revision: of a hub id: a branch, tag or commit.
+        auto_class: what to load it as.
+        fresh: parameters that may be missing, and then start at random.
+        **options: of transformers' `from_pretrained`.
+
+    Raises:
+        ModelLoadError: it cannot be loaded, or is no such model.
+        MissingFileError: it is not there.
+    """
     check_folder(name)
+    if auto_class is transformers.AutoModelForCausalLM:
+        require_language_model(name)
+    kind = torch_dtype(dtype, device)
+    source = name
+    if is_gguf(name):
+        source = gguf_folder(name, str(kind).removeprefix("torch.") if kind != "auto" else _HALF)
     try:
-        model = auto_class.from_pretrained(
-            name,
-            dtype=torch_dtype(dtype, device),
+        model, report = auto_class.from_pretrained(
+            source,
+            dtype=kind,
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            **_at(name, revision),
             **options,
         )
     except (torch.OutOfMemoryError, KeyboardInterrupt):
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise ModelLoadError(
             f"cannot load the model {name} ({_first_line(error)})",
             "name a folder with config.json and safetensors weights, or a hub id that has them",
         ) from error
+    require_whole_model(name, report, fresh=fresh)
+    if source != name:
+        model.name_or_path = model.config._name_or_path = canonical(name)  # what adapters record
     return model.to(device).eval()
+
+
+def require_language_model(name: str) -> None:
+    """Refuse a folder that holds a sequence classifier: its backbone alone means nothing.
+
+    Raises:
+        ModelLoadError: it is one.
+    """
+    if is_classifier(name):
+        raise ModelLoadError(
+            f"{name} is a sequence classifier, not a language model",
+            "it can judge whole responses (--scorer); steer with an ARM",
+        )
+
+
+def _at(name: str, revision: str | None) -> dict[str, str]:
+    """Options that pin a hub id."""
+    if revision is None:
+        return {}
+    if Path(name).exists():
+        raise ConfigError(f"a revision for {name}, which is on this machine", "leave it out")
+    return {"revision": revision}
+
+
+def load_backbone(adapter: str, **options: Any) -> Any:
+    """The model that an adapter was trained on, at the revision that its config names."""
+    base = require_base(adapter)
+    revision = None if Path(base).exists() else adapter_revision(adapter)
+    return load_model(base, revision=revision, **options)
 
 
 def load_arm(
@@ -128,6 +207,7 @@ def load_arm(
 ) -> Any:
     """An ARM as one model of its own: a whole causal LM, or an adapter on its backbone."""
     arm_facts(name)
+    require_language_model(name)
     options: dict[str, Any] = {
         "dtype": dtype,
         "device": device,
@@ -135,24 +215,12 @@ def load_arm(
     }
     if not is_adapter(name):
         return load_model(name, **options)
-    carrier = load_model(require_base(name), **options)
+    carrier = load_backbone(name, **options)
     return (
         with_conditioned_adapter(carrier, name)
         if is_conditioned(name)
         else with_adapter(carrier, name)
     )
-
-
-def with_adapter(carrier: Any, name: str) -> Any:
-    """A model with PEFT's adapter put into it (the carrier is changed)."""
-    device = carrier.device
-    try:
-        model = PeftModel.from_pretrained(carrier, name)
-    except Exception as error:
-        raise ModelLoadError(
-            f"cannot load the adapter {name} ({_first_line(error)})", "train or copy it again"
-        ) from error
-    return model.to(device).eval()
 
 
 def share_weights(model: nn.Module) -> Any:

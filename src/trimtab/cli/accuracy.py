@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-from trimtab.cli.options import LoadOptions
+from trimtab.cli.options import OneModelOptions
 from trimtab.cli.parse import parse, quiet_libraries
 
 DESCRIPTION = "Pairwise accuracy of a reward model on held-out pairs, beside its floors."
 
 
 @dataclass(kw_only=True)
-class AccuracyOptions(LoadOptions):
+class AccuracyOptions(OneModelOptions):
     """Pairwise accuracy of a reward model."""
 
     arm: str

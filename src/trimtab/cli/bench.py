@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from trimtab.cli.options import LoadOptions, named_arms
+from trimtab.cli.options import ModelsOptions, named_arms
 from trimtab.cli.parse import parse, quiet_libraries
 from trimtab.errors import ConfigError
 from trimtab.files import only_writer, require_fresh, storage_errors, write_json, write_text
@@ -22,7 +22,7 @@ DESCRIPTION = "The price of guidance on this machine: time, memory, time to the 
 
 
 @dataclass(kw_only=True)
-class SpeedOptions(LoadOptions):
+class SpeedOptions(ModelsOptions):
     """The price of guidance on this machine: time, memory, time to the first token."""
 
     base: str = ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ import tyro
 
 from trimtab.arms.descriptions import parse_descriptions
 from trimtab.arms.folder import conditioned_on, fetch
+from trimtab.arms.origins import Origins, parse_revisions
 from trimtab.arms.sidecar import Sidecar
 from trimtab.engines.types import Sampling
 from trimtab.errors import ConfigError
@@ -31,21 +32,47 @@ class LoadOptions:
     device: str | None = None
     """Where the models run; the GPU by default where there is one."""
 
+
+@dataclass(kw_only=True)
+class OneModelOptions(LoadOptions):
+    """How one model is loaded."""
+
     trust_remote_code: bool = False
-    """Run model code that comes with a checkpoint."""
+    """Run model code that comes with the checkpoint."""
+
+    revision: str | None = None
+    """Of a hub id: a branch, tag or commit."""
 
 
-def named_arms(entries: Sequence[str]) -> dict[str, str]:
+@dataclass(kw_only=True)
+class ModelsOptions(LoadOptions):
+    """How several models are loaded."""
+
+    trust_remote_code: list[str] = field(default_factory=list)
+    """Names of the models whose checkpoints' own code may run: `base`, `draft`, or the name that
+    an ARM or a scorer has here."""
+
+    revision: list[str] = field(default_factory=list)
+    """A branch, tag or commit of the base's hub id, or NAME=REVISION of another model's."""
+
+
+def named_arms(
+    entries: Sequence[str], revisions: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """`OBJECTIVE=FOLDER` entries as objective -> folder.
 
     A folder alone names its own objective; a conditioned ARM has several and is named by them all.
+    Of a hub id, the revision by its name here is fetched.
     """
+    revisions = revisions or {}
     named: dict[str, str] = {}
     for entry in entries:
         name, equals, folder = entry.partition("=") if not Path(entry).exists() else ("", "", "")
         if equals and not (name and folder):
             raise ConfigError(f"--arm {entry} names no ARM", "write --arm helpful=FOLDER")
-        folder = fetch(folder if equals else entry)  # what it is, its own files say
+        place = folder if equals else entry
+        pinned = None if Path(place).exists() else revisions.get(name or place)
+        folder = fetch(place, revision=pinned)  # what it is, its own files say
         if not equals:
             name = "+".join(conditioned_on(folder)) or Sidecar.load(folder).objective
         elif objectives := conditioned_on(folder):
@@ -61,7 +88,7 @@ def named_arms(entries: Sequence[str]) -> dict[str, str]:
 
 
 @dataclass(kw_only=True)
-class EngineOptions(LoadOptions):
+class EngineOptions(ModelsOptions):
     """Which models, and how they are steered."""
 
     base: str
@@ -115,7 +142,12 @@ class EngineOptions(LoadOptions):
     @cached_property
     def arms(self) -> dict[str, str]:
         """Objective -> folder."""
-        return named_arms(self.arm)
+        return named_arms(self.arm, self.revisions)
+
+    @property
+    def revisions(self) -> dict[str, str]:
+        """Name -> revision."""
+        return parse_revisions(self.revision)
 
     @property
     def objectives(self) -> list[str]:
@@ -134,6 +166,7 @@ class EngineOptions(LoadOptions):
 
         if self.draft_model and self.speculate == "off":
             raise ConfigError("--draft-model without --speculate", "add --speculate auto")
+        Origins.of(["base", "draft", *self.arms, *self.arm], (), self.revisions)
         quiet_libraries()
         return load_engine(
             self.base,
@@ -142,6 +175,7 @@ class EngineOptions(LoadOptions):
             device=self.device,
             prompt_format=self.prompt_format,
             trust_remote_code=self.trust_remote_code,
+            revisions={n: r for n, r in self.revisions.items() if n in ("base", "draft")},
             draft=self.draft_model,
             max_length=self.max_length,
             quantization=self.quantization,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.arms.folder import conditioned_on, fetch, weights_fingerprint
-from trimtab.cli.options import LoadOptions
+from trimtab.cli.options import OneModelOptions
 from trimtab.cli.parse import parse, quiet_libraries
 from trimtab.data.chats import prompt_of, require_characters
 from trimtab.data.formats import Unusable, pairs_of
@@ -25,7 +25,7 @@ DESCRIPTION = "Per-token and per-response rewards of given responses."
 
 
 @dataclass(kw_only=True)
-class ScoreOptions(LoadOptions):
+class ScoreOptions(OneModelOptions):
     """Rewards of given responses."""
 
     arm: str

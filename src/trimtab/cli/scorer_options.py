@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from trimtab.cli.options import LoadOptions
+from trimtab.cli.options import ModelsOptions
 from trimtab.errors import ConfigError
 from trimtab.steering import require_name
 
@@ -20,7 +20,7 @@ LONGEST_NAME = 100
 
 
 @dataclass(kw_only=True)
-class ScorerOptions(LoadOptions):
+class ScorerOptions(ModelsOptions):
     """What responses are scored with."""
 
     scorer: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
@@ -74,7 +74,7 @@ class ScorerOptions(LoadOptions):
                 batch_size=self.scorer_batch_size,
                 dtype=self.dtype,
                 device=self.device,
-                trust_remote_code=self.trust_remote_code,
+                trust_remote_code=name in self.trust_remote_code,
             )
             for name, spec in specs.items()
         }

@@ -161,7 +161,8 @@ def require_vocabularies(sweep: Sweep) -> None:
     Raises:
         VocabularyError: it names the ARM.
     """
-    from trimtab.engines.local.loading import check_vocabularies
+    from trimtab.arms.origins import Origins
+    from trimtab.engines.local.readers import check_vocabularies
 
     arms: dict[str, str] = {}
     for guide in sweep.guides:
@@ -172,7 +173,7 @@ def require_vocabularies(sweep: Sweep) -> None:
                 f"{'' if name == guide.name else f'{name} of '}{guide.name}{seed}": folder
                 for name, folder in folders.items()
             }
-    check_vocabularies(sweep.base, arms, sweep.trust_remote_code)
+    check_vocabularies(sweep.base, arms, Origins())
 
 
 def respond(
@@ -216,7 +217,7 @@ def _load(sweep: Sweep, guide: Guide, arms: Mapping[str, str]) -> LocalEngine:
         dtype=sweep.dtype,
         device=sweep.device,
         prompt_format=sweep.prompt_format,
-        trust_remote_code=sweep.trust_remote_code,
+        trust_remote_code=[],
         **more,
     )
 

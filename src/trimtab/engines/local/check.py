@@ -1,78 +1,112 @@
-"""Whether an architecture does with our caches what it does without: asked once, when it is loaded.
+"""Whether every stream computes here what the library that owns its format computes: asked once,
+when it is loaded.
 
-transformers has hundreds of architectures. One that keeps state where we do not see it, or changes
-its logits after the LM head, would give wrong tokens in silence.
+transformers has hundreds of architectures, PEFT dozens of adapters. One that keeps state where we
+do not see it, changes its logits after the LM head, or hangs on a forward that we go past would
+give wrong tokens in silence.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from trimtab import fusion
+from trimtab.arms.probe import Reference, rms_gap
 from trimtab.engines.local.open_slots import open_slots
 from trimtab.engines.local.slots import to_base
-from trimtab.engines.local.streams import Group
+from trimtab.engines.local.streams import Group, Stream
 from trimtab.errors import ConfigError, is_out_of_memory
 
-_TOKENS, _FIRST = 6, 4
-_FAR = 0.1
-"""Nats of divergence; half precision and other kernels give a hundredth of it."""
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a stream has to give.
+
+    Attributes:
+        wanted: from its library.
+        what: the stream, for a message.
+        conditions: the preference inside a conditioned ARM.
+    """
+
+    wanted: Reference
+    what: str
+    conditions: Sequence[float] = field(default=())
 
 
 @torch.no_grad()
-def expected_logits(model: Any) -> Tensor:
-    """The model's own logits after a few tokens, without any cache, [V]."""
-    ids = torch.arange(1, 1 + _TOKENS, device=model.device)[None]
-    logits: Tensor = model(input_ids=ids, use_cache=False).logits[0, -1]
-    return logits
-
-
-@torch.no_grad()
-def check_groups(groups: Sequence[Group], expected: Mapping[str, Tensor]) -> None:
-    """Compare with what the groups give when they read the same tokens in two pieces.
+def check_groups(groups: Sequence[Group], cases: Mapping[str, Sequence[Case]]) -> None:
+    """Read each stream's text in two pieces and compare with its library.
 
     Args:
         groups: of an engine.
-        expected: `expected_logits` of streams without an adapter, by name.
+        cases: by the stream's name; one whose library cannot be asked has none.
 
     Raises:
-        ConfigError: an architecture that cannot be decoded here.
+        ConfigError: a stream that is not what its library computes.
     """
     for group in groups:
-        names = [name for name in group.index if name in expected]
-        if not names:
-            continue
-        name = type(group.lm).__name__
-        try:
-            found = _found(group)
-        except (AttributeError, IndexError, TypeError, ValueError, RuntimeError) as error:
-            if is_out_of_memory(error):
-                raise
-            raise _unsupported(name, type(error).__name__) from error
-        for stream in names:
-            vocabulary = group.streams[group.index[stream]].vocabulary
-            logp_V = fusion.log_softmax(expected[stream], vocabulary.own_size)
-            theirs_V = to_base(logp_V, vocabulary)
-            gap = float(fusion.divergence(theirs_V, found[stream].to(theirs_V.device)))
-            if not gap < _FAR:
-                raise _unsupported(name, f"off by {gap:.2g} nats")
+        own = {name: cases[name] for name in group.index if cases.get(name)}
+        for turn in range(max(map(len, own.values()), default=0)):
+            now = {name: these[turn] for name, these in own.items() if turn < len(these)}
+            try:
+                found = _read(group, now)
+            except Exception as error:  # third-party model code raises anything
+                if is_out_of_memory(error):
+                    raise
+                first = next(iter(now.values()))
+                reason = (str(error).strip() or "no reason").splitlines()[0][:100]
+                raise _refusal(group, first, f"{type(error).__name__}: {reason}") from error
+            for name, case in now.items():
+                _compare(group, group.streams[group.index[name]], case, found[name])
 
 
-def _found(group: Group) -> dict[str, Tensor]:
-    ids = list(range(1, 1 + _TOKENS))
-    state = open_slots(group, 1, 2 * _TOKENS)
-    streams = len(group.streams)
-    state.read(0, [[ids[:_FIRST]] * streams], [0])
-    last: dict[str, Tensor] = state.read(0, [[ids[_FIRST:]] * streams], [1])
-    return {name: logp[0, 0] for name, logp in last.items()}
+def _compare(group: Group, stream: Stream, case: Case, logp_TV: Tensor) -> None:
+    wanted = case.wanted
+    logits_TV = wanted.logits_TV.to(logp_TV.device)
+    own_TV = fusion.log_softmax(logits_TV, stream.vocabulary.own_size)
+    gap = rms_gap(to_base(own_TV, stream.vocabulary), logp_TV)
+    if not gap <= wanted.bar:
+        raise _refusal(group, case, f"{gap:.2g} nats off, where {wanted.bar:.2g} are allowed")
 
 
-def _unsupported(name: str, what: str) -> ConfigError:
+def _read(group: Group, cases: Mapping[str, Case]) -> dict[str, Tensor]:
+    """Log-probs after each token of each case's text, over the base's ids, [T, V]."""
+    texts: list[list[int]] = [[] for _ in group.streams]
+    for name, case in cases.items():
+        texts[group.index[name]] = case.wanted.ids
+    some = next(ids for ids in texts if ids)
+    texts = [ids or some for ids in texts]
+    # the second pieces are equally long, as tokens are when a group decodes
+    second = min(len(case.wanted.ids) - case.wanted.cut for case in cases.values())
+    state = open_slots(group, 1, max(map(len, texts)) + 1)
+    state.condition(0, {name: case.conditions for name, case in cases.items() if case.conditions})
+    found: list[dict[str, Tensor]] = []
+    for piece in ([ids[:-second] for ids in texts], [ids[-second:] for ids in texts]):
+        found.append(_own_positions(group, state.read(0, [piece], [max(map(len, piece))]), piece))
+    return {name: torch.cat([part[name] for part in found]) for name in cases}
+
+
+def _own_positions(
+    group: Group, logps: Mapping[str, Tensor], piece: Sequence[Sequence[int]]
+) -> dict[str, Tensor]:
+    """Of each stream the positions that are not padding."""
+    width = max(map(len, piece))
+    lengths = {name: len(piece[index]) for name, index in group.index.items()}
+    if group.in_slots:
+        return {name: logp[0, : lengths[name]] for name, logp in logps.items()}
+    return {name: logp[0, width - lengths[name] :] for name, logp in logps.items()}
+
+
+def _refusal(group: Group, case: Case, how: str) -> ConfigError:
     return ConfigError(
-        f"{name} cannot be decoded token by token here ({what})",
-        "please report this architecture",
+        f"{case.what} ({type(group.lm).__name__}), read here piece by piece on ordinary text, "
+        f"is not what {case.wanted.source} computes: {how}",
+        "merge an adapter into its base first; try --dtype float32; please report what it is",
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,14 +16,22 @@ from trimtab.arms.conditioned_files import PROJECTION, WEIGHTS, read_conditioned
 from trimtab.arms.describe import objective_vectors
 from trimtab.arms.folder import conditioned_on, is_adapter, is_conditioned
 from trimtab.arms.load import (
+    load_backbone,
     load_model,
     load_tokenizer,
     require_base,
     same_backbone,
-    share_weights,
-    with_adapter,
 )
+from trimtab.arms.peft_adapter import changes_base
 from trimtab.arms.sidecar import Sidecar
+from trimtab.engines.local.check import Case
+from trimtab.engines.local.references import (
+    Probe,
+    is_measurable,
+    of_adapter,
+    of_model,
+    say_unverified,
+)
 from trimtab.errors import ConfigError, ModelLoadError
 from trimtab.steering import Combine
 
@@ -39,30 +47,57 @@ class LoadedArm:
         model: its backbone.
         adapter: what it adds to the backbone; None if the model is the ARM.
         source: the name it was asked for by, whose tokenizer it has.
+        cases: what it has to give.
     """
 
     name: str
     model: Any
     adapter: AdapterWeights | None
     source: str
+    cases: Sequence[Case] = ()
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How ARMs are loaded.
+
+    Attributes:
+        backbones: models in memory by name; what has to be loaded is added.
+        options: for `load_model`, by the ARM's name.
+        probe: makes the text on which an ARM is compared with its library.
+        in_float32: verifies an ARM (name, folder, backbone) whose effect is lost in the noise of
+            the type it is loaded in; None where that is float32.
+        noises: of the backbones' own forwards, as far as they are known.
+    """
+
+    backbones: dict[str, Any]
+    options: Callable[[str], dict[str, Any]]
+    probe: Probe
+    in_float32: Callable[[str, str, str], None] | None
+    noises: dict[str, float]
+
+    def noise_of(self, backbone: str, name: str) -> float:
+        """Nats, of a backbone's own forward; measured once."""
+        if backbone not in self.noises:
+            case = of_model(self.backbones[backbone], backbone, name, self.probe)
+            self.noises[backbone] = case.wanted.noise
+        return self.noises[backbone]
 
 
 def load_guides(
     arms: Mapping[str, str],
     facts: Mapping[str, Sidecar],
-    backbones: dict[str, Any],
-    options: dict[str, Any],
+    loading: Loading,
     *,
     combine: Combine = "fusion",
     describe: Mapping[str, str] | None = None,
 ) -> list[LoadedArm]:
-    """Load ARMs.
+    """Load ARMs, and ask their libraries what they compute.
 
     Args:
         arms: name -> folder.
         facts: name -> sidecar.
-        backbones: models in memory by name; what has to be loaded is added.
-        options: for `load_model`.
+        loading: where their backbones are, and how others are loaded.
         combine: `soup` makes one ARM of all.
         describe: further objectives of a UniARM, name -> description.
 
@@ -70,41 +105,62 @@ def load_guides(
         ModelLoadError, ConfigError: an ARM that does not fit, or cannot be combined or described.
     """
     described = _describable(arms, describe or {})
-    loaded: dict[str, tuple[Any, AdapterWeights | None]] = {}
-    for folder in arms.values():
+    loaded: dict[str, LoadedArm] = {}
+    for name, folder in arms.items():
         if folder not in loaded:
             more = (describe or {}) if folder == described else {}
-            loaded[folder] = _load(folder, backbones, options, more)
-    guides = [LoadedArm(name, *loaded[folder], name) for name, folder in arms.items()]
+            loaded[folder] = _load(name, folder, loading, more)
+    guides = [replace(loaded[folder], name=name, source=name) for name, folder in arms.items()]
     return guides if combine == "fusion" else [_soup(guides, facts)]
 
 
-def _load(
-    folder: str, backbones: dict[str, Any], options: dict[str, Any], describe: Mapping[str, str]
-) -> tuple[Any, AdapterWeights | None]:
+def _load(name: str, folder: str, loading: Loading, describe: Mapping[str, str]) -> LoadedArm:
     """An ARM's model, and what it adds to it.
 
-    Plain LoRA and our own cores join their backbone's forward; an adapter with more than that is
-    left to PEFT, on a second module tree over the same weights.
+    Plain LoRA and our own cores join their backbone's forward; an adapter with more than that, or
+    one that changes the backbone's weights when it is loaded, is left to PEFT.
     """
+    backbones = loading.backbones
     if not is_adapter(folder):
         if folder not in backbones:
-            backbones[folder] = load_model(folder, **options)
-        return backbones[folder], None
-    name = next((b for b in backbones if same_backbone(folder, b)), "") or require_base(folder)
-    if name not in backbones:
-        backbones[name] = load_model(name, **options)
-    carrier = backbones[name]
-    where: dict[str, Any] = {"dtype": carrier.dtype, "device": options["device"]}
+            backbones[folder] = load_model(folder, **loading.options(name))
+        model = backbones[folder]
+        return LoadedArm(name, model, None, name, [of_model(model, folder, name, loading.probe)])
+    base = next((b for b in backbones if same_backbone(folder, b)), "") or require_base(folder)
+    if base not in backbones:
+        backbones[base] = load_backbone(folder, **loading.options(name))
+    carrier = backbones[base]
+    where: dict[str, Any] = {"dtype": carrier.dtype, "device": str(carrier.device)}
     if is_conditioned(folder):
         more = _vectors(folder, carrier, describe) if describe else {}
         adapter: AdapterWeights | None = read_conditioned(folder, more=more, **where)
     else:
         adapter = read_lora(folder, **where)
-    if adapter is None:
-        return with_adapter(share_weights(carrier), folder), None
-    _check_layers(folder, carrier, adapter)
-    return carrier, adapter
+    if adapter is not None:
+        _check_layers(folder, carrier, adapter)
+    found = of_adapter(folder, name, carrier, loading.probe, loading.noise_of(base, name))
+    own = adapter.objectives if adapter else ()
+    cases = [_with_described(found.case, len(own))] if found.case else []
+    if not found.case or not is_measurable(found.case.wanted, found.effect):
+        _look_closer(name, folder, base, loading)
+    if found.model is not None and (adapter is None or changes_base(found.model, carrier)):
+        return LoadedArm(name, found.model, None, name, cases)
+    return LoadedArm(name, carrier, adapter, name, cases)
+
+
+def _with_described(case: Case, objectives: int) -> Case:
+    """A case whose preference says nothing of the objectives known by description only."""
+    rest = objectives - len(case.conditions)
+    return replace(case, conditions=[*case.conditions, *[0.0] * rest]) if rest > 0 else case
+
+
+def _look_closer(name: str, folder: str, base: str, loading: Loading) -> None:
+    """Verify an adapter that its library does not run on quantised weights, or whose effect is
+    within the noise of its type."""
+    if loading.in_float32 is not None:
+        loading.in_float32(name, folder, base)
+    else:
+        say_unverified(folder, "it changes next to nothing on ordinary text")
 
 
 def _check_layers(folder: str, carrier: Any, adapter: AdapterWeights) -> None:
@@ -156,11 +212,16 @@ def _vectors(folder: str, carrier: Any, describe: Mapping[str, str]) -> dict[str
 
 
 def _soup(guides: Sequence[LoadedArm], facts: Mapping[str, Sidecar]) -> LoadedArm:
-    """All ARMs as one, called by all their names."""
+    """All ARMs as one, called by all their names; at one name's preference it is that ARM."""
     mixed = soup({guide.name: guide.adapter for guide in guides})
     if len({id(guide.model) for guide in guides}) != 1:
         raise ConfigError("the ARMs of a soup are not on one backbone", "train them on one model")
     if len({(facts[g.name].scale, facts[g.name].prompt_format) for g in guides}) != 1:
         raise ConfigError("the ARMs of a soup differ in scale or prompt format", "train them alike")
     name = "+".join(guide.name for guide in guides)
-    return replace(guides[0], name=name, adapter=mixed)
+    cases = [
+        replace(case, conditions=[float(i == own) for i in range(len(guides))])
+        for own, guide in enumerate(guides)
+        for case in guide.cases
+    ]
+    return replace(guides[0], name=name, adapter=mixed, cases=cases)

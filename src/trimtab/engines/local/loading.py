@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-import transformers
 
 from trimtab.arms.folder import canonical, check_folder, fetch, is_adapter
 from trimtab.arms.load import (
     DType,
     arm_facts,
     default_device,
-    load_config,
     load_model,
-    load_tokenizer,
     require_device,
-    same_backbone,
+    require_language_model,
 )
+from trimtab.arms.origins import Origins
+from trimtab.arms.probe import probe_ids
 from trimtab.arms.quantization import Quantization, quantized_loading
 from trimtab.arms.sidecar import Sidecar
-from trimtab.arms.vocab import VocabularyMap, match_vocabularies
 from trimtab.data.tokenize import PromptFormat
-from trimtab.engines.local.check import check_groups, expected_logits
+from trimtab.engines.local.check import Case, check_groups
 from trimtab.engines.local.drafting import NGRAM
 from trimtab.engines.local.engine import LocalEngine
-from trimtab.engines.local.guides import load_guides
+from trimtab.engines.local.guides import Loading, load_guides
+from trimtab.engines.local.readers import Reader, load_readers
+from trimtab.engines.local.references import of_model, say_unverified
 from trimtab.engines.local.streams import BASE, DRAFT, Stream
-from trimtab.errors import ConfigError
+from trimtab.errors import ConfigError, is_out_of_memory
 from trimtab.steering import Combine
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,8 @@ def load_engine(
     dtype: DType = "auto",
     device: str | None = None,
     prompt_format: PromptFormat = "auto",
-    trust_remote_code: bool = False,
+    trust_remote_code: Collection[str] = (),
+    revisions: Mapping[str, str] | None = None,
     draft: str | None = None,
     max_length: int | None = None,
     quantization: Quantization | None = None,
@@ -51,15 +53,20 @@ def load_engine(
 ) -> LocalEngine:
     """Load a frozen base and the ARMs that steer it.
 
+    Every stream is compared, once, with what the library that owns its format computes on
+    ordinary text; one that differs by more than the noise of its type is refused.
+
     Args:
-        base: folder or hub id of a causal LM.
-        arms: objective -> folder or hub id of its ARM (a whole model or a LoRA). A LoRA trained on
-            the base shares its weights in memory. A conditioned ARM (PARM, UniARM) brings its own
-            objectives; its key is only its name in reports.
+        base: folder, GGUF file or hub id of a causal LM.
+        arms: objective -> folder, GGUF file or hub id of its ARM (a whole model or a LoRA). A LoRA
+            trained on the base shares its weights in memory. A conditioned ARM (PARM, UniARM)
+            brings its own objectives; its key is only its name in reports.
         dtype: of the weights; `auto` is float32 on a CPU, the checkpoint's own type on a GPU.
         device: `cpu`, `cuda`, …; the GPU by default where there is one.
         prompt_format: how plain-text prompts are read.
-        trust_remote_code: run model code that comes with a checkpoint.
+        trust_remote_code: names of the models whose checkpoints' code may run: `base`, `draft`,
+            or an ARM's (for the backbone that it brings).
+        revisions: of hub ids, by the same names: a branch, tag or commit.
         draft: what proposes tokens when speculating: folder or hub id of a small model with the
             base's vocabulary, or `ngram` for the text so far. By default a small ARM, or else the
             text so far.
@@ -74,68 +81,138 @@ def load_engine(
     Raises:
         VocabularyError: an ARM whose tokens are not the base's, named.
         ModelLoadError, MissingFileError: a folder that cannot be loaded.
+        ConfigError: a stream that is not computed here as by its library.
     """
     for taken in {BASE, DRAFT} & {*(arms or {})}:
         raise ConfigError(f"an ARM is called {taken!r}", "that name is taken: give it another")
-    base, arms = str(base), {name: fetch(str(folder)) for name, folder in (arms or {}).items()}
-    draft = _checked_draft(draft)
-    device = require_device(device) if device else default_device()
-    options: dict[str, Any] = {
-        "dtype": dtype,
-        "device": device,
-        "trust_remote_code": trust_remote_code,
-    }
+    names = [BASE, *(arms or {}), DRAFT]
+    origins = Origins.of(names, trust_remote_code, revisions or {})
+    base = str(base)
+    arms = {n: fetch(str(f), revision=origins.revision(n)) for n, f in (arms or {}).items()}
+    draft = _checked_draft(draft, origins)
+    kind = {"dtype": dtype, "device": require_device(device) if device else default_device()}
     check_folder(base, what="base model")
+    require_language_model(base)
     facts = {objective: arm_facts(folder) for objective, folder in arms.items()}
-    readers = {**arms, DRAFT: draft} if draft and draft != NGRAM else arms
-    tokenizers, vocabularies = _vocabularies(base, readers, trust_remote_code)
-    if combine == "soup" and len({tokenizers[name].chat_template for name in arms}) > 1:
+    drafts = {DRAFT: draft} if draft and draft != NGRAM else {}
+    readers = load_readers(base, {**arms, **drafts}, origins)
+    if combine == "soup" and len({readers[name].tokenizer.chat_template for name in arms}) > 1:
         raise ConfigError("the ARMs of a soup have different chat templates", "train them alike")
+    _warn_of_other_objectives(arms, facts)
+    streams = _Streams(readers, facts, prompt_format)
     quantized = quantized_loading(quantization, dtype) if quantization else {}
-    backbones = {base: load_model(base, **{**options, **quantized})}
-    guides = load_guides(arms, facts, backbones, options, combine=combine, describe=describe)
+    backbones = {base: load_model(base, **{**kind, **origins.options(BASE), **quantized})}
+    frozen = streams.of(BASE, backbones[base])
+    cases = {BASE: [of_model(frozen.model, base, BASE, streams.probe)]}
 
-    def stream(name: str, model: Any, adapter: Any = None, source: str | None = None) -> Stream:
+    def in_float32(name: str, folder: str, backbone: str) -> None:
+        _verify_in_float32(name, folder, backbone, kind["device"], trust_remote_code)
+
+    loading = Loading(
+        backbones,
+        lambda name: {**kind, "trust_remote_code": origins.trusts(name)},
+        streams.probe,
+        in_float32 if frozen.model.dtype in _HALF or quantization else None,
+        {base: cases[BASE][0].wanted.noise},
+    )
+    guides = load_guides(arms, facts, loading, combine=combine, describe=describe)
+    cases |= {guide.name: list(guide.cases) for guide in guides}
+    guided = [streams.of(g.name, g.model, g.adapter, g.source) for g in guides]
+    drafter: Any = draft
+    if drafts:
+        place = drafts[DRAFT]
+        same = next((name for name in backbones if canonical(name) == canonical(place)), None)
+        model = backbones[same] if same else load_model(place, **loading.options(DRAFT))
+        drafter = streams.of(DRAFT, model)
+        cases[DRAFT] = [of_model(model, place, DRAFT, streams.probe)]
+    return _checked_engine(frozen, guided, drafter, max_length, cases)
+
+
+_HALF = (torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class _Streams:
+    """Makes streams of models.
+
+    Attributes:
+        readers: by the name of their stream.
+        facts: of ARMs, by name.
+        prompt_format: as the user asked for.
+    """
+
+    readers: Mapping[str, Reader]
+    facts: Mapping[str, Sidecar]
+    prompt_format: PromptFormat
+
+    def _style(self, source: str) -> PromptFormat:
+        """How a stream reads plain text: an ARM as it was trained."""
+        if self.prompt_format == "auto" and source in self.facts:
+            return self.facts[source].prompt_format
+        return self.prompt_format
+
+    def probe(self, name: str, condition: Sequence[int]) -> tuple[list[int], int]:
+        """Ordinary text in a stream's own template."""
+        reader = self.readers[name]
+        return probe_ids(
+            reader.tokenizer, self._style(name), limit=reader.context, condition=condition
+        )
+
+    def of(self, name: str, model: Any, adapter: Any = None, source: str | None = None) -> Stream:
+        """A stream through a model, which reads as the source does."""
         source = source or name
-        facts_of = facts.get(source)
-        own_format = facts_of.prompt_format if facts_of and prompt_format == "auto" else None
+        reader = self.readers[source]
         return Stream(
             name,
             model,
-            tokenizers[source],
-            vocabularies[source],
-            own_format or prompt_format,
-            facts_of.scale if facts_of else 1.0,
+            reader.tokenizer,
+            reader.vocabulary,
+            self._style(source),
+            self.facts[source].scale if source in self.facts else 1.0,
             adapter,
         )
 
-    _warn_of_other_objectives(arms, facts)
-    guided = [stream(g.name, g.model, g.adapter, g.source) for g in guides]
-    drafter: Any = draft
-    if draft and draft != NGRAM:
-        same = next((name for name in backbones if canonical(name) == canonical(draft)), None)
-        drafter = stream(DRAFT, backbones[same] if same else load_model(draft, **options))
-    return _checked_engine(stream(BASE, backbones[base]), guided, drafter, max_length)
-
 
 def _checked_engine(
-    base: Stream, arms: Sequence[Stream], draft: Any, max_length: int | None
+    base: Stream,
+    arms: Sequence[Stream],
+    draft: Any,
+    max_length: int | None,
+    cases: Mapping[str, Sequence[Case]],
 ) -> LocalEngine:
-    """The engine, once every architecture has been seen to decode as it should."""
+    """The engine, once every stream has been seen to compute what its library does.
+
+    The base's case is from before any ARM was loaded, so it shows, too, that none changed it.
+    """
     drafters = [draft] if isinstance(draft, Stream) else []
     models = {id(stream.model): stream.model for stream in (base, *arms, *drafters)}
-    expected = {key: expected_logits(model) for key, model in models.items()}
     engine = LocalEngine(
         base, arms, draft=draft, max_length=max_length, pack=_may_pack([*models.values()])
     )
-    plain = [s for s in engine.streams if s.adapter is None and id(s.model) in expected]
-    check_groups(engine.groups, {s.name: expected[id(s.model)] for s in plain})
+    check_groups(engine.groups, cases)
     return engine
 
 
-def _checked_draft(draft: str | None) -> str | None:
+def _verify_in_float32(
+    name: str, folder: str, backbone: str, device: str, trusted: Collection[str]
+) -> None:
+    """Load an adapter and its backbone once more, in float32, where its effect can be seen."""
+    trusted = [BASE] if name in trusted or BASE in trusted else []
+    try:
+        load_engine(
+            backbone, {name: folder}, dtype="float32", device=device, trust_remote_code=trusted
+        )
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        say_unverified(folder, "no memory to compare it in float32")
+
+
+def _checked_draft(draft: str | None, origins: Origins) -> str | None:
     if draft is None or draft == NGRAM:
         return draft
+    if origins.revision(DRAFT):
+        draft = fetch(draft, what="draft model", revision=origins.revision(DRAFT))
     check_folder(draft, what="draft model")
     if is_adapter(draft):
         raise ConfigError(
@@ -158,64 +235,3 @@ def _warn_of_other_objectives(arms: Mapping[str, str], facts: Mapping[str, Sidec
             logger.warning(
                 "the ARM %s was trained for %r and is used as %r", folder, trained_for, objective
             )
-
-
-def check_vocabularies(base: str, arms: Mapping[str, str], trust_remote_code: bool = False) -> None:
-    """Whether ARMs' tokens are the base's, from configs and tokenizers alone.
-
-    Raises:
-        VocabularyError: an ARM whose tokens are not, named.
-    """
-    _vocabularies(base, arms, trust_remote_code)
-
-
-def _vocabularies(
-    base: str, arms: Mapping[str, str], trust_remote_code: bool
-) -> tuple[dict[str, Any], dict[str, VocabularyMap]]:
-    """Tokenizer and vocabulary map of every stream, from configs and tokenizers alone."""
-    folders = {BASE: base, **arms}
-    of_folder = {
-        folder: load_tokenizer(folder, trust_remote_code=trust_remote_code)
-        for folder in {*folders.values()}
-    }
-    tokenizers = {name: of_folder[folder] for name, folder in folders.items()}
-    heads = {
-        name: _head_size(
-            base if is_adapter(folder) and same_backbone(folder, base) else folder,
-            trust_remote_code,
-        )
-        for name, folder in folders.items()
-    }
-    ends = _end_ids(base, trust_remote_code)
-    maps = {
-        name: match_vocabularies(
-            tokenizers[BASE],
-            tokenizers[name],
-            base_head=heads[BASE],
-            arm_head=heads[name],
-            base_ends=ends,
-            arm_name=f"the draft model ({folder})"
-            if name == DRAFT
-            else f"the ARM {name} ({folder})",
-        )
-        for name, folder in arms.items()
-    }
-    size = min(heads[BASE], max(tokenizers[BASE].get_vocab().values()) + 1)
-    return tokenizers, {BASE: VocabularyMap(size, size), **maps}
-
-
-def _head_size(name: str, trust_remote_code: bool) -> int:
-    config = load_config(name, trust_remote_code=trust_remote_code)
-    return int(config.get_text_config().vocab_size)
-
-
-def _end_ids(name: str, trust_remote_code: bool) -> list[int]:
-    """The base's end-of-turn ids, from its generation config (a folder without one has none)."""
-    try:
-        config = transformers.GenerationConfig.from_pretrained(
-            name, trust_remote_code=trust_remote_code
-        )
-    except OSError:
-        return []
-    ends = config.eos_token_id
-    return list(ends) if isinstance(ends, list) else [] if ends is None else [ends]

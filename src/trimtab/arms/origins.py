@@ -1,0 +1,65 @@
+"""Where each model of an engine may come from: whose code may run, and which revision is meant."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trimtab.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Origins:
+    """Asked for each model apart.
+
+    Attributes:
+        trusted: names of models whose checkpoints' code may run.
+        revisions: name -> branch, tag or commit of its hub id.
+    """
+
+    trusted: frozenset[str] = frozenset()
+    revisions: Mapping[str, str] | None = None
+
+    @classmethod
+    def of(
+        cls, names: Sequence[str], trusted: Collection[str], revisions: Mapping[str, str]
+    ) -> Origins:
+        """Checked against the models that there are.
+
+        Raises:
+            ConfigError: a name that is none of them.
+        """
+        if isinstance(trusted, bool | str):
+            raise ConfigError(
+                f"trust_remote_code is {trusted!r}", "name the models: trust_remote_code=['base']"
+            )
+        for name in (*trusted, *revisions):
+            if name not in names:
+                raise ConfigError(f"no model is called {name!r}", f"there are {', '.join(names)}")
+        return cls(frozenset(trusted), dict(revisions))
+
+    def revision(self, name: str) -> str | None:
+        """Of a model."""
+        return (self.revisions or {}).get(name)
+
+    def trusts(self, name: str) -> bool:
+        """Whether a model's own code may run."""
+        return name in self.trusted
+
+    def options(self, name: str) -> dict[str, Any]:
+        """Of a model, as `load_model`, `load_config` and `load_tokenizer` take them."""
+        return {"trust_remote_code": self.trusts(name), "revision": self.revision(name)}
+
+
+def parse_revisions(entries: Sequence[str], default: str = "base") -> dict[str, str]:
+    """`NAME=REVISION` entries; a revision alone is the base's."""
+    named: dict[str, str] = {}
+    for entry in entries:
+        name, equals, revision = entry.rpartition("=")
+        if not revision or (equals and not name):
+            raise ConfigError(f"--revision {entry} names no revision", "write NAME=REVISION")
+        if (name or default) in named:
+            raise ConfigError(f"two revisions of {name or default}", "give one")
+        named[name or default] = revision
+    return named

@@ -1,0 +1,146 @@
+"""Ordinary text, what a library computes on it, and how far something else is from that.
+
+T positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trimtab.data.tokenize import PromptFormat, response_ids
+from trimtab.errors import ModelLoadError
+
+PROMPT = "How do I bake bread at home?"
+ANSWER = (
+    "You need flour, water, salt and yeast. Mix them, knead the dough for ten minutes, let it rise "
+    "until it has doubled, and bake it in a hot oven until the crust is brown."
+)
+_TOKENS = 64
+_FLOOR = {torch.float32: 1e-3, torch.float64: 1e-3}
+"""Nats. Kernels differ by 1e-5 in float32 on models of 30 layers; a wrong layer by tenths."""
+_HALF_FLOOR = 0.1
+_TIMES = 8
+"""Two orders of adding up differ by one noise; other kernels, and other machines, by a few."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the library that owns a format computes on some text.
+
+    Attributes:
+        ids: the text, T tokens.
+        cut: where its second piece begins.
+        logits_TV: after each token, float32.
+        noise: nats; how far its cached forward (in two pieces) is from its uncached one.
+        dtype: of the model.
+        source: the library, for a message.
+    """
+
+    ids: list[int]
+    cut: int
+    logits_TV: Tensor
+    noise: float
+    dtype: torch.dtype
+    source: str
+
+    @property
+    def bar(self) -> float:
+        """Nats that another way of computing may be off."""
+        return max(_FLOOR.get(self.dtype, _HALF_FLOOR), _TIMES * self.noise)
+
+
+def probe_ids(
+    tokenizer: Any,
+    style: PromptFormat,
+    *,
+    limit: int | None = None,
+    condition: Sequence[int] = (),
+) -> tuple[list[int], int]:
+    """A question and its answer in a model's own template, and where the answer begins.
+
+    Args:
+        tokenizer: the model's.
+        style: how a plain-text prompt is read.
+        limit: tokens that the model reads.
+        condition: ids that switch the model's adapter on; they go before the answer.
+    """
+    prompt, answer = response_ids(tokenizer, PROMPT, ANSWER, style)
+    length = min(_TOKENS, limit or _TOKENS)
+    prompt = prompt[: length // 2]
+    ids = [*prompt, *condition, *answer][:length]
+    return ids, min(len(prompt), len(ids) - 1)
+
+
+@torch.no_grad()
+def reference(
+    model: Any, ids: list[int], cut: int, *, name: str, source: str, noise: float | None = None
+) -> Reference:
+    """What a model computes by itself: the library's forward without a cache, and its noise.
+
+    Args:
+        model: a causal LM, with PEFT's adapter or without.
+        ids: of the text.
+        cut: where its second piece begins.
+        name: of the model, for an error.
+        source: the library.
+        noise: nats, where it is known already (an adapter's is its backbone's); else it is
+            measured, by a second forward.
+
+    Raises:
+        ModelLoadError: the model gives NaN.
+    """
+    logits_TV = forward(model, ids)
+    if bool(logits_TV.isnan().any()):
+        raise ModelLoadError(
+            f"{name} gives NaN on ordinary text",
+            "its weights are damaged: train or copy it again (in float16, try --dtype bfloat16)",
+        )
+    if noise is None:
+        noise = rms_gap(logits_TV.log_softmax(-1), _in_two(model, ids, cut).log_softmax(-1))
+    return Reference(ids, cut, logits_TV, noise, model.dtype, source)
+
+
+@torch.no_grad()
+def forward(model: Any, ids: Sequence[int]) -> Tensor:
+    """Logits after each token, [T, V] float32, by the model's own forward without a cache."""
+    batch = torch.tensor([list(ids)], device=model.device)
+    logits: Tensor = model(
+        input_ids=batch, attention_mask=torch.ones_like(batch), use_cache=False
+    ).logits
+    return logits[0, -len(ids) :].float()  # virtual tokens of a prompt adapter stand before
+
+
+def _in_two(model: Any, ids: list[int], cut: int) -> Tensor:
+    """The same with the library's own cache; where it has none, the same without."""
+    batch = torch.tensor([ids], device=model.device)
+    found = []
+    state: dict[str, Any] = {}
+    for piece in (slice(0, cut), slice(cut, len(ids))):
+        seen = torch.ones_like(batch[:, : piece.stop])
+        try:
+            output = model(input_ids=batch[:, piece], attention_mask=seen, use_cache=True, **state)
+        except Exception:  # it takes no cache: there is nothing to learn about its noise
+            return forward(model, ids)
+        found.append(output.logits[0].float())
+        if getattr(output, "past_key_values", None) is None:
+            return forward(model, ids)
+        state = {"past_key_values": output.past_key_values}
+    return torch.cat(found)[-len(ids) :]
+
+
+def rms_gap(logp_TV: Tensor, other_TV: Tensor) -> float:
+    """How far log-probs are apart, in nats: the root mean square over tokens that matter.
+
+    Tokens weigh by their probability (the mean of both sides), positions alike. A token that only
+    one side allows makes it infinite.
+    """
+    other_TV = other_TV.to(logp_TV.device)
+    weight_TV = (logp_TV.exp() + other_TV.exp()) / 2
+    gap_TV = logp_TV - other_TV
+    gap_TV = gap_TV.where(logp_TV != other_TV, 0.0)  # −inf on both sides
+    return float((weight_TV * gap_TV**2).nan_to_num(0.0, posinf=torch.inf).sum(-1).mean().sqrt())

@@ -1,0 +1,107 @@
+"""What reads text for each stream: tokenizer, vocabulary and context, before a weight is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import transformers
+
+from trimtab.arms.folder import is_adapter
+from trimtab.arms.load import load_config, load_tokenizer, same_backbone
+from trimtab.arms.origins import Origins
+from trimtab.arms.vocab import VocabularyMap, match_vocabularies
+from trimtab.engines.local.streams import BASE, DRAFT
+from trimtab.models.dequantize import gguf_folder
+from trimtab.models.gguf import is_gguf
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Of one stream.
+
+    Attributes:
+        tokenizer: its own.
+        vocabulary: how its ids line up with the base's.
+        context: tokens that its model reads, where it has a limit.
+    """
+
+    tokenizer: Any
+    vocabulary: VocabularyMap
+    context: int | None
+
+
+def check_vocabularies(base: str, arms: Mapping[str, str], origins: Origins) -> None:
+    """Whether ARMs' tokens are the base's, from configs and tokenizers alone.
+
+    Raises:
+        VocabularyError: an ARM whose tokens are not, named.
+    """
+    load_readers(base, arms, origins)
+
+
+def load_readers(base: str, others: Mapping[str, str], origins: Origins) -> dict[str, Reader]:
+    """The base's reader, and those of ARMs and of a draft model.
+
+    Args:
+        base: folder, GGUF file or hub id.
+        others: name -> folder.
+        origins: of all of them.
+
+    Raises:
+        VocabularyError: one whose tokens are not the base's, named.
+    """
+    folders = {BASE: base, **others}
+    options = {
+        name: origins.options(name) if name == BASE else _local(origins, name) for name in folders
+    }
+    read: dict[str, Any] = {}  # a folder's once, so that streams of one folder can be told alike
+    for name, folder in folders.items():
+        if folder not in read:
+            read[folder] = load_tokenizer(folder, **options[name])
+    tokenizers = {name: read[folder] for name, folder in folders.items()}
+    configs = {}
+    for name, folder in folders.items():
+        on_base = is_adapter(folder) and same_backbone(folder, base)
+        configs[name] = load_config(
+            base if on_base else folder, **options[BASE if on_base else name]
+        )
+    heads = {name: int(config.get_text_config().vocab_size) for name, config in configs.items()}
+    ends = _end_ids(base, origins)
+    size = min(heads[BASE], max(tokenizers[BASE].get_vocab().values()) + 1)
+    found = {BASE: VocabularyMap(size, size)}
+    for name, folder in others.items():
+        found[name] = match_vocabularies(
+            tokenizers[BASE],
+            tokenizers[name],
+            base_head=heads[BASE],
+            arm_head=heads[name],
+            base_ends=ends,
+            arm_name=f"the draft model ({folder})"
+            if name == DRAFT
+            else f"the ARM {name} ({folder})",
+        )
+    return {n: Reader(tokenizers[n], found[n], _context(configs[n])) for n in folders}
+
+
+def _local(origins: Origins, name: str) -> dict[str, Any]:
+    """Options of a model that has been fetched: its revision is settled."""
+    return {"trust_remote_code": origins.trusts(name)}
+
+
+def _context(config: Any) -> int | None:
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return int(limit) if limit else None
+
+
+def _end_ids(name: str, origins: Origins) -> list[int]:
+    """The base's end-of-turn ids, from its generation config (a folder without one has none)."""
+    try:
+        config = transformers.GenerationConfig.from_pretrained(
+            gguf_folder(name) if is_gguf(name) else name, **origins.options(BASE)
+        )
+    except OSError:
+        return []
+    ends = config.eos_token_id
+    return list(ends) if isinstance(ends, list) else [] if ends is None else [ends]

@@ -1,0 +1,124 @@
+"""The tokenizer of a GGUF file, as its file describes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import transformers
+from tokenizers import pre_tokenizers, processors
+
+from trimtab.errors import ModelLoadError
+
+Fields = Mapping[str, Any]
+
+_LLAMA_3 = {
+    "llama3",
+    "llama-v3",
+    "llama-bpe",
+    "falcon3",
+    "falcon-h1",
+    "pixtral",
+    "midm-2.0",
+    "lfm2",
+}
+_WHOLE_WORDS = {*_LLAMA_3, "tekken"}
+"""Pre-tokenizers whose words are taken whole where the vocabulary has them, before any merge, and
+which begin with begin-of-text unless the file says otherwise (as llama.cpp reads them)."""
+
+
+def load_gguf_tokenizer(path: Path, fields: Fields) -> Any:
+    """The tokenizer, with what transformers' reader leaves out.
+
+    Raises:
+        ModelLoadError: a pre-tokenizer or a setting that is not known, named.
+    """
+    _check_pre_tokenizer(path, fields)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            str(path.parent), gguf_file=path.name
+        )
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise ModelLoadError(
+            f"transformers cannot read the tokenizer of {path} ({reason})",
+            "use the model's own folder (safetensors) in its place",
+        ) from error
+    backend, pre = tokenizer.backend_tokenizer, fields.get("tokenizer.ggml.pre")
+    if pre == "smollm":  # missing from transformers' table: single digits, then byte level
+        backend.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Digits(individual_digits=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+            ]
+        )
+    if pre in _WHOLE_WORDS and fields.get("tokenizer.ggml.model") == "gpt2":
+        backend.model.ignore_merges = True
+    _frame(tokenizer, fields)
+    _check_vocabulary(path, tokenizer, fields)
+    return tokenizer
+
+
+def end_ids(fields: Fields) -> list[int]:
+    """Ids that end a text or a turn."""
+    names = ("eos", "eot", "eom")
+    found = [fields.get(f"tokenizer.ggml.{name}_token_id") for name in names]
+    return list(dict.fromkeys(i for i in found if i is not None))
+
+
+def _check_pre_tokenizer(path: Path, fields: Fields) -> None:
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
+
+    pre = fields.get("tokenizer.ggml.pre")
+    known = {*GGUF_PRE_TOKENIZER_SPLITS, "gpt-2", "smollm"}
+    if fields.get("tokenizer.ggml.model") == "gpt2" and pre not in known:
+        raise ModelLoadError(
+            f"{path} splits words by {pre!r}, a pre-tokenizer that transformers does not read",
+            "use the model's own folder (safetensors) in its place",
+        )
+
+
+def _frame(tokenizer: Any, fields: Fields) -> None:
+    """Begin (and end) texts as the file says; transformers' reader does not look."""
+    kind, pre = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
+    begins = fields.get("tokenizer.ggml.add_bos_token", kind == "llama" or pre in _WHOLE_WORDS)
+    ends = fields.get("tokenizer.ggml.add_eos_token", False)
+    first = [tokenizer.bos_token] if begins and tokenizer.bos_token else []
+    last = [tokenizer.eos_token] if ends and tokenizer.eos_token else []
+    if not first and not last:
+        return
+    framed = processors.TemplateProcessing(
+        single=[*first, "$A", *last],
+        pair=[*first, "$A", *last, *(f"{token}:1" for token in first), "$B:1", *last],
+        special_tokens=[(t, tokenizer.convert_tokens_to_ids(t)) for t in {*first, *last}],
+    )
+    own = tokenizer.backend_tokenizer.post_processor
+    byte_level = isinstance(own, processors.ByteLevel)
+    tokenizer.backend_tokenizer.post_processor = (
+        processors.Sequence([own, framed]) if byte_level else framed
+    )
+
+
+def _check_vocabulary(path: Path, tokenizer: Any, fields: Fields) -> None:
+    """Every id must be the file's token, and a word begin as the file says."""
+    tokens = fields["tokenizer.ggml.tokens"]
+    found = {i: token for token, i in tokenizer.get_vocab().items()}
+    other = [
+        f"{i} is {found.get(i)!r} and not {token!r}"
+        for i, token in enumerate(tokens)
+        if found.get(i) != token and found.get(i) != token.replace(" ", "▁")
+    ]
+    if fields.get("tokenizer.ggml.model") == "gpt2":
+        other = []  # spelt in bytes or in text, as the file likes; ids are positions in any case
+        other = [] if len(found) == len(tokens) else [f"{len(found)} tokens, not {len(tokens)}"]
+    elif fields.get("tokenizer.ggml.model") == "llama":
+        spaced = fields.get("tokenizer.ggml.add_space_prefix", True)
+        begins = tokenizer.tokenize("a", add_special_tokens=False)[0].startswith("▁")
+        if bool(spaced) != begins:
+            other.append(f"add_space_prefix is {spaced}")
+    if other:
+        raise ModelLoadError(
+            f"transformers reads the tokenizer of {path} otherwise: {other[0]}",
+            "use the model's own folder (safetensors) in its place",
+        )
