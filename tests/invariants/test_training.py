@@ -185,7 +185,7 @@ class TestWhatMustNotMatter:
             dtypes.append((out := linear(*args)).dtype)
             return out
 
-        monkeypatch.setattr("trimtab.training.build.check_head", lambda model: None)
+        monkeypatch.setattr("trimtab.training.build.check_rewards", lambda *_, **__: None)
         monkeypatch.setattr(torch.nn.functional, "linear", spied)
         name = f"bf16-{finetuning}"
         shop.train(name, finetuning=finetuning, bf16=True, max_steps=2)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import nn
 
+from trimtab.arms.folder import read_json
 from trimtab.errors import ModelLoadError
 from trimtab.models.complete import some
 
@@ -28,10 +31,10 @@ def with_adapter(carrier: Any, folder: str) -> Any:
     Raises:
         ModelLoadError: PEFT cannot load it, or not all of it.
     """
-    tree = _own_tree(carrier, folder)
+    tree, origins = _own_tree(carrier, folder)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of missing keys: an error below
+        with _own_random_numbers(carrier.device), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of keys: what is wrong is an error below
             model = PeftModel.from_pretrained(tree, folder, torch_device=str(carrier.device))
     except (torch.OutOfMemoryError, KeyboardInterrupt):
         raise
@@ -41,9 +44,17 @@ def with_adapter(carrier: Any, folder: str) -> Any:
         raise ModelLoadError(
             f"cannot load the adapter {folder} ({reason})", "train or copy it again"
         ) from error
-    _require_whole(model, folder)
-    _reunite(model.get_base_model(), carrier)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a bias has one axis
+        wanted = get_peft_model_state_dict(model, save_embedding_layers=False)
+    _require_whole(model, folder, wanted)
+    _reunite(model, origins)
     return model.to(carrier.device).eval()
+
+
+def _own_random_numbers(device: torch.device) -> AbstractContextManager[None]:
+    """What PEFT draws before it reads the file must not move the caller's generator."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 def changes_base(model: Any, carrier: Any) -> bool:
@@ -52,41 +63,63 @@ def changes_base(model: Any, carrier: Any) -> bool:
     return any(id(tensor) not in own for tensor in carrier.parameters())
 
 
-def _own_tree(model: Any, folder: str) -> Any:
-    """A copy of the module tree: new parameters over the same memory, copies of what a file sets.
+Origins = dict[int, tuple[nn.Parameter, nn.Parameter]]
+"""id of a new parameter -> itself, and the carrier's that it stands for."""
 
-    A new parameter can be given other data without the old one noticing. What the adapter's file
-    holds of the base's weights, PEFT writes in place.
+
+def _own_tree(model: Any, folder: str) -> tuple[Any, Origins]:
+    """A copy of the module tree with parameters of its own.
+
+    A new parameter over the carrier's memory can be given other data without the carrier's
+    noticing. What may be written in place gets memory of its own: what the adapter's file holds of
+    the base's weights, and every weight where the adapter may begin by changing the base.
     """
     path = Path(folder) / WEIGHTS
     in_file = {key.removeprefix(PREFIX) for key in load_file(path)} if path.is_file() else set()
     named = model.named_parameters(remove_duplicate=False)  # tied ones by each of their names
     written = {id(parameter) for name, parameter in named if name in in_file}
+    apart = not _begins_beside_the_base(folder)
     memo: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}
+    origins: Origins = {}
     for parameter in model.parameters():
-        data = parameter.data.clone() if id(parameter) in written else parameter.data
-        plain = type(parameter.data) is torch.Tensor  # else quantised: no adapter writes to it
-        memo[id(parameter)] = nn.Parameter(data, requires_grad=False) if plain else parameter
-    return copy.deepcopy(model, memo)
+        if type(parameter.data) is not torch.Tensor:  # quantised: no adapter writes to it
+            memo[id(parameter)] = parameter
+            continue
+        own = id(parameter) in written or apart
+        new = nn.Parameter(parameter.data.clone() if own else parameter.data, requires_grad=False)
+        memo[id(parameter)] = new
+        origins[id(new)] = (new, parameter)
+    return copy.deepcopy(model, memo), origins
 
 
-def _reunite(tree: nn.Module, carrier: nn.Module) -> None:
-    """Let the tree have the carrier's own parameters wherever it still has their memory.
+def _begins_beside_the_base(folder: str) -> bool:
+    """Whether an adapter is known to leave the base's weights alone when it is made.
 
-    The engine may move those to another place; both trees must see it.
+    Of any other a copy is made while it is loaded: this saves memory and decides nothing, for the
+    base is compared with itself once all ARMs are there.
     """
-    theirs = {p.data_ptr(): p for p in carrier.parameters() if type(p.data) is torch.Tensor}
+    config = read_json(Path(folder) / "adapter_config.json")
+    begins = config.get("init_lora_weights", True)
+    return config.get("peft_type") == "LORA" and begins in (True, False, "gaussian", "orthogonal")
+
+
+def _reunite(tree: nn.Module, origins: Origins) -> None:
+    """Let the tree have the carrier's own parameters wherever they are still the same.
+
+    It costs no memory, and the engine may move those to another place, which both trees must see.
+    """
     for module in tree.modules():
         for name, parameter in module._parameters.items():
-            if parameter is None or type(parameter.data) is not torch.Tensor:
+            if parameter is None or id(parameter) not in origins:
                 continue
-            own = theirs.get(parameter.data_ptr())
-            if own is not None and own.shape == parameter.shape and own.dtype == parameter.dtype:
-                module._parameters[name] = own
+            _, theirs = origins[id(parameter)]
+            same = parameter.data_ptr() == theirs.data_ptr() and parameter.shape == theirs.shape
+            if same or torch.equal(parameter, theirs):
+                module._parameters[name] = theirs
 
 
 @torch.no_grad()
-def _require_whole(model: Any, folder: str) -> None:
+def _require_whole(model: Any, folder: str, wanted: Mapping[str, torch.Tensor]) -> None:
     """Every tensor of the file is in the model, and every tensor of the adapter is in the file.
 
     PEFT warns of missing keys only, and of left-over ones not at all.
@@ -95,7 +128,6 @@ def _require_whole(model: Any, folder: str) -> None:
     if not path.is_file():
         raise ModelLoadError(f"{folder} has no {WEIGHTS}", "save the adapter again (safetensors)")
     saved = load_file(path)
-    wanted = get_peft_model_state_dict(model, save_embedding_layers=False)
     missing = sorted(key for key in wanted if key not in saved)
     inside = dict(model.named_parameters(remove_duplicate=False))
     left_over = sorted(

@@ -51,7 +51,31 @@ class Reference:
     @property
     def bar(self) -> float:
         """Nats that another way of computing may be off."""
-        return max(_FLOOR.get(self.dtype, _HALF_FLOOR), _TIMES * self.noise)
+        return max(floor(self.dtype), _TIMES * self.noise)
+
+
+def floor(dtype: torch.dtype) -> float:
+    """Nats that any two ways of computing in a type may be apart."""
+    return _FLOOR.get(dtype, _HALF_FLOOR)
+
+
+def require_numbers(logits_TV: Tensor, name: str) -> None:
+    """Refuse a model that gives NaN.
+
+    Raises:
+        ModelLoadError: it does.
+    """
+    if bool(logits_TV.isnan().any()):
+        raise ModelLoadError(
+            f"{name} gives NaN on ordinary text",
+            "its weights are damaged: train or copy it again (in float16, try --dtype bfloat16)",
+        )
+
+
+def switching_ids(model: Any) -> list[int]:
+    """Token ids that switch a model's adapter on (PEFT's aLoRA); none for any other."""
+    config = getattr(model, "peft_config", {}).get("default")
+    return list(getattr(config, "alora_invocation_tokens", None) or ())
 
 
 def probe_ids(
@@ -95,11 +119,7 @@ def reference(
         ModelLoadError: the model gives NaN.
     """
     logits_TV = forward(model, ids)
-    if bool(logits_TV.isnan().any()):
-        raise ModelLoadError(
-            f"{name} gives NaN on ordinary text",
-            "its weights are damaged: train or copy it again (in float16, try --dtype bfloat16)",
-        )
+    require_numbers(logits_TV, name)
     if noise is None:
         noise = rms_gap(logits_TV.log_softmax(-1), _in_two(model, ids, cut).log_softmax(-1))
     return Reference(ids, cut, logits_TV, noise, model.dtype, source)

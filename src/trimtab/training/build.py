@@ -18,7 +18,7 @@ from trimtab.training.callbacks import Checkpoints, MetricsFile, Progress, Progr
 from trimtab.training.conditioned import ConditionedTrainer, PreferenceDraws, asked_of
 from trimtab.training.config import TrainConfig
 from trimtab.training.inputs import Inputs
-from trimtab.training.logprobs import check_head
+from trimtab.training.logprobs import check_rewards
 from trimtab.training.losses import LossOptions, ObjectiveLosses
 from trimtab.training.resume import CHECKPOINTS
 from trimtab.training.stopping import CleanStop, all_finite
@@ -127,7 +127,7 @@ def build_model(config: TrainConfig, inputs: Inputs) -> Any:
     _require_numbers(model, config.model)
     model.config.pad_token_id = inputs.tokenizer.pad_token_id
     if not judges:
-        check_head(model)
+        check_rewards(model, inputs.tokenizer, config.prompt_format, name=config.model)
     if config.conditions:
         add_conditioning(model, config, inputs)
         if config.gradient_checkpointing:

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from trimtab.data.collate import position_ids
+from trimtab.arms.probe import floor, forward, probe_ids, require_numbers, switching_ids
+from trimtab.data.collate import pad_rows, position_ids
+from trimtab.data.tokenize import PromptFormat
 from trimtab.errors import ConfigError
 
 
@@ -175,18 +177,38 @@ def head_logits(lm: Any, hidden_MH: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def check_head(model: Any) -> None:
-    """Refuse an architecture whose logits are not what `head_logits` computes."""
+def check_rewards(model: Any, tokenizer: Any, style: PromptFormat, *, name: str) -> None:
+    """Refuse a model whose rewards here are not what the library that owns its format computes.
+
+    The log-probs of an ordinary answer by `response_logp` are compared with the model's own
+    forward.
+
+    Args:
+        model: a causal LM, with or without an adapter (a conditioned one with its preference set).
+        tokenizer: the model's.
+        style: how it reads plain-text prompts.
+        name: of the model, for an error.
+
+    Raises:
+        ModelLoadError: the model gives NaN.
+        ConfigError: an architecture or an adapter whose rewards are others.
+    """
     lm = causal_lm(model)
-    was_training, device = lm.training, next(lm.parameters()).device
-    lm.eval()
-    ids = torch.arange(4, device=device)[None]
-    expected = lm(input_ids=ids, use_cache=False).logits.float()
-    hidden = lm.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    found = head_logits(lm, hidden).float()
-    lm.train(was_training)
-    if not torch.allclose(found, expected, atol=1e-2, rtol=1e-2):
+    limit = getattr(lm.config.get_text_config(), "max_position_embeddings", None)
+    ids, cut = probe_ids(tokenizer, style, limit=limit, condition=switching_ids(model))
+    was_training = model.training
+    model.eval()
+    logits_TV = forward(model, ids)
+    require_numbers(logits_TV, name)
+    batch = {k: v.to(lm.device) for k, v in pad_rows([(ids[:cut], ids[cut:])], ids[0]).items()}
+    found_M, _ = response_logp(model, batch)
+    model.train(was_training)
+    target_M1 = torch.tensor(ids[cut:], device=logits_TV.device)[:, None]
+    wanted_M = logits_TV.log_softmax(-1)[cut - 1 : -1].gather(-1, target_M1)[:, 0]
+    gap = float((found_M - wanted_M).square().mean().sqrt())
+    if not gap <= floor(lm.dtype):
         raise ConfigError(
-            f"{type(lm).__name__} changes its logits after the LM head in an unknown way",
-            "please report this architecture",
+            f"the rewards of {name} ({type(lm).__name__}) are not what its own forward gives: "
+            f"{gap:.2g} nats a token off, where {floor(lm.dtype):.2g} are allowed",
+            "merge an adapter into its base first; please report what it is",
         )

@@ -17,7 +17,7 @@ from trimtab.arms.conditioned_files import with_conditioned_adapter
 from trimtab.arms.folder import conditioned_on, read_json
 from trimtab.arms.load import share_weights
 from trimtab.arms.peft_adapter import with_adapter
-from trimtab.arms.probe import Reference, forward, reference, rms_gap
+from trimtab.arms.probe import Reference, forward, reference, rms_gap, switching_ids
 from trimtab.engines.local.check import Case
 from trimtab.errors import ModelLoadError
 
@@ -67,8 +67,6 @@ def of_adapter(folder: str, name: str, carrier: Any, probe: Probe, noise: float)
         ModelLoadError: it cannot be loaded, not all of it fits, or it gives NaN.
     """
     objectives = conditioned_on(folder)
-    condition = _ids_of(folder, "alora_invocation_tokens")
-    ids, cut = probe(name, condition)
     try:
         if objectives:
             model = with_conditioned_adapter(share_weights(carrier), folder)
@@ -78,6 +76,7 @@ def of_adapter(folder: str, name: str, carrier: Any, probe: Probe, noise: float)
         if not _is_quantized(carrier):
             raise
         return AdapterCase(None, None, 0.0)
+    ids, cut = probe(name, switching_ids(model))
     inside = uneven(len(objectives))
     if objectives:
         model.conditioning.open(torch.tensor([inside], device=carrier.device))
@@ -103,12 +102,6 @@ def is_measurable(wanted: Reference, effect: float) -> bool:
 def say_unverified(folder: str, why: str) -> None:
     """Once a stream."""
     logger.warning("%s could not be verified: %s", folder, why)
-
-
-def _ids_of(folder: str, key: str) -> list[int]:
-    """A list of ids in an adapter's config; empty where there is none."""
-    found = read_json(Path(folder) / "adapter_config.json").get(key)
-    return [int(i) for i in found] if isinstance(found, list) else []
 
 
 def _is_quantized(model: Any) -> bool:
