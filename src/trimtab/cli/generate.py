@@ -39,6 +39,7 @@ _ROW_SAMPLING: dict[str, Callable[[Any], Any]] = {
     "max_new_tokens": _whole, "temperature": float, "top_k": _whole, "top_p": float, "min_p": float,
 }  # fmt: skip
 _ROW_KEYS = ("prompt", "tools", "preference", "strength", "seed", *_ROW_SAMPLING, "id")
+_OF_PAIRS = ("chosen", "rejected", "response", "objective", "labels", "scores", "kept")
 DESCRIPTION = "Answer prompts with a frozen base steered by ARMs."
 
 
@@ -52,7 +53,8 @@ class GenerateOptions(EngineOptions, SamplingOptions):
     input: str | None = None
     """File of rows with `prompt` (text or chat messages, with `tools` where it has some) and, where
     a row differs, `preference`, `strength`, `seed`, `max_new_tokens`, `temperature`, `top_k`,
-    `top_p`, `min_p`. An `id` is kept; any other key is refused."""
+    `top_p`, `min_p`. An `id` is kept; columns of preference data say nothing here; any other key is
+    refused."""
 
     output: str | None = None
     """JSONL file; rows are appended as they are done, and a killed run goes on where it stopped.
@@ -127,7 +129,7 @@ def _request(options: GenerateOptions, number: int, row: dict[str, Any]) -> Requ
 def _require_known(row: Mapping[str, Any], place: str) -> None:
     """Refuse a key that would have no effect: it may be a setting that is misspelt."""
     for key in row:
-        if key not in _ROW_KEYS:
+        if key not in (*_ROW_KEYS, *_OF_PAIRS):  # preference data can be answered as they are
             near = difflib.get_close_matches(str(key), _ROW_KEYS, n=1)
             hint = f"do you mean `{near[0]}`?" if near else f"the keys are {', '.join(_ROW_KEYS)}"
             raise DataError(f"{place} has an unknown key `{key!s:.40}`", hint)
@@ -152,7 +154,8 @@ def _own_sampling(sampling: Sampling, row: dict[str, Any]) -> Sampling:
             try:
                 changes[name] = kind(row[name])
             except (TypeError, ValueError):
-                raise DataError(f"{name} is {row[name]!r}", "give a number") from None
+                wanted = "a whole number" if kind is _whole else "a number"
+                raise DataError(f"{name} is {row[name]!r}", f"give {wanted}") from None
     return sampling.but(**changes)
 
 
