@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,17 @@ def test_bad_prompts_rows(
     path = write_jsonl(tmp_path / "in.jsonl", [{"prompt": "hello"}, {"prompt": "hello", **row}])
     files = ["--input", path, "--output", tmp_path / "out.jsonl"]
     refused("generate", "--base", base_dir, *files, names=["row 2 of the input", named])
+
+
+def test_an_id_that_cannot_be_written(refused: Refused, base_dir: Path, tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    path = tmp_path / "in.parquet"
+    rows = [{"prompt": "hello", "id": datetime.datetime(2026, 1, 1)}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    named = ["row 1 of the input has an `id` that JSON cannot hold"]
+    refused("generate", "--base", base_dir, "--input", path, names=named)
 
 
 def test_half_a_character_elsewhere(refused: Refused, base_dir: Path, tmp_path: Path) -> None:

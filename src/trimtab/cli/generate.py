@@ -104,6 +104,10 @@ def _request(options: GenerateOptions, number: int, row: dict[str, Any]) -> Requ
     _require_known(own, place)
     for key, value in own.items():
         require_characters(value, place, key)
+    try:
+        json.dumps(own.get("id"))
+    except (TypeError, ValueError):  # Parquet has dates, decimals and bytes
+        raise DataError(f"{place} has an `id` that JSON cannot hold", "make it text") from None
     prompt = prompt_of(own, place)
     if not prompt:
         raise DataError(f"{place} has no `prompt`", "give text or messages")
