@@ -101,13 +101,7 @@ def _request(options: GenerateOptions, number: int, row: dict[str, Any]) -> Requ
     """One input row as a request, validated before any model is loaded."""
     place = f"row {number + 1} of the input" if options.input else "the command line"
     own = {k: v for k, v in row.items() if v is not None and v != ""}  # tables fill with nothing
-    _require_known(own, place)
-    for key, value in own.items():
-        require_characters(value, place, key)
-    try:
-        json.dumps(own.get("id"))
-    except (TypeError, ValueError):  # Parquet has dates, decimals and bytes
-        raise DataError(f"{place} has an `id` that JSON cannot hold", "make it text") from None
+    _check_keys(own, place)
     prompt = prompt_of(own, place)
     if not prompt:
         raise DataError(f"{place} has no `prompt`", "give text or messages")
@@ -130,13 +124,18 @@ def _request(options: GenerateOptions, number: int, row: dict[str, Any]) -> Requ
     return request
 
 
-def _require_known(row: Mapping[str, Any], place: str) -> None:
-    """Refuse a key that would have no effect: it may be a setting that is misspelt."""
-    for key in row:
+def _check_keys(row: Mapping[str, Any], place: str) -> None:
+    """Refuse a key that would have no effect (a setting misspelt), and values no file can hold."""
+    for key, value in row.items():
         if key not in (*_ROW_KEYS, *_OF_PAIRS):  # preference data can be answered as they are
             near = difflib.get_close_matches(str(key), _ROW_KEYS, n=1)
             hint = f"do you mean `{near[0]}`?" if near else f"the keys are {', '.join(_ROW_KEYS)}"
             raise DataError(f"{place} has an unknown key `{key!s:.40}`", hint)
+        require_characters(value, place, key)
+    try:
+        json.dumps(row.get("id"))
+    except (TypeError, ValueError):  # Parquet has dates, decimals and bytes
+        raise DataError(f"{place} has an `id` that JSON cannot hold", "make it text") from None
 
 
 def _own_preference(row: Mapping[str, Any], place: str) -> Any:
