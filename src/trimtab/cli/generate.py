@@ -39,6 +39,7 @@ _ROW_SAMPLING: dict[str, Callable[[Any], Any]] = {
     "max_new_tokens": _whole, "temperature": float, "top_k": _whole, "top_p": float, "min_p": float,
 }  # fmt: skip
 _ROW_KEYS = ("prompt", "tools", "preference", "strength", "seed", *_ROW_SAMPLING, "id")
+_OF_PAIRS = ("chosen", "rejected", "response", "objective", "labels", "scores", "kept")
 DESCRIPTION = "Answer prompts with a frozen base steered by ARMs."
 
 
@@ -52,7 +53,8 @@ class GenerateOptions(EngineOptions, SamplingOptions):
     input: str | None = None
     """File of rows with `prompt` (text or chat messages, with `tools` where it has some) and, where
     a row differs, `preference`, `strength`, `seed`, `max_new_tokens`, `temperature`, `top_k`,
-    `top_p`, `min_p`. An `id` is kept; any other key is refused."""
+    `top_p`, `min_p`. An `id` is kept; columns of preference data say nothing here; any other key is
+    refused."""
 
     output: str | None = None
     """JSONL file; rows are appended as they are done, and a killed run goes on where it stopped.
@@ -99,9 +101,7 @@ def _request(options: GenerateOptions, number: int, row: dict[str, Any]) -> Requ
     """One input row as a request, validated before any model is loaded."""
     place = f"row {number + 1} of the input" if options.input else "the command line"
     own = {k: v for k, v in row.items() if v is not None and v != ""}  # tables fill with nothing
-    _require_known(own, place)
-    for key, value in own.items():
-        require_characters(value, place, key)
+    _check_keys(own, place)
     prompt = prompt_of(own, place)
     if not prompt:
         raise DataError(f"{place} has no `prompt`", "give text or messages")
@@ -124,13 +124,18 @@ def _request(options: GenerateOptions, number: int, row: dict[str, Any]) -> Requ
     return request
 
 
-def _require_known(row: Mapping[str, Any], place: str) -> None:
-    """Refuse a key that would have no effect: it may be a setting that is misspelt."""
-    for key in row:
-        if key not in _ROW_KEYS:
+def _check_keys(row: Mapping[str, Any], place: str) -> None:
+    """Refuse a key that would have no effect (a setting misspelt), and values no file can hold."""
+    for key, value in row.items():
+        if key not in (*_ROW_KEYS, *_OF_PAIRS):  # preference data can be answered as they are
             near = difflib.get_close_matches(str(key), _ROW_KEYS, n=1)
             hint = f"do you mean `{near[0]}`?" if near else f"the keys are {', '.join(_ROW_KEYS)}"
             raise DataError(f"{place} has an unknown key `{key!s:.40}`", hint)
+        require_characters(value, place, key)
+    try:
+        json.dumps(row.get("id"))
+    except (TypeError, ValueError):  # Parquet has dates, decimals and bytes
+        raise DataError(f"{place} has an `id` that JSON cannot hold", "make it text") from None
 
 
 def _own_preference(row: Mapping[str, Any], place: str) -> Any:
@@ -152,7 +157,8 @@ def _own_sampling(sampling: Sampling, row: dict[str, Any]) -> Sampling:
             try:
                 changes[name] = kind(row[name])
             except (TypeError, ValueError):
-                raise DataError(f"{name} is {row[name]!r}", "give a number") from None
+                wanted = "a whole number" if kind is _whole else "a number"
+                raise DataError(f"{name} is {row[name]!r}", f"give {wanted}") from None
     return sampling.but(**changes)
 
 

@@ -182,7 +182,18 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, Row]]:
     for batch in file.iter_batches():
         for row in batch.to_pylist():
             number += 1
-            yield number, row
+            yield number, _without_maps(row)
+
+
+def _without_maps(value: Any) -> Any:
+    """An Arrow map comes as a list of tuples, which nothing else gives: as the object it is."""
+    if isinstance(value, dict):
+        return {key: _without_maps(item) for key, item in value.items()}
+    if not isinstance(value, list):
+        return value
+    if value and all(isinstance(item, tuple) for item in value):
+        return {key: _without_maps(item) for key, item in value}
+    return [_without_maps(item) for item in value]
 
 
 def _read_hub(name: str) -> Iterator[tuple[int, Row]]:

@@ -50,6 +50,22 @@ def test_plain_files(tmp_path: Path, name: str) -> None:
     assert read(path) == ROWS
 
 
+def test_a_parquet_map_is_an_object(tmp_path: Path) -> None:
+    """Left as the list of pairs that it comes as, such labels would say nothing."""
+    import pyarrow
+    import pyarrow.parquet
+
+    maps = pyarrow.array([[("a", 0), ("b", None)], []], pyarrow.map_("string", "int64"))
+    deep = pyarrow.array([[{"m": [("x", 1)]}], None], pyarrow.list_(
+        pyarrow.struct([("m", pyarrow.map_("string", "int64"))])))  # fmt: skip
+    path = tmp_path / "rows.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"labels": maps, "deep": deep}), path)
+    assert read(path) == [
+        {"labels": {"a": 0, "b": None}, "deep": [{"m": {"x": 1}}]},
+        {"labels": [], "deep": None},
+    ]
+
+
 @pytest.mark.parametrize(("suffix", "pack"), [(".gz", gzip.compress), (".xz", lzma.compress)])
 @pytest.mark.parametrize("kind", [".json", ".jsonl"])
 def test_packed_files(tmp_path: Path, kind: str, suffix: str, pack: Any) -> None:
