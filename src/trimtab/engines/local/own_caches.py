@@ -33,6 +33,14 @@ class OwnCaches:
         """As `Slots.condition`."""
         self._taken[slot] = self.group.coefficients(conditions).to(self.group.device)
 
+    def outgrown(self, slot: int, sequences: Sequence[Sequence[int]]) -> bool:
+        """Never: requests end before (`Group.context`)."""
+        return False
+
+    def room(self, sequences: Sequence[Sequence[int]]) -> int | None:
+        """No limit: nothing is drafted for these architectures."""
+        return None
+
     def read(self, first: int, tokens: Tokens, tails: Sequence[int]) -> dict[str, Tensor]:
         """As `Slots.read`."""
         found: dict[int, Tensor] = {}
