@@ -58,8 +58,9 @@ class Stream:
     def context(self) -> int | None:
         """Tokens the model can read, where it has a limit."""
         config = self.model.config.get_text_config()
-        limit = getattr(config, "max_position_embeddings", None)
-        return int(limit) if limit else None
+        names = ("max_position_embeddings", "max_seq_len")  # MPT's is the second
+        limits = [getattr(config, name, None) or 0 for name in names]
+        return min((int(limit) for limit in limits if limit > 0), default=None)
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """The prompt in this model's own template; an empty one is a `ConfigError`."""
