@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import torch
 import transformers as hf
+from conftest import make_tokenizer
 from oracle import GREEDY, specified, specified_logp, templated, with_lora
 from test_architectures import BOTH, GPT, IN_SLOTS, WINDOW, WORDS, small, stream_of
 
+import trimtab
 from trimtab.engines.local import batch
 from trimtab.engines.local.engine import LocalEngine
 from trimtab.engines.local.slots import Slots
@@ -153,6 +156,25 @@ class TestLongRope:
         prompts = [text(1, 40), text(1, 39) + " w9"]
         engine.generate(prompts, max_new_tokens=4, temperature=0, ignore_eos=True)
         assert sum(seen) == 40 + 1 + 2 * 3
+
+    @pytest.mark.parametrize("original", [16, 64])
+    def test_from_a_folder(self, tmp_path: Path, original: int) -> None:
+        """What is read when a model is loaded may be longer, too, than what it began with."""
+        tokenizer = make_tokenizer()
+        rope = {**LONG["rope_parameters"], "original_max_position_embeddings": original}
+        config = small(
+            hf.Phi3Config, vocab_size=len(tokenizer), max_position_embeddings=256,
+            original_max_position_embeddings=original, rope_parameters=rope, eos_token_id=3,
+        )()  # fmt: skip
+        torch.manual_seed(1)
+        hf.Phi3ForCausalLM(config).save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        engine = trimtab.load(str(tmp_path))
+        words = "the cat sat on the mat and the dog ran once upon a time hello thank you please "
+        requests = [
+            Request(words[:n], sampling=GREEDY.but(max_new_tokens=12)) for n in (12, 78, 40)
+        ]
+        assert tokens(engine.generate(requests)) == [specified(engine, r) for r in requests]
 
     def test_layers_of_two_lengths_are_refused(self) -> None:
         stream = stream_of("base", PHI3(), 1)
