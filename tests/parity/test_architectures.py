@@ -216,6 +216,44 @@ def test_own_caches(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert plain == auto
 
 
+WITHOUT_CACHE: dict[str, Callable[[], Any]] = {
+    "OpenAIGPTLMHeadModel": lambda: hf.OpenAIGPTConfig(**GPT),
+    "RwkvForCausalLM": lambda: hf.RwkvConfig(
+        vocab_size=WORDS, hidden_size=32, num_hidden_layers=2, intermediate_size=48,
+        context_length=64,
+    ),
+    "ReformerModelWithLMHead": lambda: hf.ReformerConfig(
+        vocab_size=WORDS, is_decoder=True, axial_pos_embds=False, hidden_size=32,
+        attention_head_size=8, num_attention_heads=4, feed_forward_size=48, attn_layers=["local"],
+    ),
+    "XLNetLMHeadModel": lambda: hf.XLNetConfig(
+        vocab_size=WORDS, d_model=32, n_layer=2, n_head=4, d_inner=48
+    ),
+    "RecurrentGemmaForCausalLM": small(
+        hf.RecurrentGemmaConfig, "num_key_value_heads", "max_position_embeddings",
+        num_hidden_layers=3, lru_width=32, attention_window_size=8, head_dim=8,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WITHOUT_CACHE)
+def test_without_a_cache_is_refused_by_name(name: str) -> None:
+    """What it has read stays inside the model, or nowhere; it reads no request halfway."""
+    engine = LocalEngine(stream_of("base", WITHOUT_CACHE[name](), 1))
+    with pytest.raises(ConfigError, match=f"{name} gives no cache of what it has read"):
+        engine.generate(PROMPTS[:1], max_new_tokens=4)
+
+
+def test_the_length_that_mpt_reads() -> None:
+    config = hf.MptConfig(vocab_size=WORDS, d_model=32, n_layers=2, n_heads=4, max_seq_len=16)
+    engine = LocalEngine(stream_of("base", config, 1))
+    request = Request(PROMPTS[1], None, 1.0, GREEDY.but(max_new_tokens=2))
+    [answer] = engine.generate([request])
+    assert list(answer.token_ids) == specified(engine, request)
+    with pytest.raises(ConfigError, match="but the model reads 16"):
+        engine.generate(PROMPTS[1:2], max_new_tokens=3)
+
+
 def test_one_on_slots_and_one_on_its_own_caches(monkeypatch: pytest.MonkeyPatch) -> None:
     base, arm = IN_SLOTS["llama, grouped heads"](), OWN_CACHES["bloom"]()
     engine = LocalEngine(stream_of("base", base, 1), [stream_of("a", arm, 2)])

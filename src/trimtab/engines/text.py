@@ -11,8 +11,9 @@ _BROKEN = "\ufffd"
 class TextStream:
     """Decodes one row incrementally.
 
-    Text is released once it cannot change any more: not while a character is incomplete, and not
-    while it may be the beginning of a stop text.
+    The new tokens are decoded behind the last ones that gave text, because some tokenizers drop
+    the space before the first token. Text is released once it cannot change any more: not while a
+    character is incomplete, and not while it may be the beginning of a stop text.
     """
 
     def __init__(self, tokenizer: Any, stops: Sequence[str] = ()) -> None:
@@ -27,26 +28,34 @@ class TextStream:
     def push(self, token: int) -> str:
         """Take the next token; returns the text that is released by it. Sets `stopped`."""
         self._ids.append(token)
-        before = self._decode(self._start, self._read)
-        after = self._decode(self._start, len(self._ids))
-        if after.endswith(_BROKEN):
+        new = self._new()
+        if new.endswith(_BROKEN):
             return ""
-        self._start, self._read = self._read, len(self._ids)
-        return self._release(after[len(before) :])
+        if new:  # else what begins here would lose its space, as the first token does
+            self._start = self._read
+        self._read = len(self._ids)
+        return self._release(new)
 
     def finish(self) -> str:
         """The text still held back when the row ends."""
         if self.stopped:
             return ""
-        before = self._decode(self._start, self._read)
-        after = self._decode(self._start, len(self._ids))
-        rest, self._held = self._held + after[len(before) :], ""
+        rest, self._held = self._held + self._new(), ""
         self._read = len(self._ids)
         found = self._first_stop(rest)
         if found >= 0:
             rest, self.stopped = rest[:found], True
         self.text += rest
         return rest
+
+    def _new(self) -> str:
+        """What the tokens that have not been read add to the text."""
+        before = self._decode(self._start, self._read)
+        after = self._decode(self._start, len(self._ids))
+        if after.startswith(before):
+            return after[len(before) :]
+        # byte fallback drops whole characters with the broken one behind them
+        return self._decode(self._read, len(self._ids))
 
     def _decode(self, start: int, end: int) -> str:
         text: str = self._tokenizer.decode(self._ids[start:end], skip_special_tokens=True)

@@ -242,6 +242,27 @@ class TestOutOfMemory:
         assert tokens(answers) == expected
         assert [len(a.tokens) for a in answers] == [len(a.token_ids) for a in answers]
 
+    @pytest.mark.parametrize("draft", ["model", "ngram"])
+    def test_speculating_rows_go_on_as_if_nothing_had_happened(
+        self, reads: Reads, draft: str
+    ) -> None:
+        """Drawn rows, whose random numbers depend on where their rounds of drafts begin. Every read
+        of the run fails once: the drafter's, the base's and the ARM's, of prompts and of rounds."""
+        base, arm = stream("base", 1, SIZE), stream("a", 2, SIZE)
+        drafter: Any = (
+            replace(stream("draft", 3, SIZE), name="draft") if draft == "model" else draft
+        )
+        engine = LocalEngine(base, [arm], draft=drafter)
+        requests = [request(i, words(i, 3 + 2 * i), 7, 1.0) for i in range(4)]
+        expected = engine.generate(requests, batch_size=4, report=True, speculate="on")
+        assert sum(answer.drafted for answer in expected) > 3
+        for call in range(1, reads.calls + 1):
+            reads.calls, reads.fails = 0, lambda slots, call=call: reads.calls == call
+            answers = engine.generate(requests, batch_size=4, report=True, speculate="on")
+            assert tokens(answers) == tokens(expected)
+            assert [a.drafted for a in answers] == [a.drafted for a in expected]
+            assert [a.accepted for a in answers] == [a.accepted for a in expected]
+
     def test_a_single_request(self, engine: LocalEngine, reads: Reads) -> None:
         reads.fails = lambda slots: True
         with pytest.raises(ConfigError, match="out of memory on a single request"):

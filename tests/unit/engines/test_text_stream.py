@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -111,3 +112,82 @@ def test_a_real_tokenizer_gives_back_its_text(text: str) -> None:
     pieces = [found.push(i) for i in [*ids, tokenizer.eos_token_id]] + [found.finish()]
     assert "".join(pieces) == found.text == text  # the special token has no text
     assert "\ufffd" not in "".join(pieces)
+
+
+# --- SentencePiece ---------------------------------------------------------------------------
+
+WORDS = ["▁", "▁the", "▁y", "the", "y", "▁cat", "a", ".", "日", "本"]
+SPECIAL = ["<unk>", "<s>", "</s>", "<|x|>"]
+
+
+def sentencepiece(kind: str) -> Any:
+    """As Llama 2's tokenizer: `▁` is a space, other characters are bytes; the first space of a
+    decoded text goes, by `Strip` in one layout and by `Metaspace` in the other."""
+    from tokenizers import Tokenizer, decoders, models
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), *WORDS]
+    vocab = {piece: i for i, piece in enumerate(pieces)}
+    raw = Tokenizer(models.BPE(vocab=vocab, merges=[], unk_token="<unk>", byte_fallback=True))
+    llama = [
+        decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(),
+        decoders.Strip(" ", 1, 0),
+    ]  # fmt: skip
+    metaspace = [decoders.ByteFallback(), decoders.Metaspace()]
+    raw.decoder = decoders.Sequence(llama if kind == "llama" else metaspace)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw, unk_token="<unk>", bos_token="<s>", eos_token="</s>",
+        additional_special_tokens=["<|x|>"],
+    )  # fmt: skip
+
+
+def ids_of(tokenizer: Any, pieces: list[str]) -> list[int]:
+    """Characters outside the vocabulary are their bytes."""
+    vocab = tokenizer.get_vocab()
+    own = [[vocab[p]] if p in vocab else [4 + byte for byte in p.encode()] for p in pieces]
+    return [i for ids in own for i in ids]
+
+
+def streamed(tokenizer: Any, ids: list[int]) -> str:
+    found = TextStream(tokenizer)
+    text = "".join([*(found.push(i) for i in ids), found.finish()])
+    assert text == found.text
+    return text
+
+
+@pytest.mark.parametrize("kind", ["llama", "metaspace"])
+class TestSentencePiece:
+    @pytest.mark.parametrize(
+        ("pieces", "text"),
+        [
+            (["▁y", "<|x|>", "▁the"], "y the"),
+            (["▁y", "<|x|>", "<s>", "▁the", "</s>"], "y the"),
+            (["<s>", "▁the", "▁cat"], "the cat"),
+            (["<|x|>", "<|x|>", "▁the", "<|x|>", "▁cat"], "the cat"),
+            (["▁y", "▁", "▁the"], "y  the"),
+            (["▁", "▁the"], " the"),
+            (["▁y", "<|x|>", "▁", "<|x|>", "▁the"], "y  the"),
+            (["▁the", "😀", "<|x|>", "▁cat", "😀", "語"], "the😀 cat😀語"),
+            (["日", "本", "<|x|>", "語", "▁y"], "日本語 y"),
+        ],
+    )
+    def test_no_space_is_lost(self, kind: str, pieces: list[str], text: str) -> None:
+        tokenizer = sentencepiece(kind)
+        assert streamed(tokenizer, ids_of(tokenizer, pieces)) == text
+
+    def test_is_what_the_tokenizer_makes_of_the_whole(self, kind: str) -> None:
+        """A thousand answers of up to ten pieces, many of them special tokens."""
+        tokenizer, draw = sentencepiece(kind), random.Random(0)
+        for _ in range(1000):
+            pieces = draw.choices(
+                [*WORDS, *SPECIAL[1:] * 2, "😀", "é", "語"], k=draw.randint(1, 10)
+            )
+            ids = ids_of(tokenizer, pieces)
+            assert streamed(tokenizer, ids) == tokenizer.decode(ids, skip_special_tokens=True)
+
+    def test_a_broken_character_behind_a_whole_one(self, kind: str) -> None:
+        """The tokenizer drops both then (its run of bytes is no text); the whole one was said."""
+        tokenizer = sentencepiece(kind)
+        ids = [4 + byte for byte in "語".encode() + "語".encode()[:1]]
+        assert streamed(tokenizer, ids) == "語\ufffd"
+        assert streamed(tokenizer, [*ids, tokenizer.get_vocab()["y"]]) == "語\ufffdy"

@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 
 from trimtab import fusion
-from trimtab.engines.local.choosing import Fused, Settings, fuse, gated, uniforms
+from trimtab.engines.local.choosing import (
+    Fused,
+    Settings,
+    fuse,
+    gated,
+    require_numbers,
+    uniforms,
+)
 from trimtab.engines.local.drafting import Draft
 from trimtab.engines.local.fleet import Fleet, Speculation
 from trimtab.engines.local.open_slots import open_slots
@@ -71,8 +78,9 @@ class Batch:
     def place(self, slot: int, row: Row) -> None:
         """Let a request begin, or begin again, in an empty slot."""
         self.rows[slot], self._settings, row.prefilling = row, None, True
-        for state in self.states:
+        for state, sequences in zip(self.states, row.sequences, strict=True):
             state.condition(slot, row.plan.conditions)
+            state.outgrown(slot, sequences)
 
     def recall(self, slot: int) -> None:
         """Let a new request take over what the slots hold of its beginning."""
@@ -98,23 +106,29 @@ class Batch:
     # --- prompts -------------------------------------------------------------------------------
 
     def prefill(self, span: range) -> Chunks:
-        """Read one chunk of the prompts in some slots; who has read all of it gets a token."""
+        """Read one chunk of the prompts in some slots; who has read all of it gets a token.
+
+        A request that is read anew, with tokens of its own already, gets none here: it leaves its
+        last token to the next round, which so uses the same random numbers as ever.
+        """
         first, count = span.start, len(span)
         pending = [self._pending(slot) for slot in span]
-        width = min(max(pending), max(CHUNK // count, 1))
+        width = max(1, min(max(pending), max(CHUNK // count, 1)))
         if not self.can_rewind:
-            width = max(pending)  # after a state, recurrent layers go on token by token
+            width = max(1, *pending)  # after a state, recurrent layers go on token by token
         done = [n <= width for n in pending]
+        ready = [self.rows[slot] if go else None for slot, go in zip(span, done, strict=True)]
+        rows = [row if row and not row.ids else None for row in ready]
         logps: dict[str, Tensor] = {}
         for g, state in enumerate(self.states):
             tokens = [self._chunk(g, slot, width, go) for slot, go in zip(span, done, strict=True)]
-            logps |= state.read(first, tokens, [int(go) for go in done])
-        if not any(done):
-            return []
-        rows = [self.rows[slot] if go else None for slot, go in zip(span, done, strict=True)]
-        for row in rows:
+            if any(ids for own in tokens for ids in own):
+                logps |= state.read(first, tokens, [int(row is not None) for row in rows])
+        for row in ready:
             if row:
                 row.prefilling = False
+        if not any(rows):
+            return []
         settings = self._all_settings().rows(first, count)
         return self._plain(first, rows, fuse(settings, logps, self._fleet.arms), settings)
 
@@ -128,13 +142,15 @@ class Batch:
             if not (guides and state.group.index.keys() == {DRAFT})
             for sequence, n in zip(sequences, state.read_so_far[slot], strict=True)
         ]
-        return max(unread)
+        return max(unread) - (row.prefilling and bool(row.ids))
 
     def _chunk(self, g: int, slot: int, width: int, done: bool) -> list[list[int]]:
         """What a slot's streams read of their prompts now; the last token waits for all."""
         row = self.rows[slot]
         assert row is not None
         tokens: list[list[int]] = self.states[g].unread(slot, row.sequences[g])
+        if row.ids:
+            return [ids[:-1][:width] for ids in tokens]
         return tokens if done else [ids[: min(width, len(ids) - 1)] for ids in tokens]
 
     # --- rounds --------------------------------------------------------------------------------
@@ -156,14 +172,16 @@ class Batch:
         return self._verified(rows, draft, fused, settings)
 
     def _draft(self, rows: Sequence[Row | None], settings: Settings) -> Draft:
-        lengths = [
-            min(row.drafts.best(), row.sampling.max_new_tokens - len(row.ids) - 1) if row else 0
-            for row in rows
-        ]
+        lengths = [self._draft_length(row) if row else 0 for row in rows]
         if self._speculation is None or not any(lengths):
             return Draft([[] for _ in rows])
         draft: Draft = self._speculation.drafter.propose(rows, lengths, settings, self.states)
         return draft
+
+    def _draft_length(self, row: Row) -> int:
+        rooms = [state.room(own) for state, own in zip(self.states, row.sequences, strict=True)]
+        room = min((n for n in rooms if n is not None), default=row.sampling.max_new_tokens)
+        return min(row.drafts.best(), row.sampling.max_new_tokens - len(row.ids) - 1, room)
 
     def _read(
         self, rows: Sequence[Row | None], draft: Draft, settings: Settings
@@ -211,12 +229,8 @@ class Batch:
         tokens_B = fusion.choose(
             fused.shaped_BV, settings.temperature_B, uniform_B, samples=settings.samples
         )
-        if self._speculation:
-            for row in rows:
-                if row:
-                    row.drafts.learn(0, 0)
         tokens = [[token] for token in tokens_B.tolist()]
-        return self._push(first, rows, tokens, fused, 1)
+        return self._push(first, rows, tokens, fused, [0] * len(rows))
 
     def _verified(
         self, rows: Sequence[Row | None], draft: Draft, fused: Fused, settings: Settings
@@ -244,11 +258,7 @@ class Batch:
         tokens = [
             [*ids[:n], end] for ids, n, end in zip(draft.tokens, kept, ends.tolist(), strict=True)
         ]
-        for row, n, drafted in zip(rows, kept, lengths, strict=True):
-            if row:
-                row.drafts.learn(n, drafted)
-                row.drafted += drafted
-        return self._push(0, rows, tokens, fused, longest + 1)
+        return self._push(0, rows, tokens, fused, lengths)
 
     def _push(
         self,
@@ -256,9 +266,17 @@ class Batch:
         rows: Sequence[Row | None],
         tokens: Sequence[Sequence[int]],
         fused: Fused,
-        positions: int,
+        drafted: Sequence[int],
     ) -> Chunks:
         """Give the rows their tokens; finished ones leave."""
+        positions = 1 + max(drafted)
+        at = [
+            i * positions + m
+            for i, (row, own) in enumerate(zip(rows, tokens, strict=True))
+            for m in range(len(own))
+            if row
+        ]
+        require_numbers(fused, at, self._fleet.arms)
         if self._report:
             record(rows, tokens, fused, positions, self._fleet)
         shut = [] if fused.gated_B is None else fused.gated_B.view(-1, positions).tolist()
@@ -266,6 +284,8 @@ class Batch:
         for slot, (row, own) in enumerate(zip(rows, tokens, strict=True), start=first):
             if row is None:
                 continue
+            row.drafts.learn(len(own) - 1, drafted[slot - first])
+            row.drafted += drafted[slot - first]
             released, taken = "", 0
             for token in own:
                 released += row.push(token, self._fleet.ends)
@@ -277,6 +297,7 @@ class Batch:
             del row.reports[len(row.ids) :]  # what was accepted behind the end
             for state, sequences in zip(self.states, row.sequences, strict=True):
                 state.rewind(slot, [len(sequence) - 1 for sequence in sequences])
+                row.prefilling |= state.outgrown(slot, sequences)
             done = row.completion() if row.finish_reason else None
             if done:
                 self.free(slot)

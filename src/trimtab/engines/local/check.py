@@ -87,6 +87,7 @@ def _read(group: Group, cases: Mapping[str, Case]) -> dict[str, Tensor]:
     second = min(len(case.wanted.ids) - case.wanted.cut for case in cases.values())
     state = open_slots(group, 1, max(map(len, texts)) + 1)
     state.condition(0, {name: case.conditions for name, case in cases.items() if case.conditions})
+    state.outgrown(0, texts)
     found: list[dict[str, Tensor]] = []
     for piece in ([ids[:-second] for ids in texts], [ids[-second:] for ids in texts]):
         found.append(_own_positions(group, state.read(0, [piece], [max(map(len, piece))]), piece))

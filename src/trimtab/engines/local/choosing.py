@@ -16,6 +16,7 @@ from torch import Tensor
 from trimtab import fusion
 from trimtab.engines.local.rows import Row
 from trimtab.engines.local.streams import BASE
+from trimtab.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,29 @@ def fuse(settings: Settings, logps: Mapping[str, Tensor], arms: Sequence[str]) -
     logp_BV = fusion.fuse(base_BV, arms_KBV, weights_BK)
     shaped_BV = shape(settings, logp_BV)
     return Fused(base_BV, arms_KBV, logp_BV, shaped_BV, share_B, shut_B)
+
+
+def require_numbers(fused: Fused, at: Sequence[int], arms: Sequence[str]) -> None:
+    """Refuse NaN: a token would still be chosen, and mean nothing.
+
+    Args:
+        fused: of rows x positions.
+        at: the places among them that tokens were chosen at.
+        arms: names of the ARMs.
+
+    Raises:
+        ConfigError: a stream's logits are no numbers there; it is named.
+    """
+    # one NaN among the logits makes all log-probs NaN
+    streams = [fused.logp_BV, fused.logp_base_BV, *fused.logp_arms_KBV]
+    firsts = torch.stack([logp_BV[at, 0] for logp_BV in streams])
+    broken, *own = firsts.isnan().any(-1).tolist()
+    if broken:
+        named = [name for name, nan in zip((BASE, *arms), own, strict=True) if nan]
+        raise ConfigError(
+            f"the logits of {' and '.join(named) or 'the mixture'} are not numbers (NaN)",
+            "try --dtype float32; if that is no help, the weights are damaged",
+        )
 
 
 def shape(settings: Settings, logp_BV: Tensor) -> Tensor:

@@ -119,13 +119,15 @@ class ModelDrafter:
         missing_B1 = 1 + settings.weights_BK.sum(-1, keepdim=True) - own_B1
         found = [logps[name][:, 0].to(device) for name in self._arms]
         if self._has_draft:
-            mixed_BV = missing_B1 * logps[DRAFT][:, 0].to(device)
+            first_BV = logps[DRAFT][:, 0].to(device)
+            mixed_BV = missing_B1 * first_BV
         else:  # the ARMs stand in for what is missing, in proportion to their weights
             even_BK = torch.full_like(weights_BK, 1 / len(found))
             shares_BK = torch.where(own_B1 > 0, weights_BK / own_B1, even_BK)
             weights_BK = weights_BK + missing_B1 * shares_BK
-            mixed_BV = torch.zeros_like(found[0])
+            first_BV = found[0]
+            mixed_BV = torch.zeros_like(first_BV)
         for i, logp_BV in enumerate(found):
             weight_B1 = weights_BK[:, i : i + 1]
             mixed_BV = mixed_BV + torch.where(weight_B1 == 0, 0.0, weight_B1 * logp_BV)
-        return fusion.log_softmax(mixed_BV)
+        return fusion.normalised(mixed_BV, first_BV)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -31,7 +32,8 @@ class LocalEngine:
     """A frozen base steered by ARMs, in this process.
 
     Rows of one batch may have prompts of any length and each its own preference, strength,
-    sampling and seed.
+    sampling and seed. Threads may share an engine: their requests take turns, step by step, and a
+    stream that nobody reads any more holds nobody up.
 
     Args:
         base: the frozen model.
@@ -78,6 +80,8 @@ class LocalEngine:
             drafter = replace(drafter, model=share_weights(base.model))
         self.streams = [base, *arms, *([drafter] if drafter else [])]
         self.groups = group_streams(self.streams, pack=pack)
+        self._contexts = {name: group.context for group in self.groups for name in group.index}
+        self._lock = threading.RLock()
 
     @property
     def objectives(self) -> list[str]:
@@ -215,7 +219,7 @@ class LocalEngine:
             raise ConfigError(f"speculate is {speculate!r}", f"it is one of {', '.join(SPECULATE)}")
         groups = running(speculate, self.groups, self._ngram)
         names = [arm.name for arm in self.arms]
-        fleet = Fleet(groups, names, self.base.tokenizer, self.ends)
+        fleet = Fleet(groups, names, self.base.tokenizer, self.ends, self._lock)
         how = speculation(speculate, groups, names, self._ngram)
         return Scheduler(fleet, slots=slots, length=length, report=report, speculation=how)
 
@@ -230,7 +234,10 @@ class LocalEngine:
         return RowPlan(request, steering, [weight for weight, _ in shares], prompts, conditions)
 
     def _require_room(self, stream: Stream, prompt: int, response: int) -> None:
-        limits = {"the model reads": stream.context, "max_length is": self.max_length}
+        limits = {
+            "the model reads": self._contexts[stream.name],
+            "max_length is": self.max_length,
+        }
         for what, limit in limits.items():
             if limit is None or prompt + response <= limit:
                 continue

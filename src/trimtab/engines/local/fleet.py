@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from trimtab.engines.local.streams import Group
@@ -19,12 +20,14 @@ class Fleet:
         arms: names of the ARMs, in the order of the weights.
         tokenizer: the base's.
         ends: ids that end a turn.
+        lock: held during a step: the groups' layers know the rows of one forward at a time.
     """
 
     groups: Sequence[Group]
     arms: Sequence[str]
     tokenizer: Any
     ends: frozenset[int]
+    lock: threading.RLock = field(default_factory=threading.RLock)
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,15 @@ from torch import Tensor
 from trimtab.data.collate import position_ids
 from trimtab.engines.local.slots import Tokens, log_probs, unread
 from trimtab.engines.local.streams import Group
+from trimtab.errors import ConfigError
 
 
 class OwnCaches:
-    """The rows of one group, each request with the cache that its model makes; used as `Slots`."""
+    """The rows of one group, each request with the cache that its model makes; used as `Slots`.
+
+    Raises:
+        ConfigError: at the first `read`, with a model that makes none.
+    """
 
     can_rewind = False
 
@@ -32,6 +37,14 @@ class OwnCaches:
     def condition(self, slot: int, conditions: Mapping[str, Sequence[float]]) -> None:
         """As `Slots.condition`."""
         self._taken[slot] = self.group.coefficients(conditions).to(self.group.device)
+
+    def outgrown(self, slot: int, sequences: Sequence[Sequence[int]]) -> bool:
+        """Never: requests end before (`Group.context`)."""
+        return False
+
+    def room(self, sequences: Sequence[Sequence[int]]) -> int | None:
+        """No limit: nothing is drafted for these architectures."""
+        return None
 
     def read(self, first: int, tokens: Tokens, tails: Sequence[int]) -> dict[str, Tensor]:
         """As `Slots.read`."""
@@ -78,11 +91,19 @@ class OwnCaches:
             **{self._cache_name: self._caches[slot]},
             **options,
         )
-        self._caches[slot] = output[self._cache_name]
+        self._caches[slot] = output.get(self._cache_name)
+        if self._caches[slot] is None:
+            raise self._without_cache()
         for stream, row in enumerate(own):
             self.read_so_far[slot][stream] += len(row)
         hidden: Tensor = output.last_hidden_state
         return hidden
+
+    def _without_cache(self) -> ConfigError:
+        return ConfigError(
+            f"{type(self.group.lm).__name__} gives no cache of what it has read",
+            "it cannot be decoded here: take a model of another architecture",
+        )
 
     @property
     def _cache_name(self) -> str:

@@ -81,22 +81,24 @@ class Scheduler:
             )
         drafts = self._speculation.length() if self._speculation else DraftLength(0, 0, 0, 0)
         fleet = self._fleet
-        self.waiting.append(Row(self._keys, plan, fleet.groups, fleet.tokenizer, drafts))
-        self._keys += 1
-        return self._keys - 1
+        with fleet.lock:
+            self.waiting.append(Row(self._keys, plan, fleet.groups, fleet.tokenizer, drafts))
+            self._keys += 1
+            return self._keys - 1
 
     def cancel(self, key: int) -> None:
         """Forget a request, running or waiting; its slot is free at once."""
-        self.waiting = deque(row for row in self.waiting if row.key != key)
-        for slot, row in enumerate(self._batch.rows):
-            if row and row.key == key:
-                self._batch.free(slot)
+        with self._fleet.lock:
+            self.waiting = deque(row for row in self.waiting if row.key != key)
+            for slot, row in enumerate(self._batch.rows):
+                if row and row.key == key:
+                    self._batch.free(slot)
 
     def step(self) -> Chunks:
         """Read a chunk of prompts and decode one round: (key, text that was released)."""
         plain = not any(group.quantized for group in self._fleet.groups)
-        with torch.inference_mode(plain), torch.no_grad():  # some kernels bear no inference mode
-            return self._step()
+        with self._fleet.lock, torch.inference_mode(plain), torch.no_grad():
+            return self._step()  # some kernels bear no inference mode
 
     def _step(self) -> Chunks:
         chunks: Chunks = []

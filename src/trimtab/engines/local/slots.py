@@ -41,6 +41,9 @@ class Slots:
         self._taken = group.coefficients().repeat(slots, 1, 1)  # [slots, S, J]
         self._held_by = self._taken.clone()  # how what is held was read
         self._taken_NJ = self._taken.flatten(0, 1).to(group.device)
+        # what a stream has read also depends on whether it was read as a long row
+        self._long = [[False] * len(group.streams) for _ in range(slots)]
+        self._held_long = [[False] * len(group.streams) for _ in range(slots)]
         self._config = group.lm.config.get_text_config()
         # on a CPU attention over half-precision keys takes several times as long as over float32
         dtype = torch.float32 if group.device.type == "cpu" else group.lm.dtype
@@ -54,6 +57,28 @@ class Slots:
         streams = len(self.group.streams)
         self._taken[slot] = taken_SJ
         self._taken_NJ[slot * streams : (slot + 1) * streams] = taken_SJ.to(self.group.device)
+
+    def outgrown(self, slot: int, sequences: Sequence[Sequence[int]]) -> bool:
+        """Whether a stream's sequence is now of a length that changes what was read of it.
+
+        Then the stream has read nothing of it yet. Called whenever sequences have grown.
+        """
+        ropes, changed = self.group.ropes, False
+        if ropes is None:
+            return False
+        for stream, sequence in enumerate(sequences):
+            long = len(sequence) > ropes.original
+            if long != self._long[slot][stream]:
+                self._long[slot][stream], changed = long, True
+                self.read_so_far[slot][stream] = 0
+        return changed
+
+    def room(self, sequences: Sequence[Sequence[int]]) -> int | None:
+        """Tokens that may follow before a stream is outgrown; None without a limit."""
+        if not self.group.ropes:
+            return None
+        left = [self.group.ropes.original - len(sequence) for sequence in sequences]
+        return min((n for n in left if n >= 0), default=None)
 
     def read(self, first: int, tokens: Tokens, tails: Sequence[int]) -> dict[str, Tensor]:
         """Append tokens to some slots' streams.
@@ -79,6 +104,7 @@ class Slots:
                 if own:
                     held[n:] = own
                     self._held_by[slot, stream] = self._taken[slot, stream]
+                    self._held_long[slot][stream] = self._long[slot][stream]
                 self.read_so_far[slot][stream] += len(own)
         if not any(tails):
             return {}
@@ -102,11 +128,15 @@ class Slots:
         step_T = torch.arange(width, device=device)
         at_NT = before_N1 + step_T
         upto = min(max(before) + width, self._cache.length)
-        written_NT = at_NT.where(step_T < new_N1, self._cache.length)  # padding is thrown away
+        real_NT = step_T < new_N1
+        written_NT = at_NT.where(real_NT, self._cache.length)  # padding is thrown away
         self._cache.open(first * streams, written_NT, upto)
         self.group.open_rows(self._rows(first, len(ids) // streams))
-        # padding may lie beyond the last position of the model; any position will do for it
-        positions_NT = at_NT.clamp(max=self._cache.length - 1)
+        if self.group.ropes:
+            slots = self._long[first : first + len(ids) // streams]
+            self.group.ropes.open([long for slot in slots for long in slot])
+        # padding could lie beyond the model's last position, or where ropes turn otherwise
+        positions_NT = at_NT.where(real_NT, 0)
         hidden: Tensor = self.group.lm.base_model(
             input_ids=ids_NT,
             position_ids=positions_NT,
@@ -141,6 +171,7 @@ class Slots:
         lengths = [
             common_prefix(held[stream], ids[:-1])
             if torch.equal(self._held_by[i, stream], self._taken[slot, stream])
+            and self._held_long[i][stream] == self._long[slot][stream]
             else 0
             for i, held in enumerate(self._held)
         ]
@@ -151,6 +182,7 @@ class Slots:
     def move(self, source: int, target: int) -> None:
         """Continue a request in another slot."""
         self._take(target, self._taken[source])
+        self._long[target] = list(self._long[source])
         for stream, length in enumerate(self.read_so_far[source]):
             if length:  # else what the target holds can still be recalled
                 self._copy(source, target, stream, length)
@@ -162,6 +194,7 @@ class Slots:
             self._cache.copy_row(source * streams + stream, target * streams + stream, length)
         self._held[target][stream] = self._held[source][stream][:length]
         self._held_by[target, stream] = self._held_by[source, stream]
+        self._held_long[target][stream] = self._held_long[source][stream]
         self.read_so_far[target][stream] = length
 
     def clear(self, slot: int) -> None:

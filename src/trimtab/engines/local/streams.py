@@ -16,7 +16,7 @@ from trimtab.arms.load import share_weights
 from trimtab.arms.vocab import VocabularyMap
 from trimtab.data.pairs import Prompt
 from trimtab.data.tokenize import PromptFormat, prompt_ids
-from trimtab.engines.local import attention
+from trimtab.engines.local import attention, ropes
 from trimtab.engines.local.costs import pass_cost
 from trimtab.engines.local.linear import join_layers
 from trimtab.errors import ConfigError
@@ -58,8 +58,9 @@ class Stream:
     def context(self) -> int | None:
         """Tokens the model can read, where it has a limit."""
         config = self.model.config.get_text_config()
-        limit = getattr(config, "max_position_embeddings", None)
-        return int(limit) if limit else None
+        names = ("max_position_embeddings", "max_seq_len")  # MPT's is the second
+        limits = [getattr(config, name, None) or 0 for name in names]
+        return min((int(limit) for limit in limits if limit > 0), default=None)
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """The prompt in this model's own template; an empty one is a `ConfigError`."""
@@ -105,6 +106,7 @@ class Group:
         self.in_slots = attention.reads_slots(self.lm, self.parameters)
         if self.in_slots:
             self.lm.set_attn_implementation(attention.NAME)
+        self.ropes = ropes.by_row(self.lm) if self.in_slots else None
         adapters = [stream.adapter for stream in unique if stream.adapter is not None]
         self.terms = None
         if self.model is self.lm:  # PEFT's own layers look into the layers that they wrap
@@ -116,6 +118,14 @@ class Group:
         """Where the weights are."""
         device: torch.device = self.model.device
         return device
+
+    @property
+    def context(self) -> int | None:
+        """Tokens that its streams can read, where there is a limit."""
+        limits = [self.streams[0].context]
+        if not self.in_slots:  # what such a cache holds cannot be read anew as a long row's
+            limits += [n for module in self.lm.modules() for n in ropes.originals(module)]
+        return min((n for n in limits if n), default=None)
 
     def without(self, name: str) -> Group:
         """The same group when one of its streams does not run."""

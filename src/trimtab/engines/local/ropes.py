@@ -1,0 +1,95 @@
+"""Rotary positions that depend on a row's length (LongRoPE): each row by its own.
+
+transformers decides for a whole forward: once its last position lies beyond the length that the
+model was first trained for, every row's every position is turned by the long factors. Reading one
+row from the start, without a cache, that is right; so a row that grows beyond is read anew.
+
+Dynamic NTK changes only beyond `max_position_embeddings`, where no request may go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trimtab.errors import ConfigError
+
+_KIND = "longrope"
+
+
+class RowLengths:
+    """Which rows of the current forward are long.
+
+    Args:
+        original: tokens up to which a row is short.
+    """
+
+    def __init__(self, original: int) -> None:
+        self.original = original
+        self._long: Sequence[bool] = ()
+
+    def open(self, long: Sequence[bool]) -> None:
+        """Set the rows of the next forward."""
+        self._long = long
+
+    def turn(self, rope: Any, x: Tensor, positions_NT: Tensor, *args: Any, **options: Any) -> Any:
+        """What a rotary module gives for positions, each row by its length."""
+        if not any(self._long):  # then no position lies beyond
+            return rope(x, positions_NT, *args, **options)
+        # one more position, beyond, tells the module that the rows are long
+        beyond_N1 = positions_NT.new_full((len(positions_NT), 1), self.original)
+        far_NT = torch.cat([positions_NT, beyond_N1], 1)
+        long = [part[:, :-1] for part in rope(x, far_NT, *args, **options)]
+        if all(self._long):
+            return tuple(long)
+        long_N11 = torch.tensor(self._long, device=positions_NT.device)[:, None, None]
+        near_NT = positions_NT.where(~long_N11[..., 0], 0)
+        short = rope(x, near_NT, *args, **options)
+        return tuple(torch.where(long_N11, a, b) for a, b in zip(long, short, strict=True))
+
+
+class RowRope(nn.Module):
+    """A rotary module in its place in the model, asked for each row by its length."""
+
+    def __init__(self, inner: nn.Module, lengths: RowLengths) -> None:
+        super().__init__()
+        self.inner, self._lengths = inner, lengths
+
+    def forward(self, x: Tensor, position_ids: Tensor, *args: Any, **options: Any) -> Any:
+        """As the module's: (cos, sin), each [N, T, D]."""
+        return self._lengths.turn(self.inner, x, position_ids, *args, **options)
+
+
+def by_row(lm: nn.Module) -> RowLengths | None:
+    """Let a model's rotary modules, in place, go by each row's length; None if none needs to.
+
+    Raises:
+        ConfigError: they differ in the length at which they change.
+    """
+    found = {name: m for name, m in lm.named_modules() if originals(m)}
+    if not found:
+        return None
+    lengths = {length for module in found.values() for length in originals(module)}
+    if len(lengths) > 1:
+        raise ConfigError(
+            f"{type(lm).__name__} has LongRoPE layers of several lengths", "it cannot be run here"
+        )
+    rows = RowLengths(*lengths)
+    for name, module in found.items():
+        lm.set_submodule(name, RowRope(module, rows))
+    return rows
+
+
+def originals(module: Any) -> set[int]:
+    """Lengths up to which a rotary module's LongRoPE is short."""
+    kinds = getattr(module, "rope_type", None)
+    if not isinstance(kinds, str | dict) or _KIND not in (
+        kinds.values() if isinstance(kinds, dict) else [kinds]
+    ):
+        return set()
+    given = module.config.rope_parameters
+    layers = [given] if isinstance(kinds, str) else [given[k] for k in kinds if kinds[k] == _KIND]
+    return {int(layer["original_max_position_embeddings"]) for layer in layers}
