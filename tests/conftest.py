@@ -92,13 +92,12 @@ def write_jsonl(path: Path, rows: list[Any]) -> Path:
     return path
 
 
-def train_with_processes(
+def command_of_processes(
     processes: int, model: Path, data: Path, output: Path, *options: object
-) -> dict[str, Any]:
-    """The adapter of `trimtab train` over so many DDP processes, 8 pairs a step together."""
-    from safetensors.torch import load_file
-
+) -> list[str]:
+    """`trimtab train` over so many DDP processes, 8 pairs a step together."""
     command = [
+        sys.executable,
         *("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"),
         *("-m", "trimtab", "train", "--model", model, "--data", data),
         *("--output-dir", output, "--split", "none", "--lora-dropout", "0", *options),
@@ -106,9 +105,17 @@ def train_with_processes(
         *("--per-device-train-batch-size", 8 // processes),
         *("--gradient-accumulation-steps", "1"),
     ]
-    done = subprocess.run(
-        [sys.executable, *map(str, command)], capture_output=True, text=True, check=True
-    )
+    return [str(word) for word in command]
+
+
+def train_with_processes(
+    processes: int, model: Path, data: Path, output: Path, *options: object
+) -> dict[str, Any]:
+    """The adapter of a training over so many processes."""
+    from safetensors.torch import load_file
+
+    command = command_of_processes(processes, model, data, output, *options)
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert len(json.loads(done.stdout)) == 1  # the first process alone prints
     return load_file(output / "adapter_model.safetensors")
 

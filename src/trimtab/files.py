@@ -117,6 +117,8 @@ def _make_folder(folder: Path) -> list[Path]:
             folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise OutputError(f"{folder} is no folder: a file is there", "choose another") from None
+    except FileNotFoundError as error:  # /proc, a dangling link
+        raise OutputError(f"cannot make {folder} ({error.strerror})", "choose another") from None
     return missing
 
 

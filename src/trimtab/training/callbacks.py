@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from trimtab.files import write_text
+from trimtab.training.processes import processes
 from trimtab.training.resume import keep_newest, seal
 
 Progress = Callable[[str, int, int], None]
@@ -62,7 +62,7 @@ class Checkpoints(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Wait until every process has written its part."""
-        PartialState().wait_for_everyone()
+        processes().wait_for_everyone()
         if state.is_world_process_zero:
             seal(self._folder / f"checkpoint-{state.global_step}")
             keep_newest(self._folder, self._keep)

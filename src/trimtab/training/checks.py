@@ -11,10 +11,12 @@ if TYPE_CHECKING:
     from trimtab.training.config import TrainConfig
 
 _POSITIVE = (
-    "max_length", "lora_r", "per_device_train_batch_size", "gradient_accumulation_steps",
-    "per_device_eval_batch_size", "head_chunk_tokens", "learning_rate", "num_train_epochs",
-    "preference_alpha",
+    "max_length", "lora_r", "lora_alpha", "scale", "per_device_train_batch_size",
+    "gradient_accumulation_steps", "per_device_eval_batch_size", "head_chunk_tokens",
+    "learning_rate", "num_train_epochs", "preference_alpha", "logging_steps", "eval_steps",
+    "save_steps",
 )  # fmt: skip
+_NOT_NEGATIVE = ("warmup_steps", "weight_decay", "max_grad_norm", "save_total_limit")
 
 
 def check(config: TrainConfig) -> None:
@@ -25,6 +27,12 @@ def check(config: TrainConfig) -> None:
     """
     for name in _POSITIVE:
         _require(config, name, 0 < getattr(config, name) < math.inf, "it must be more than 0")
+    for name in _NOT_NEGATIVE:
+        _require(config, name, 0 <= getattr(config, name) < math.inf, "it must be 0 or more")
+    _require(config, "margin", math.isfinite(config.margin), "it must be a number")
+    _require(config, "lora_dropout", 0 <= config.lora_dropout < 1, "it must be in [0, 1)")
+    steps = config.max_steps
+    _require(config, "max_steps", steps == -1 or steps > 0, "it must be 1 or more, or -1 for none")
     good = 0 <= config.label_smoothing < 0.5
     _require(config, "label_smoothing", good, "it must be in [0, 0.5)")
     _require(config, "seed", 0 <= config.seed < 2**32, "it must be in [0, 4294967295]")

@@ -174,7 +174,7 @@ class TrainConfig:
     """With `--save-strategy steps`: every so many steps, or below 1 this share of all steps."""
 
     save_total_limit: int = 1
-    """Checkpoints kept."""
+    """Checkpoints kept; 0 keeps all."""
 
     resume_from_checkpoint: str | None = None
     """`auto` continues an interrupted run in the output directory (and starts a new one where there

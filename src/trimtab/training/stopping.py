@@ -11,25 +11,15 @@ from types import FrameType
 from typing import Any
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import reduce
 from torch import nn
 from transformers import TrainerCallback
 
 from trimtab.errors import TrainingError
+from trimtab.training.processes import any_process
 
 IMPATIENT = 1.0
 """Seconds after which a second signal stops at once. A launcher may send one twice: its own, and
 the terminal's or the scheduler's that it passes on."""
-
-
-def any_process(flag: bool) -> bool:
-    """Whether any process says so. Every process has to ask."""
-    state = PartialState()
-    if state.num_processes == 1:
-        return flag
-    found: float = reduce(torch.tensor([float(flag)], device=state.device), "sum").item()
-    return found > 0
 
 
 class CleanStop(TrainerCallback):

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import transformers
-from accelerate import PartialState
 
 from trimtab.errors import TrainingError
 from trimtab.files import only_writer, storage_errors
 from trimtab.training.build import build_trainer
 from trimtab.training.callbacks import Progress
 from trimtab.training.inputs import Inputs, prepare_inputs
+from trimtab.training.processes import processes
 from trimtab.training.resume import RESULTS, Start, begin, newest_checkpoint
 from trimtab.training.run import Interrupted, Plan, TrainResult
 from trimtab.training.save import save_result
@@ -33,14 +33,14 @@ def carry_out(plans: Sequence[Plan], progress: Progress | None) -> list[TrainRes
         TrimtabError: what `train` says.
         Interrupted: a signal.
     """
-    first = PartialState().is_main_process
+    first = processes().is_main_process
     progress = progress if first else None
     with ExitStack() as locks:
         for plan in plans if first else ():
             locks.enter_context(only_writer(plan.folder, folder=True))
-        PartialState().wait_for_everyone()  # no process looks before the folders are ours
+        processes().wait_for_everyone()  # no process looks before the folders are ours
         runs = [_prepare(plan, progress) for plan in plans]
-        PartialState().wait_for_everyone()  # no process writes before all have looked
+        processes().wait_for_everyone()  # no process writes before all have looked
         return [run.go(progress) for run in runs]
 
 
@@ -62,7 +62,7 @@ class _Run:
         folder, config = self.plan.folder, self.plan.config
         if self.start.done:
             return self._result(json.loads((folder / RESULTS).read_text()))
-        first = PartialState().is_main_process
+        first = processes().is_main_process
         if first:
             for line in self.inputs.report.lines():
                 logger.warning("%s", line)

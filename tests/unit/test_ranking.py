@@ -1,0 +1,42 @@
+"""One rule for every accuracy: a tie counts one half."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from trimtab.data.pairs import Pair
+from trimtab.evaluation.accuracy import _ranked_right
+from trimtab.evaluation.floors import longer_is_better
+from trimtab.evaluation.scoring import Scored
+from trimtab.ranking import ranked_right
+from trimtab.training.trainer import pair_metrics
+
+REWARDS = [(2.0, 1.0), (1.0, 1.0), (0.0, 3.0), (-1.0, -1.0)]  # right, a tie, wrong, a tie: 2 of 4
+
+
+def test_a_tie_counts_one_half() -> None:
+    assert ranked_right(a - b for a, b in REWARDS) == 2.0
+    assert ranked_right([]) == 0
+    assert math.isnan(ranked_right([1.0, math.nan]))
+    assert ranked_right([math.inf, -math.inf]) == 1.0
+
+
+def test_training_and_measuring_count_alike() -> None:
+    assert pair_metrics(np.array(REWARDS, dtype=np.float32))["accuracy"] == 0.5
+
+    class Model:
+        def style_of(self, pair: Pair) -> str:
+            return "raw"
+
+        def score(self, prompts: list[str], texts: list[str], **_: object) -> list[Scored]:
+            return [Scored(float(text)) for text in texts]
+
+    pairs = [Pair("x", str(a), str(b)) for a, b in REWARDS]
+    assert _ranked_right(Model(), pairs, 4, None) == 2.0  # type: ignore[arg-type]
+    assert longer_is_better(pairs) == 2.0  # both sides of each are as long: four ties
+
+
+def test_a_model_of_no_numbers_has_no_accuracy() -> None:
+    assert math.isnan(pair_metrics(np.array([[math.nan, 1.0]]))["accuracy"])
