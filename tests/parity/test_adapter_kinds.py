@@ -1,4 +1,4 @@
-"""Every kind of adapter that PEFT makes is PEFT's reward here or refused; none writes to the base."""
+"""Every kind of adapter of PEFT's gives PEFT's reward or is refused; none writes to the base."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ KINDS: dict[str, Callable[[], peft.PeftConfig]] = {
     "prefix tuning": other(peft.PrefixTuningConfig, **VIRTUAL),
     "p-tuning": other(peft.PromptEncoderConfig, encoder_hidden_size=16, **VIRTUAL),
 }
-REFUSED = {"alora", "prompt tuning", "prefix tuning", "p-tuning", "layer replication"}
+REFUSED = {"alora", "prompt tuning", "prefix tuning", "p-tuning"}
 """They need more than a forward through the backbone's own layers, which is all that the engine
 and the scorer run."""
 
@@ -122,6 +122,7 @@ def rewards(engine: LocalEngine) -> tuple[list[int], list[float]]:
     return answer.token_ids, [token.rewards["one"] for token in answer.tokens]
 
 
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")  # PEFT's SHiRA
 @pytest.mark.parametrize("kind", KINDS)
 def test_rewards_are_pefts_or_it_is_refused(kind: str, base_dir: Path, tmp_path: Path) -> None:
     folder = saved(tmp_path / "arm", base_dir, KINDS[kind]())
@@ -153,6 +154,7 @@ def scored_by_peft(base: Path, folder: Path) -> float:
     return sum(float(logp[len(prompt) + i - 1, token]) for i, token in enumerate(response))
 
 
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_base_is_never_written_to(kind: str, base_dir: Path, tmp_path: Path) -> None:
     folder = saved(tmp_path / "arm", base_dir, KINDS[kind]())
@@ -162,7 +164,7 @@ def test_the_base_is_never_written_to(kind: str, base_dir: Path, tmp_path: Path)
     assert tensors_hash(base) == before
     assert [p.data_ptr() for p in base.parameters()] == addresses
     theirs = by_peft(base_dir, folder)
-    ids = list(range(4, 20)) + [2] + list(range(20, 30))
+    ids = [*range(4, 20), 2, *range(20, 30)]
     assert torch.allclose(forward(model, ids), forward(theirs, ids), atol=1e-4)
     assert tensors_hash(base) == before
     assert tensors_hash(load_model(str(base_dir))) == before
@@ -202,8 +204,8 @@ class TestWeightsThatDoNotFit:
     @pytest.mark.parametrize(
         ("how", "named"),
         [
-            (lambda t: {k.replace("model.model.", "model.language_model."): v for k, v in t.items()},
-             "language_model"),
+            (lambda t: {k.replace("model.model.", "model.other."): v for k, v in t.items()},
+             "other"),
             (lambda t: {k: v for k, v in t.items() if "lora_B" not in k}, "lora_B"),
             (lambda t: {k: v for k, v in t.items() if "layers.1" not in k}, r"layers\.1"),
             (lambda t: {**t, "base_model.model.extra.weight": torch.ones(2)}, "extra"),

@@ -15,7 +15,6 @@ from trimtab.arms.classifiers import is_classifier
 from trimtab.arms.conditioned_files import with_conditioned_adapter
 from trimtab.arms.folder import (
     adapter_revision,
-    canonical,
     check_folder,
     is_adapter,
     is_conditioned,
@@ -164,8 +163,6 @@ def load_model(
             "name a folder with config.json and safetensors weights, or a hub id that has them",
         ) from error
     require_whole_model(name, report, fresh=fresh)
-    if source != name:
-        model.name_or_path = model.config._name_or_path = canonical(name)  # what adapters record
     return model.to(device).eval()
 
 

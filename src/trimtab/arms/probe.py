@@ -20,7 +20,7 @@ ANSWER = (
     "You need flour, water, salt and yeast. Mix them, knead the dough for ten minutes, let it rise "
     "until it has doubled, and bake it in a hot oven until the crust is brown."
 )
-_TOKENS = 64
+_TOKENS, _DISTINCT = 64, 8
 _FLOOR = {torch.float32: 1e-3, torch.float64: 1e-3}
 """Nats. Kernels differ by 1e-5 in float32 on models of 30 layers; a wrong layer by tenths."""
 _HALF_FLOOR = 0.1
@@ -94,6 +94,11 @@ def probe_ids(
         condition: ids that switch the model's adapter on; they go before the answer.
     """
     prompt, answer = response_ids(tokenizer, PROMPT, ANSWER, style)
+    if len({*prompt, *answer}) < _DISTINCT:  # a vocabulary that does not spell English
+        known = sorted({*tokenizer.get_vocab().values()} - {*tokenizer.all_special_ids})
+        every = max(1, len(known) // _TOKENS)
+        prompt, answer = known[::every][: _TOKENS // 2], known[::every][_TOKENS // 2 :]
+        answer = answer or prompt
     length = min(_TOKENS, limit or _TOKENS)
     prompt = prompt[: length // 2]
     ids = [*prompt, *condition, *answer][:length]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import transformers
-from tokenizers import pre_tokenizers, processors
+from tokenizers import Tokenizer, pre_tokenizers, processors
 
 from trimtab.errors import ModelLoadError
 
@@ -56,6 +57,7 @@ def load_gguf_tokenizer(path: Path, fields: Fields) -> Any:
     if pre in _WHOLE_WORDS and fields.get("tokenizer.ggml.model") == "gpt2":
         backend.model.ignore_merges = True
     _frame(tokenizer, fields)
+    tokenizer = _without_strangers(tokenizer, fields)
     _check_vocabulary(path, tokenizer, fields)
     return tokenizer
 
@@ -97,6 +99,24 @@ def _frame(tokenizer: Any, fields: Fields) -> None:
     byte_level = isinstance(own, processors.ByteLevel)
     tokenizer.backend_tokenizer.post_processor = (
         processors.Sequence([own, framed]) if byte_level else framed
+    )
+
+
+def _without_strangers(tokenizer: Any, fields: Fields) -> Any:
+    """Without tokens that the reader's tokenizer class brings along (`<|endoftext|>`, say): their
+    ids lie behind the model's embeddings."""
+    count = len(fields["tokenizer.ggml.tokens"])
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    kept = [token for token in state["added_tokens"] if token["id"] < count]
+    if len(kept) == len(state["added_tokens"]):
+        return tokenizer
+    state["added_tokens"] = kept
+    names = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+    ids = {name: fields.get(f"tokenizer.ggml.{own}_token_id") for name, own in names.items()}
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(state)),
+        chat_template=tokenizer.chat_template,
+        **{n: fields["tokenizer.ggml.tokens"][i] for n, i in ids.items() if i is not None},
     )
 
 

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from oracle import word_tokenizer
 from torch import Tensor
 
 from trimtab.data.collate import PairCollator, Side, pad_rows
 from trimtab.data.tokenize import TokenPair
 from trimtab.errors import ConfigError
-from trimtab.training.logprobs import check_head, response_logp
+from trimtab.training.logprobs import check_rewards, response_logp
 from trimtab.training.trainer import ArmRewards
 
 V = 40
@@ -70,7 +71,7 @@ def by_hand(model: Any) -> list[float]:
 @pytest.mark.parametrize("chunk", [1, 3, 1000])
 def test_numbers_are_the_plain_models(name: str, chunk: int) -> None:
     model = build(name)
-    check_head(model)
+    check_rewards(model, word_tokenizer(V), "raw", name="the model")
     with torch.no_grad():
         logp, row = response_logp(model, pad_rows(ROWS, 0), chunk=chunk)
     assert logp.dtype == torch.float32
@@ -185,8 +186,9 @@ def test_an_unknown_change_after_the_head_is_refused() -> None:
             return output
 
     torch.manual_seed(1)
-    with pytest.raises(ConfigError, match="changes its logits"):
-        check_head(Odd(transformers.LlamaConfig(**COMMON)))
+    odd = Odd(transformers.LlamaConfig(**COMMON))
+    with pytest.raises(ConfigError, match=r"rewards of the model .* nats a token off"):
+        check_rewards(odd, word_tokenizer(V), "raw", name="the model")
 
 
 def test_rewards_of_pairs() -> None:
