@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trimtab.arms.classifiers import require_language_model
 from trimtab.arms.folder import (
     check_folder,
     conditioned_on,
@@ -189,6 +190,7 @@ def _objective_of(guide: str, folder: str, *, single: bool) -> str:
             f"{folder} was trained with --method {sidecar.method}: it scores whole responses",
             "guide with an ARM; a trajectory model can only judge",
         )
+    require_language_model(folder)
     if not sidecar.objective and single:
         raise ConfigError(
             f"the ARM {folder} names no objective",

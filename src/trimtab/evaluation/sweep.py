@@ -47,7 +47,8 @@ class Sweep:
         prompt_format: how plain-text prompts are read.
         dtype: of the weights.
         device: where models run; the GPU by default where there is one.
-        trust_remote_code: run model code that comes with a checkpoint.
+        trust_remote_code: names of the models whose checkpoints' own code may run: `base`, or what
+            an ARM is called in its guide.
         batch_size: responses decoded together.
     """
 
@@ -60,7 +61,7 @@ class Sweep:
     prompt_format: Literal["auto", "chat", "raw"] = "auto"
     dtype: DType = "auto"
     device: str | None = None
-    trust_remote_code: bool = False
+    trust_remote_code: Sequence[str] = ()
     batch_size: int = 32
 
     @property
@@ -165,15 +166,16 @@ def require_vocabularies(sweep: Sweep) -> None:
     from trimtab.engines.local.readers import check_vocabularies
 
     arms: dict[str, str] = {}
+    trusted = {*sweep.trust_remote_code}
     for guide in sweep.guides:
         loads = guide.loads()
         for seeds, folders in loads:
             seed = f", seed {seeds[0]}" if len(loads) > 1 else ""
-            arms |= {
-                f"{'' if name == guide.name else f'{name} of '}{guide.name}{seed}": folder
-                for name, folder in folders.items()
-            }
-    check_vocabularies(sweep.base, arms, Origins())
+            for name, folder in folders.items():
+                told = f"{'' if name == guide.name else f'{name} of '}{guide.name}{seed}"
+                arms[told] = folder
+                trusted |= {told} if name in sweep.trust_remote_code else set()
+    check_vocabularies(sweep.base, arms, Origins(frozenset(trusted)))
 
 
 def respond(
@@ -217,7 +219,7 @@ def _load(sweep: Sweep, guide: Guide, arms: Mapping[str, str]) -> LocalEngine:
         dtype=sweep.dtype,
         device=sweep.device,
         prompt_format=sweep.prompt_format,
-        trust_remote_code=[],
+        trust_remote_code=[name for name in sweep.trust_remote_code if name in (BASE, *arms)],
         **more,
     )
 
