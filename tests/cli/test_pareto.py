@@ -445,6 +445,14 @@ REFUSED: list[tuple[Sequence[object], str]] = [
     ),
     ((*GUIDE, "--preference-step", 1e-6), "the sweep needs 4000008 responses"),
     ((*GUIDE, "--max-new-tokens", 1000), "but the model reads 256"),
+    (
+        (*GUIDE, "--revision", "funny=v2"),
+        "no model is called 'funny'; there are base, g, happy",
+    ),
+    ((*GUIDE, "--revision", "happy=v2"), "a revision for 'happy', whose scorer is no model"),
+    ((*GUIDE, "--revision", "g=v2"), "a revision for loras, which is on this machine"),
+    ((*GUIDE, "--revision", "v2"), "which is on this machine; leave it out"),
+    ((*GUIDE, "--trust-remote-code", "funny"), "no model is called 'funny'"),
 ]
 
 

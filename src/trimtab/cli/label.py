@@ -58,6 +58,7 @@ def main(argv: Sequence[str]) -> int:
     objectives = options.objectives()
     if "chosen" in objectives:
         raise ConfigError("an objective is called 'chosen'", "that is the data's own verdict")
+    options.require_names()
     costs = options.cost_names(objectives)
     from trimtab.evaluation.labelling import (
         lacks_some,

@@ -161,6 +161,7 @@ def _reference(text: str, objectives: Sequence[str]) -> Reference:
 def _plan(options: ParetoOptions, objectives: Sequence[str]) -> tuple[Sweep, Design, RowReport]:
     """What to do, checked before any model is loaded."""
     from trimtab.arms.folder import check_folder
+    from trimtab.arms.origins import parse_revisions
     from trimtab.evaluation.front_report import Design
     from trimtab.evaluation.guides import read_guides
     from trimtab.evaluation.prompts import read_prompts
@@ -168,13 +169,16 @@ def _plan(options: ParetoOptions, objectives: Sequence[str]) -> tuple[Sweep, Des
 
     costs, sampling = options.cost_names(objectives), options.sampling()
     check_folder(options.base, what="base model")
+    revisions = parse_revisions(options.revision)
     guides = read_guides(
         options.guide,
         options.soup,
         objectives=objectives,
         seeds=options.seeds,
         strength=parse_strength(options.strength),
+        revisions=revisions,
     )
+    options.require_names("base", *(name for guide in guides for name in guide.names))
     prompts, unusable = read_prompts(options.prompts, options.prompts_limit)
     points = _preferences(options, objectives, len(guides), len(prompts))
     sweep = Sweep(
@@ -189,6 +193,7 @@ def _plan(options: ParetoOptions, objectives: Sequence[str]) -> tuple[Sweep, Des
         device=options.device,
         trust_remote_code=options.trust_remote_code,
         batch_size=options.batch_size,
+        revision=revisions.get("base"),
     )
     names = [guide.name for guide in guides]
     return sweep, Design(names, objectives, costs, points, options.seeds, len(prompts)), unusable

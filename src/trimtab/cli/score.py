@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
     if options.batch_size < 1:
         raise ConfigError(f"--batch-size is {options.batch_size}", "it must be 1 or more")
     items = [item for place, row in read_rows(options.input) for item in _items(place, row)]
-    options.arm = fetch(options.arm, what="reward model")
+    options.arm = fetch(options.arm, what="reward model", revision=options.revision)
     if options.output is None:
         _print(_score(options, items, None), as_json=options.json)
         return 0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from trimtab.arms.origins import Origins, parse_revisions
 from trimtab.cli.options import ModelsOptions
 from trimtab.errors import ConfigError
 from trimtab.steering import require_name
@@ -70,6 +71,11 @@ class ScorerOptions(ModelsOptions):
             _require_known(name, list(specs), "--rubric")
         return specs
 
+    def require_names(self, *others: str) -> None:
+        """Refuse origins of models that there are not, besides scorers and the others."""
+        names = [*others, *self._specs()]
+        Origins.of(names, self.trust_remote_code, parse_revisions(self.revision))
+
     def _rubrics(self) -> Mapping[str, str]:
         return named_entries(self.rubric, "--rubric", 'helpful="does what was asked"')
 
@@ -77,7 +83,7 @@ class ScorerOptions(ModelsOptions):
         """Objective -> scorer, all checked; no weight is loaded."""
         from trimtab.evaluation.scorers import load_scorer
 
-        rubrics = self._rubrics()
+        rubrics, revisions = self._rubrics(), parse_revisions(self.revision)
         return {
             name: load_scorer(
                 spec,
@@ -87,6 +93,7 @@ class ScorerOptions(ModelsOptions):
                 dtype=self.dtype,
                 device=self.device,
                 trust_remote_code=name in self.trust_remote_code,
+                revision=revisions.get(name),
             )
             for name, spec in self._specs().items()
         }

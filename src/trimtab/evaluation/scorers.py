@@ -114,6 +114,7 @@ def load_scorer(
     dtype: DType = "auto",
     device: str | None = None,
     trust_remote_code: bool = False,
+    revision: str | None = None,
 ) -> Scorer:
     """Make a scorer from what a user wrote.
 
@@ -126,11 +127,15 @@ def load_scorer(
         dtype: of a reward model's weights.
         device: where a reward model goes; the GPU by default where there is one.
         trust_remote_code: run model code that comes with a checkpoint.
+        revision: of a hub id: a branch, tag or commit.
 
     Raises:
         ConfigError: a spec that means nothing, a rule that cannot be imported.
         MissingFileError, ModelLoadError: a folder that is not there or cannot be loaded.
     """
+    is_model = not spec.startswith("judge:") and (Path(spec).exists() or ":" not in spec)
+    if revision is not None and not is_model:
+        raise ConfigError(f"a revision for {objective!r}, whose scorer is no model", "leave it out")
     if spec.startswith("judge:"):
         from trimtab.evaluation.judge import Judge
 
@@ -146,7 +151,8 @@ def load_scorer(
     if not spec or (not Path(spec).exists() and ":" in spec):
         raise ConfigError(f"cannot read the scorer {spec!r} of {objective!r}", SPECS)
     options = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
-    return ModelScorer(spec, batch_size, options)
+    folder = fetch(spec, what="reward model", revision=revision)
+    return ModelScorer(folder, batch_size, options)
 
 
 class ModelScorer(Scorer):

@@ -50,6 +50,7 @@ class Sweep:
         trust_remote_code: names of the models whose checkpoints' own code may run: `base`, or what
             an ARM is called in its guide.
         batch_size: responses decoded together.
+        revision: of the base, where it is a hub id.
     """
 
     base: str
@@ -63,6 +64,7 @@ class Sweep:
     device: str | None = None
     trust_remote_code: Sequence[str] = ()
     batch_size: int = 32
+    revision: str | None = None
 
     @property
     def size(self) -> int:
@@ -70,6 +72,11 @@ class Sweep:
         return responses_needed(
             len(self.guides), len(self.seeds), len(self.preferences), len(self.prompts)
         )
+
+    @property
+    def revisions(self) -> dict[str, str]:
+        """The base's, by its name."""
+        return {BASE: self.revision} if self.revision else {}
 
     def all_guides(self) -> list[Guide]:
         """The base, then the guides."""
@@ -84,7 +91,7 @@ class Sweep:
         sampling = asdict(self.sampling)
         del sampling["seed"], sampling["ignore_eos"]
         return {
-            "base": model_identity(self.base),
+            "base": model_identity(self.base) + (f"@{self.revision}" if self.revision else ""),
             "guides": [guide.identity() for guide in self.guides],
             "preferences": [dict(point) for point in self.preferences],
             "seeds": list(self.seeds),
@@ -175,7 +182,7 @@ def require_vocabularies(sweep: Sweep) -> None:
                 told = f"{'' if name == guide.name else f'{name} of '}{guide.name}{seed}"
                 arms[told] = folder
                 trusted |= {told} if name in sweep.trust_remote_code else set()
-    check_vocabularies(sweep.base, arms, Origins(frozenset(trusted)))
+    check_vocabularies(sweep.base, arms, Origins(frozenset(trusted), sweep.revisions))
 
 
 def respond(
@@ -220,6 +227,7 @@ def _load(sweep: Sweep, guide: Guide, arms: Mapping[str, str]) -> LocalEngine:
         device=sweep.device,
         prompt_format=sweep.prompt_format,
         trust_remote_code=[name for name in sweep.trust_remote_code if name in (BASE, *arms)],
+        revisions=sweep.revisions,
         **more,
     )
 
