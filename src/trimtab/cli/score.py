@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trimtab.arms.folder import fetch
+from trimtab.arms.folder import conditioned_on, fetch
 from trimtab.cli.options import OneModelOptions
 from trimtab.cli.parse import parse, quiet_libraries
 from trimtab.data.chats import prompt_of, require_characters
@@ -19,6 +19,7 @@ from trimtab.data.sources import Row, fingerprint, read_rows
 from trimtab.errors import ConfigError, DataError
 from trimtab.files import only_writer
 from trimtab.jobs import RowFile, going_on
+from trimtab.steering import weights_of
 
 if TYPE_CHECKING:
     from trimtab.data.tokenize import PromptFormat
@@ -72,6 +73,7 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError(f"--batch-size is {options.batch_size}", "it must be 1 or more")
     items = [item for place, row in read_rows(options.input) for item in _items(place, row)]
     options.arm = fetch(options.arm, what="reward model", revision=options.revision)
+    weights_of(options.preference, conditioned_on(options.arm))  # refused before anything loads
     if options.output is None:
         _print(_score(options, items, None), as_json=options.json)
         return 0
@@ -111,7 +113,6 @@ def _score(
     quiet_libraries()
     reader = Reader(options.arm, trust_remote_code=options.trust_remote_code)
     own = reader.sidecar.prompt_format
-    reader.weights(options.preference)
     reader.read(*_asked(items, own))  # before a weight is loaded
     model = RewardModel(
         options.arm,

@@ -13,8 +13,7 @@ from trimtab.arms.load import arm_facts, load_config, load_tokenizer
 from trimtab.arms.sidecar import Sidecar
 from trimtab.data.pairs import Pair, Prompt
 from trimtab.data.tokenize import PromptFormat, conversation_ids, response_ids
-from trimtab.errors import ConfigError, PreferenceError
-from trimtab.steering import PreferenceLike, Steering
+from trimtab.errors import ConfigError
 
 Row = tuple[list[int], list[int]]  # ids of the prompt and of the response
 
@@ -59,18 +58,6 @@ class Reader:
     def style_of(self, pair: Pair) -> PromptFormat:
         """How the prompt of a pair is read: as in training."""
         return "raw" if pair.verbatim else self.sidecar.prompt_format
-
-    def weights(self, preference: PreferenceLike | None) -> list[float]:
-        """The preference's weight for each of the model's objectives; by default all alike.
-
-        Raises:
-            PreferenceError: one that does not fit the model.
-        """
-        if self.objectives:
-            return [*Steering.of(self.objectives, preference).preference.values()]
-        if preference is not None:
-            raise PreferenceError("this reward model takes no preference", "leave --preference out")
-        return []
 
     def read(
         self,

@@ -28,7 +28,7 @@ from trimtab.data.pairs import Prompt
 from trimtab.data.tokenize import PromptFormat
 from trimtab.errors import ModelLoadError
 from trimtab.evaluation.reading import Reader, Row, place_of
-from trimtab.steering import PreferenceLike
+from trimtab.steering import PreferenceLike, weights_of
 from trimtab.training.logprobs import response_logp
 from trimtab.training.losses import response_rewards
 from trimtab.training.trainer import trajectory_rewards
@@ -107,7 +107,7 @@ class RewardModel(Reader):
             ModelLoadError: the model gives NaN or an infinite reward.
         """
         rows = self.read(prompts, responses, prompt_format, places)
-        if weights := self.weights(preference):
+        if weights := weights_of(preference, self.objectives):
             self.model.conditioning.open(torch.tensor([weights]))
         keys = [(tuple(prompt), tuple(response)) for prompt, response in rows]
         once = dict(zip(keys, rows, strict=True))  # equal texts tie, whatever their batches
