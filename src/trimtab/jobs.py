@@ -62,6 +62,10 @@ class RowFile:
             sync(self.path.parent)
         return self
 
+    def begin_again(self) -> None:
+        """Make the next rows the first: what the file holds goes when it is opened."""
+        self._fresh, self.done = True, 0
+
     def append(self, row: Mapping[str, Any]) -> None:
         """Append one row; it is on disk when this returns."""
         with storage_errors(self.path):

@@ -186,3 +186,16 @@ def _number(value: float | str, what: str) -> float:
     if not math.isfinite(number):
         raise PreferenceError(f"{what} is not finite ({value})", "use a number >= 0")
     return number
+
+
+def weights_of(preference: PreferenceLike | None, objectives: Sequence[str]) -> list[float]:
+    """A preference's weight for each objective of a reward model; by default all alike.
+
+    Raises:
+        PreferenceError: one that does not fit, or any where the model has no objectives.
+    """
+    if objectives:
+        return [*Steering.of(objectives, preference).preference.values()]
+    if preference is not None:
+        raise PreferenceError("this reward model takes no preference", "leave --preference out")
+    return []

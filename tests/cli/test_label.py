@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_judge import Server, rated_response, serving
 from conftest import write_jsonl
+from safetensors.torch import load_file, save_file
 
 from trimtab.cli.main import main
 from trimtab.data.formats import read_pairs
@@ -222,6 +225,9 @@ def test_rows_that_cannot_be_used_are_named(data: Path, tmp_path: Path, capsys: 
         (("--data", "none.jsonl"), RULED, "no such file: none.jsonl"),
         ((), ("--scorer", "so happy=label_rules:happy"), "objective 'so happy' is no name; use"),
         ((), ("--scorer", f"{'a' * 300}=label_rules:happy"), "has too long a name"),
+        (("--revision", "v2"), RULED, "no model is called 'base'; there are happy, wordy"),
+        (("--revision", "happy=v2"), RULED, "a revision for 'happy', whose scorer is no model"),
+        (("--trust-remote-code", "funny"), RULED, "no model is called 'funny'"),
         ((), ("--scorer", "happy=judge:m@http://[::1/v1"), "cannot read the judge of 'happy'"),
         ((), ("--scorer", "happy=judge:m@http://h:abc/v1"), "cannot read the judge of 'happy'"),
     ],
@@ -325,6 +331,125 @@ def test_a_later_scorer_that_cannot_work_is_found_before_the_first(
     assert main(argv) == 2
     assert "fails on the first prompt, answered 'Hello there.'" in capsys.readouterr().err
     assert asked == [] and [path.name for path in tmp_path.iterdir()] == ["pairs.jsonl"]
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving() as server:
+        yield server
+
+
+def judged(server: Server) -> list[str]:
+    return ["--scorer", f"nice={server.spec}"]
+
+
+def by_length(question: str) -> str:
+    return f"Rating: {len(rated_response(question)) % 10}"
+
+
+MISSING = "nice: 1 of 6 scores are missing (instead came 'Well.'); the same command asks for them"
+
+
+def test_a_rerun_asks_again_for_what_is_missing_and_for_nothing_else(
+    data: Path, tmp_path: Path, capsys: Capture, server: Server
+) -> None:
+    out = tmp_path / "labelled.jsonl"
+    argv = command(data, out, scorers=[*judged(server), "--scorer", "wordy=label_rules:length"])
+    server.replies = [(200, lambda q: "Well." if rated_response(q) == "happy" else by_length(q))]
+    assert main(argv) == 0
+    said = capsys.readouterr()
+    assert MISSING in said.err and "Train on it" in said.out
+    assert [row["scores"]["nice"] for row in rows(out)] == [[1, 3], [7, None], [3, 3]]
+    before, asked = out.read_bytes(), len(server.bodies)
+    assert main(argv) == 0  # still mute: the same rows, and the same line
+    assert MISSING in capsys.readouterr().err and out.read_bytes() == before
+    assert server.rated[asked:] == ["happy"]
+    server.replies = [(200, by_length)]
+    assert main(argv) == 0
+    assert "missing (" not in capsys.readouterr().err
+    assert server.rated[asked:] == ["happy"] * 2
+    assert [row["scores"]["nice"] for row in rows(out)] == [[1, 3], [7, 5], [3, 3]]
+    assert main(argv) == 0 and len(server.bodies) == asked + 2  # nothing is left to ask
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"labelled.jsonl", "labelled.jsonl.job.json", "pairs.jsonl"}
+
+
+def test_a_refused_answer_costs_no_other(
+    data: Path, tmp_path: Path, capsys: Capture, server: Server
+) -> None:
+    filtered = (400, {"error": {"message": "filtered", "code": "content_filter"}})
+    server.replies = [(200, lambda q: filtered if rated_response(q) == "ran" else by_length(q))]
+    out = tmp_path / "labelled.jsonl"
+    assert main(command(data, out, "--json", scorers=judged(server))) == 0
+    said = capsys.readouterr()
+    assert "nice: 1 of 6 scores are missing (instead came HTTP 400: " in said.err
+    assert json.loads(said.out)["objectives"]["nice"]["missing"] == 1
+    assert [row["scores"]["nice"][1] for row in rows(out)] == [3, 5, None]
+
+
+def test_a_judge_that_never_rates_is_an_error_and_asked_again(
+    data: Path, tmp_path: Path, capsys: Capture, server: Server
+) -> None:
+    server.replies = [(200, "It is a fine answer.")]
+    out = tmp_path / "labelled.jsonl"
+    for times in (1, 2):
+        assert main(command(data, out, scorers=judged(server))) == 2
+        said = capsys.readouterr()
+        assert (
+            "none of 6 answers got a score on 'nice' (instead came 'It is a fine answer.'); a reply"
+            " has to end with a line `Rating: N`, N from 1 to 10" in said.err
+        )
+        assert "Train on it" not in said.out and not out.exists()
+        assert len(server.bodies) == 6 * times
+    server.replies = [(200, by_length)]
+    assert main(command(data, out, scorers=judged(server))) == 0
+    assert len(server.bodies) == 18 and len(rows(out)) == 3
+
+
+def test_a_scorer_that_decides_nothing_is_no_training_data(
+    data: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    write_jsonl(data, [PAIRS[2]])
+    assert main(command(data, tmp_path / "out.jsonl")) == 0
+    said = capsys.readouterr()
+    assert "warning: no pair is decided on happy: it cannot be trained" in said.err
+    assert "Train on it" not in said.out
+
+
+def test_nan_gives_no_label(tmp_path: Path, data: Path, capsys: Capture, base_dir: Path) -> None:
+    """A reward model with one broken weight: once, every pair was labelled 0."""
+    broken = tmp_path / "broken"
+    shutil.copytree(base_dir, broken)
+    tensors = load_file(broken / "model.safetensors")
+    tensors["model.norm.weight"][3] = float("nan")
+    save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
+    out = tmp_path / "labelled.jsonl"
+    assert main(command(data, out, scorers=["--scorer", f"good={broken}"])) == 2
+    err = capsys.readouterr().err
+    assert f"the model {broken} gives NaN for pairs.jsonl:1 chosen; its weights may be" in err
+    assert not out.exists()
+    assert main(["score", "--arm", str(broken), "--input", str(data)]) == 2
+    assert "gives NaN for pairs.jsonl:1 chosen" in capsys.readouterr().err
+
+
+def test_what_the_second_scorer_cannot_read_is_found_before_the_first_is_loaded(
+    base_dir: Path, tmp_path: Path, data: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trimtab.evaluation.scoring.load_arm", None)  # would fail if called
+    write_jsonl(data, [*PAIRS, {**PAIRS[0], "chosen": "happy " * 300}])
+    both = ["--scorer", "happy=label_rules:happy", "--scorer", f"good={base_dir}"]
+    out = tmp_path / "labelled.jsonl"
+    assert main(command(data, out, scorers=both)) == 2
+    err = capsys.readouterr().err
+    assert "pairs.jsonl:4 chosen has" in err and "the model reads 256; shorten it" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["pairs.jsonl"]
+    score = ["score", "--arm", str(base_dir), "--input", str(data)]
+    assert main(score) == 2 and "pairs.jsonl:4 chosen has" in capsys.readouterr().err
+    write_jsonl(data, PAIRS)
+    assert main([*score, "--preference", "a=1"]) == 2
+    assert "takes no preference; leave --preference out" in capsys.readouterr().err
+    assert main([*score, "--batch-size", "0"]) == 2
+    assert "--batch-size is 0; it must be 1 or more" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("how", ["itself", "named", "relative", "linked", "settings", "second"])

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from chat_judge import serving
 from conditioned import save_arm
 from conftest import save_model, write_jsonl
 from peft import LoraConfig, get_peft_model
@@ -297,6 +298,82 @@ def test_missing_scores_and_reward_models(base_dir: Path, tmp_path: Path, capsys
     assert all(row["scores"]["happy"] < 0 for row in rows(out / "records.jsonl"))  # log-probs
 
 
+def test_a_judge_is_asked_again_for_what_is_missing(
+    base_dir: Path, tmp_path: Path, capsys: Capture, caplog: pytest.LogCaptureFixture
+) -> None:
+    """First it never rates, then all but one answer, then all; the responses stay."""
+    out = tmp_path / "front"
+    with serving() as server:
+        judge = ["--scorer", "happy=pareto_rules:long", "--scorer", f"brief={server.spec}"]
+        argv = command(base_dir, out, *GUIDE, "--preference-step", 1, scorers=judge)
+        server.replies = [(200, "Well.")]
+        assert main(argv) == 2
+        said = capsys.readouterr().err.splitlines()
+        assert caplog.messages == ["the judge tiny gives no rating at first: 'Well.'"]
+        assert "none of 12 answers got a score on 'brief' (instead came 'Well.'); a rep" in said[-1]
+        assert not (out / "front.json").exists()
+        responses = (out / "responses.jsonl").read_bytes()
+        first = len(server.bodies)
+        server.replies = [(200, "Rating: 5"), (200, "Well."), (200, "Rating: 5")]  # the probe first
+        run(*argv)
+        assert "brief: 1 of 12 scores are missing (instead came 'Well." in capsys.readouterr().err
+        assert len(server.bodies) == first + 13
+        front = json.loads((out / "front.json").read_text())
+        assert sum(guide["missing"]["brief"] for guide in front["guides"].values()) == 1
+        server.replies = [(200, "Rating: 7")]
+        run(*argv)
+        assert len(server.bodies) == first + 15  # a probe, and the one that was missing
+        assert sorted(r["scores"]["brief"] for r in rows(out / "records.jsonl")) == [5] * 11 + [7]
+        assert (out / "responses.jsonl").read_bytes() == responses
+        run(*argv)
+        assert len(server.bodies) == first + 15
+
+
+def test_scorers_with_a_head_and_scorers_that_give_nan(
+    base_dir: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    out, judge = tmp_path / "front", tmp_path / "judge"
+    torch.manual_seed(0)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(base_dir, num_labels=1)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base_dir)
+    model.save_pretrained(judge)
+    tokenizer.save_pretrained(judge)
+    scorers = ["--scorer", f"happy={judge}", "--scorer", "brief=pareto_rules:long"]
+    argv = command(base_dir, out, *GUIDE, "--preference-step", 1, scorers=scorers)
+    run(*argv)
+    row = rows(out / "records.jsonl")[5]
+    chat = [("user", row["prompt"]), ("assistant", row["response"])]
+    text = tokenizer.apply_chat_template([{"role": r, "content": c} for r, c in chat], tokenize=0)
+    with torch.no_grad():
+        expected = model.eval()(**tokenizer(text, return_tensors="pt")).logits.item()
+    assert row["scores"]["happy"] == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    with torch.no_grad():
+        model.score.weight[0, 3] = float("nan")
+    model.save_pretrained(judge)
+    responses = (out / "responses.jsonl").read_bytes()
+    capsys.readouterr()
+    assert main(argv) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"the model {judge} gives NaN for row 1 of responses.jsonl (base); its weights" in said
+    assert (out / "responses.jsonl").read_bytes() == responses
+    assert not (out / "front.json").exists()
+
+
+def test_a_prompt_that_a_scorer_cannot_read_is_found_before_the_first_response(
+    base_dir: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trimtab.engines.local.load_engine", None)  # would fail if it were called
+    config = json.loads((base_dir / "config.json").read_text())
+    short = tmp_path / "short"
+    subprocess.run(["cp", "-r", str(base_dir), str(short)], check=True)
+    (short / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 8}))
+    scorers = ["--scorer", f"happy={short}", "--scorer", "brief=pareto_rules:long"]
+    assert main(command(base_dir, tmp_path / "front", *GUIDE, scorers=scorers)) == 2
+    said = capsys.readouterr().err
+    assert "error: prompt " in said and "tokens with its prompt, the model reads 8; shorten" in said
+    assert not (tmp_path / "front").exists()
+
+
 def test_pairs_and_chats_are_prompts(base_dir: Path, tmp_path: Path, capsys: Capture) -> None:
     chat = [{"role": "user", "content": "hello"}]
     pair = {"chosen": "happy", "rejected": "sad"}
@@ -368,6 +445,14 @@ REFUSED: list[tuple[Sequence[object], str]] = [
     ),
     ((*GUIDE, "--preference-step", 1e-6), "the sweep needs 4000008 responses"),
     ((*GUIDE, "--max-new-tokens", 1000), "but the model reads 256"),
+    (
+        (*GUIDE, "--revision", "funny=v2"),
+        "no model is called 'funny'; there are base, g, happy",
+    ),
+    ((*GUIDE, "--revision", "happy=v2"), "a revision for 'happy', whose scorer is no model"),
+    ((*GUIDE, "--revision", "g=v2"), "a revision for loras, which is on this machine"),
+    ((*GUIDE, "--revision", "v2"), "which is on this machine; leave it out"),
+    ((*GUIDE, "--trust-remote-code", "funny"), "no model is called 'funny'"),
 ]
 
 

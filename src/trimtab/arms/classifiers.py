@@ -13,6 +13,9 @@ from trimtab.errors import ModelLoadError
 
 SUFFIX = "ForSequenceClassification"
 _HEAD = re.compile(r"(^|\.)(score|classifier|classification_head)(\.out_proj)?\.weight$")
+HEADS = ("score.weight", "score.bias", "classifier.weight", "classifier.bias")
+"""What a language model's file lacks where it is loaded as a classifier, and what is left of it."""
+LM_HEADS = ("lm_head.weight", "lm_head.bias", "embed_out.weight")
 _DEFAULT_LABELS = 2  # what transformers leaves out of config.json
 
 
@@ -30,6 +33,20 @@ def is_classifier(folder: str) -> bool:
     if is_adapter(folder):
         return read_json(Path(folder) / "adapter_config.json").get("task_type") == "SEQ_CLS"
     return any(name.endswith(SUFFIX) for name in architectures(folder))
+
+
+def require_language_model(folder: str) -> None:
+    """Refuse a folder that holds a sequence classifier: its backbone alone means nothing.
+
+    Raises:
+        ModelLoadError: it is one.
+    """
+    if is_classifier(folder):
+        kind = ", ".join(architectures(folder)) or "an adapter with task_type SEQ_CLS"
+        raise ModelLoadError(
+            f"{folder} is a sequence classifier ({kind}), not a language model",
+            "it can judge whole responses (--scorer); steer with an ARM",
+        )
 
 
 def require_one_output(folder: str) -> None:

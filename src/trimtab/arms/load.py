@@ -11,7 +11,8 @@ import torch
 import transformers
 from torch import nn
 
-from trimtab.arms.classifiers import is_classifier
+from trimtab.arms.classifiers import HEADS, LM_HEADS, is_classifier
+from trimtab.arms.classifiers import require_language_model as require_language_model
 from trimtab.arms.conditioned_files import with_conditioned_adapter
 from trimtab.arms.folder import (
     adapter_revision,
@@ -118,6 +119,7 @@ def load_model(
     revision: str | None = None,
     auto_class: Any = transformers.AutoModelForCausalLM,
     fresh: Sequence[str] = (),
+    unused: Sequence[str] = (),
     **options: Any,
 ) -> Any:
     """A whole model, in evaluation mode: safetensors only, and no weight missing or left over.
@@ -130,6 +132,7 @@ def load_model(
         revision: of a hub id: a branch, tag or commit.
         auto_class: what to load it as.
         fresh: parameters that may be missing, and then start at random.
+        unused: tensors that may be left.
         **options: of transformers' `from_pretrained`.
 
     Raises:
@@ -162,21 +165,21 @@ def load_model(
             f"cannot load the model {name} ({_first_line(error)})",
             "name a folder with config.json and safetensors weights, or a hub id that has them",
         ) from error
-    require_whole_model(name, report, fresh=fresh)
+    require_whole_model(name, report, fresh=fresh, unused=unused)
     return model.to(device).eval()
 
 
-def require_language_model(name: str) -> None:
-    """Refuse a folder that holds a sequence classifier: its backbone alone means nothing.
+def load_scalar(name: str, **options: Any) -> Any:
+    """A classifier with one output; of a language model, its backbone under a head at random.
 
-    Raises:
-        ModelLoadError: it is one.
+    Args:
+        name: as of `load_model`.
+        **options: of `load_model`.
     """
-    if is_classifier(name):
-        raise ModelLoadError(
-            f"{name} is a sequence classifier, not a language model",
-            "it can judge whole responses (--scorer); steer with an ARM",
-        )
+    if not is_classifier(name):
+        options |= {"fresh": HEADS, "unused": LM_HEADS}
+    auto = transformers.AutoModelForSequenceClassification
+    return load_model(name, auto_class=auto, num_labels=1, **options)
 
 
 def _at(name: str, revision: str | None) -> dict[str, str]:

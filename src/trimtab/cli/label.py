@@ -33,7 +33,8 @@ class LabelOptions(ScorerOptions):
     output: str
     """JSONL file of `prompt`, `chosen`, `rejected`, `labels` (0: chosen is better, 1: rejected is,
     null: a tie or a missing score), `kept` (labels that were there before) and `scores` ([of
-    chosen, of rejected]), for `trimtab train`. A killed run goes on where it stopped."""
+    chosen, of rejected]), for `trimtab train`. A killed run goes on where it stopped; a finished
+    one asks again for the scores that are missing."""
 
     keep_labels: bool = False
     """Keep the verdicts that the data hold (`labels`, `scores` with more as better, `objective`, or
@@ -54,29 +55,39 @@ class LabelOptions(ScorerOptions):
 def main(argv: Sequence[str]) -> int:
     """Read, score, label, count."""
     options = parse(LabelOptions, argv, "label", DESCRIPTION)
-    scorers = options.scorers()
-    if "chosen" in scorers:
+    objectives = options.objectives()
+    if "chosen" in objectives:
         raise ConfigError("an objective is called 'chosen'", "that is the data's own verdict")
-    costs = options.cost_names(list(scorers))
-    from trimtab.evaluation.labelling import read_for_labelling, require_other_file, settings_of
+    options.require_names()
+    costs = options.cost_names(objectives)
+    from trimtab.evaluation.labelling import (
+        lacks_some,
+        read_for_labelling,
+        require_other_file,
+        settings_of,
+    )
 
     require_other_file(Path(options.output), options.data)
     kept, skipped = options.keep_labels, options.skip_bad_rows
     pairs, report = read_for_labelling(options.data, keep_labels=kept, skip_bad_rows=skipped)
+    scorers = options.scorers()  # after the data, as one may have to be fetched
     settings = settings_of(options.data, scorers, costs, keep_labels=kept)
     with only_writer(Path(options.output)):
         job = RowFile(Path(options.output), settings, overwrite=options.overwrite)
         for line in report.lines():
             print(line, file=sys.stderr)
-        if job.done < len(pairs):
+        if lacks_some(job, pairs):
             _label(job, pairs, scorers, costs)
-        found = summary(job.path, list(scorers), costs, report, kept=options.keep_labels)
+        found = summary(job.path, objectives, costs, report, kept=options.keep_labels)
     from trimtab.cli import show
 
     if options.json:
         show.print_json(found)
     else:
         _show(found, job.path)
+    for name, verdicts in found["objectives"].items():
+        if not verdicts["chosen"] + verdicts["rejected"]:
+            print(f"warning: no pair is decided on {name}: it cannot be trained", file=sys.stderr)
     return 0
 
 
@@ -97,7 +108,9 @@ def _label(
     for line in made_again(files):
         print(line, file=sys.stderr)
     with going_on(), show.progress() as progress:
-        label_pairs(job, pairs, files, costs, progress)
+        lines = label_pairs(job, pairs, files, costs, progress)
+    for line in lines:
+        print(line, file=sys.stderr)
 
 
 def summary(
@@ -145,4 +158,6 @@ def _show(found: Mapping[str, Any], path: Path) -> None:
     ]
     columns = ("", "agree", "95 % interval", "pairs both decide")
     screen.print(show.table("how often two verdicts agree", columns, shares))
-    screen.print(f"Train on it: trimtab train --data {path} …", soft_wrap=True, markup=False)
+    decided = any(own["chosen"] + own["rejected"] for own in found["objectives"].values())
+    if decided:
+        screen.print(f"Train on it: trimtab train --data {path} …", soft_wrap=True, markup=False)

@@ -103,10 +103,10 @@ class ParetoOptions(ScorerOptions, SamplingOptions):
 def main(argv: Sequence[str]) -> int:
     """Check everything, answer, score, report."""
     options = parse(ParetoOptions, argv, "pareto", DESCRIPTION)
-    scorers = options.scorers()
-    objectives = list(scorers)
+    objectives = options.objectives()
     reference = _checked(options, objectives)
     sweep, design, unusable = _plan(options, objectives)
+    scorers = options.scorers()  # the last, as one may have to be fetched
     from trimtab.evaluation.front_files import write_report
     from trimtab.evaluation.front_report import front_report
 
@@ -161,6 +161,7 @@ def _reference(text: str, objectives: Sequence[str]) -> Reference:
 def _plan(options: ParetoOptions, objectives: Sequence[str]) -> tuple[Sweep, Design, RowReport]:
     """What to do, checked before any model is loaded."""
     from trimtab.arms.folder import check_folder
+    from trimtab.arms.origins import parse_revisions
     from trimtab.evaluation.front_report import Design
     from trimtab.evaluation.guides import read_guides
     from trimtab.evaluation.prompts import read_prompts
@@ -168,13 +169,16 @@ def _plan(options: ParetoOptions, objectives: Sequence[str]) -> tuple[Sweep, Des
 
     costs, sampling = options.cost_names(objectives), options.sampling()
     check_folder(options.base, what="base model")
+    revisions = parse_revisions(options.revision)
     guides = read_guides(
         options.guide,
         options.soup,
         objectives=objectives,
         seeds=options.seeds,
         strength=parse_strength(options.strength),
+        revisions=revisions,
     )
+    options.require_names("base", *(name for guide in guides for name in guide.names))
     prompts, unusable = read_prompts(options.prompts, options.prompts_limit)
     points = _preferences(options, objectives, len(guides), len(prompts))
     sweep = Sweep(
@@ -189,6 +193,7 @@ def _plan(options: ParetoOptions, objectives: Sequence[str]) -> tuple[Sweep, Des
         device=options.device,
         trust_remote_code=options.trust_remote_code,
         batch_size=options.batch_size,
+        revision=revisions.get("base"),
     )
     names = [guide.name for guide in guides]
     return sweep, Design(names, objectives, costs, points, options.seeds, len(prompts)), unusable
@@ -226,7 +231,7 @@ def _records(
     """Answer and score what is not done yet; returns all rows."""
     from trimtab.cli import show
     from trimtab.evaluation import front_files
-    from trimtab.evaluation.scored import made_again, score_answers, score_files
+    from trimtab.evaluation.scored import made_again, missing, score_answers, score_files
     from trimtab.evaluation.sweep import SCORES, own_file, respond, responses_file
 
     folder, settings = Path(options.output_dir), sweep.settings()
@@ -259,11 +264,14 @@ def _records(
             front_files.forget_results(folder)
         write_manifest(answering=False)
         found = score_answers(scores, list(front_files.answers_of(folder)), progress)
+    for line in missing(scores, found):
+        print(line, file=sys.stderr)
     return front_files.write_records(folder, found)
 
 
 def _try_out(sweep: Sweep, responses: RowFile, files: Sequence[ScoreFile]) -> None:
     """Find out what cannot work before the first response is made, as far as that is cheap."""
+    from trimtab.evaluation.scorers import PROBE
     from trimtab.evaluation.sweep import require_vocabularies
 
     quiet_libraries()
@@ -271,6 +279,9 @@ def _try_out(sweep: Sweep, responses: RowFile, files: Sequence[ScoreFile]) -> No
     if unanswered:
         require_vocabularies(sweep)
     for file in files:
+        if unanswered:  # what is not known yet is longer than this
+            places = [f"prompt {i}" for i in range(1, len(sweep.prompts) + 1)]
+            file.scorer.check(sweep.prompts, [PROBE] * len(places), places=places)
         if unanswered or file.lacks_some(sweep.size):
             file.scorer.probe(sweep.prompts[0])
 

@@ -7,19 +7,23 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from trimtab.arms.folder import conditioned_on, fetch, weights_fingerprint
+from trimtab.arms.folder import conditioned_on, fetch
 from trimtab.cli.options import OneModelOptions
 from trimtab.cli.parse import parse, quiet_libraries
 from trimtab.data.chats import prompt_of, require_characters
 from trimtab.data.formats import Unusable, pairs_of
 from trimtab.data.pairs import Prompt
 from trimtab.data.sources import Row, fingerprint, read_rows
-from trimtab.errors import ConfigError, DataError, PreferenceError
+from trimtab.errors import ConfigError, DataError
 from trimtab.files import only_writer
 from trimtab.jobs import RowFile, going_on
-from trimtab.steering import Steering
+from trimtab.steering import weights_of
+
+if TYPE_CHECKING:
+    from trimtab.data.tokenize import PromptFormat
+    from trimtab.evaluation.scoring import Scored
 
 DESCRIPTION = "Per-token and per-response rewards of given responses."
 
@@ -29,7 +33,8 @@ class ScoreOptions(OneModelOptions):
     """Rewards of given responses."""
 
     arm: str
-    """The reward model: a folder that `trimtab train` wrote, or any causal LM."""
+    """The reward model: a folder that `trimtab train` wrote, any causal LM, or a sequence
+    classifier with one output (its logit)."""
 
     input: str
     """File of rows with `prompt` and `response`, or preference pairs (both sides are scored)."""
@@ -67,36 +72,48 @@ def main(argv: Sequence[str]) -> int:
     if options.batch_size < 1:
         raise ConfigError(f"--batch-size is {options.batch_size}", "it must be 1 or more")
     items = [item for place, row in read_rows(options.input) for item in _items(place, row)]
-    options.arm = fetch(options.arm, what="reward model")
-    if objectives := conditioned_on(options.arm):
-        Steering.of(objectives, options.preference)
-    elif options.preference is not None:
-        raise PreferenceError("this reward model takes no preference", "leave --preference out")
+    options.arm = fetch(options.arm, what="reward model", revision=options.revision)
+    weights_of(options.preference, conditioned_on(options.arm))  # refused before anything loads
     if options.output is None:
-        return _score(options, items, None)
+        _print(_score(options, items, None), as_json=options.json)
+        return 0
     with only_writer(Path(options.output)):
-        return _score(options, items, options.output)
-
-
-def _score(options: ScoreOptions, items: list[_Item], output: str | None) -> int:
-    """Score what is not done yet; write or print it."""
-    job = None
-    if output is not None:
-        settings = {
-            "arm": options.arm,
-            "weights": weights_fingerprint(options.arm),
-            "preference": options.preference,
-            "input_sha256": fingerprint([options.input]),
-        }
-        job = RowFile(Path(output), settings, overwrite=options.overwrite)
+        job = _job(options, options.output)
         if job.done >= len(items):
-            print(f"{output} is complete: {job.done} rows", file=sys.stderr)
+            print(f"{options.output} is complete: {job.done} rows", file=sys.stderr)
             return 0
-        items = items[job.done :]
+        _score(options, items[job.done :], job)
+    return 0
+
+
+def _job(options: ScoreOptions, output: str) -> RowFile:
+    """The output file: new, or to go on with."""
+    from trimtab.arms.classifiers import is_classifier
+    from trimtab.evaluation.scorers import model_identity
+
+    settings = {
+        "arm": options.arm,
+        "model": model_identity(options.arm),
+        "dtype": options.dtype,
+        "preference": options.preference,
+        "input_sha256": fingerprint([options.input]),
+        **({"read_as": "classifier"} if is_classifier(options.arm) else {}),
+    }
+    return RowFile(Path(output), settings, overwrite=options.overwrite)
+
+
+def _score(
+    options: ScoreOptions, items: Sequence[_Item], job: RowFile | None
+) -> list[dict[str, Any]]:
+    """Score what is left; returns the rows that were not written."""
     from trimtab.cli import show
+    from trimtab.evaluation.reading import Reader
     from trimtab.evaluation.scoring import RewardModel
 
     quiet_libraries()
+    reader = Reader(options.arm, trust_remote_code=options.trust_remote_code)
+    own = reader.sidecar.prompt_format
+    reader.read(*_asked(items, own))  # before a weight is loaded
     model = RewardModel(
         options.arm,
         dtype=options.dtype,
@@ -107,33 +124,44 @@ def _score(options: ScoreOptions, items: list[_Item], output: str | None) -> int
     with going_on() if job else contextlib.nullcontext(), show.progress() as report:
         for start in range(0, len(items), 4 * options.batch_size):
             group = items[start : start + 4 * options.batch_size]
+            prompts, responses, styles, places = _asked(group, own)
             found = model.score(
-                [item.prompt for item in group],
-                [item.response for item in group],
+                prompts,
+                responses,
                 batch_size=options.batch_size,
-                prompt_format=[
-                    "raw" if item.verbatim else model.sidecar.prompt_format for item in group
-                ],
+                prompt_format=styles,
                 preference=options.preference,
+                places=places,
             )
-            rows += [
-                {
-                    "source": item.place,
-                    "prompt": item.prompt,
-                    "response": item.response,
-                    "reward": scored.reward,
-                    "tokens": list(scored.tokens),
-                    "token_rewards": list(scored.token_rewards),
-                }
-                for item, scored in zip(group, found, strict=True)
-            ]
+            rows += [_row(item, scored) for item, scored in zip(group, found, strict=True)]
             if job is not None:
                 _append(job, rows)
                 rows = []
-            report("scoring", min(start + len(group), len(items)), len(items))
-    if job is None:
-        _print(rows, as_json=options.json)
-    return 0
+            report("scoring", start + len(group), len(items))
+    return rows
+
+
+def _asked(
+    items: Sequence[_Item], own: PromptFormat
+) -> tuple[list[Prompt], list[str], list[PromptFormat], list[str]]:
+    """Prompts, responses, how the prompts are read, and places."""
+    return (
+        [item.prompt for item in items],
+        [item.response for item in items],
+        ["raw" if item.verbatim else own for item in items],
+        [item.place for item in items],
+    )
+
+
+def _row(item: _Item, scored: Scored) -> dict[str, Any]:
+    return {
+        "source": item.place,
+        "prompt": item.prompt,
+        "response": item.response,
+        "reward": scored.reward,
+        "tokens": list(scored.tokens),
+        "token_rewards": list(scored.token_rewards),
+    }
 
 
 def _items(place: str, row: Row) -> list[_Item]:
@@ -175,5 +203,6 @@ def _print(rows: list[dict[str, Any]], *, as_json: bool) -> None:
         )
         for row in rows
     ]
-    title = "rewards (nats; --json or --output for every token)"
+    by_token = any(row["tokens"] for row in rows)
+    title = "rewards (nats; --json or --output for every token)" if by_token else "rewards"
     show.console().print(show.table(title, ("row", "reward", "tokens", "response"), shown))

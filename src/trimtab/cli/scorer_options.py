@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from trimtab.arms.origins import Origins, parse_revisions
 from trimtab.cli.options import ModelsOptions
 from trimtab.errors import ConfigError
 from trimtab.steering import require_name
@@ -25,9 +26,11 @@ class ScorerOptions(ModelsOptions):
 
     scorer: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
     """What rates an objective, as OBJECTIVE=SCORER; repeat the option for each objective. A scorer
-    is a folder (a trajectory reward model or an ARM), `module:function` (a rule, of the response or
-    of prompt and response), or `judge:MODEL@http://host:port/v1` (an OpenAI-compatible server; its
-    key is read from OPENAI_API_KEY)."""
+    is a folder (a trajectory reward model, a sequence classifier with one output, or an ARM),
+    `module:function` (a rule, of the response or of prompt and response), or
+    `judge:MODEL@http://host:port/v1` (an OpenAI-compatible server; its key is read from
+    OPENAI_API_KEY). A judge is asked to end its reply with a line `Rating: N`, N from 1 to 10; a
+    reply without one is a missing score."""
 
     costs: str = ""
     """Objectives of which less is better, comma-separated."""
@@ -45,10 +48,11 @@ class ScorerOptions(ModelsOptions):
             _require_known(name, objectives, "--costs")
         return [name for name in objectives if name in names]
 
-    def scorers(self) -> dict[str, Scorer]:
-        """Objective -> scorer, all checked; no weight is loaded."""
-        from trimtab.evaluation.scorers import load_scorer
+    def objectives(self) -> list[str]:
+        """What is rated; everything that the options alone tell is checked."""
+        return list(self._specs())
 
+    def _specs(self) -> Mapping[str, str]:
         specs = named_entries(self.scorer, "--scorer", "helpful=FOLDER")
         if not specs:
             raise ConfigError("nothing to score with", "give --scorer OBJECTIVE=SCORER")
@@ -63,9 +67,23 @@ class ScorerOptions(ModelsOptions):
             raise ConfigError(
                 f"--scorer-batch-size is {self.scorer_batch_size}", "it must be 1 or more"
             )
-        rubrics = named_entries(self.rubric, "--rubric", 'helpful="does what was asked"')
-        for name in rubrics:
+        for name in self._rubrics():
             _require_known(name, list(specs), "--rubric")
+        return specs
+
+    def require_names(self, *others: str) -> None:
+        """Refuse origins of models that there are not, besides scorers and the others."""
+        names = [*others, *self._specs()]
+        Origins.of(names, self.trust_remote_code, parse_revisions(self.revision))
+
+    def _rubrics(self) -> Mapping[str, str]:
+        return named_entries(self.rubric, "--rubric", 'helpful="does what was asked"')
+
+    def scorers(self) -> dict[str, Scorer]:
+        """Objective -> scorer, all checked; no weight is loaded."""
+        from trimtab.evaluation.scorers import load_scorer
+
+        rubrics, revisions = self._rubrics(), parse_revisions(self.revision)
         return {
             name: load_scorer(
                 spec,
@@ -75,8 +93,9 @@ class ScorerOptions(ModelsOptions):
                 dtype=self.dtype,
                 device=self.device,
                 trust_remote_code=name in self.trust_remote_code,
+                revision=revisions.get(name),
             )
-            for name, spec in specs.items()
+            for name, spec in self._specs().items()
         }
 
 

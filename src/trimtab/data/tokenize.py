@@ -111,6 +111,26 @@ def response_ids(
     return started.ids, started.response_ids(tokenizer, response)
 
 
+def conversation_ids(
+    tokenizer: Tokenizer, prompt: Prompt, response: str, prompt_format: PromptFormat = "auto"
+) -> tuple[list[int], bool]:
+    """Ids of a prompt and its response as one text, and whether that is a chat.
+
+    A chat is all that the template writes, as sequence classifiers are trained on it; a raw text
+    ends with the end-of-turn token.
+    """
+    text, messages = render_prompt(tokenizer, prompt, prompt_format)
+    _say_what_is_left_out(tokenizer, messages)
+    require_characters(response, "the request", "response")
+    if messages is not None:
+        turn = Message(role="assistant", content=response)
+        full = apply_template(tokenizer, [*messages, turn])
+        return list(tokenizer(full, add_special_tokens=False)["input_ids"]), True
+    ids = list(tokenizer(text + response)["input_ids"])
+    end = tokenizer.eos_token_id
+    return (ids if end is None or ids[-1:] == [end] else [*ids, end]), False
+
+
 @dataclass(frozen=True)
 class _Started:
     """A prompt that is ready for its responses.

@@ -109,14 +109,23 @@ def _key(preference: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
 def scale_of(base_SPNK: Array, signs_K: Array, kind: Normalize) -> Scale:
     """The scale on which the base's own answers have mean 0 and standard deviation 1, or none.
 
-    Where all answers of the base score alike there is nothing to divide by: the unit stays raw.
+    Where all answers of the base score alike, but for rounding, there is nothing to divide by: the
+    unit stays raw.
     """
     rows = base_SPNK.reshape(-1, base_SPNK.shape[-1])
     mean_K, spread_K = np.nanmean(rows, axis=0), np.nanstd(rows, axis=0)
-    alike_K = spread_K < 1e-12
+    width_K = np.nanmax(rows, axis=0) - np.nanmin(rows, axis=0)
+    alike_K = width_K <= size_of([base_SPNK]) * fronts.ROUNDING
     if kind == "none":
         return Scale(signs_K, np.zeros_like(signs_K), np.ones_like(signs_K), alike_K)
     return Scale(signs_K, mean_K, np.where(alike_K, 1.0, spread_K), alike_K)
+
+
+def size_of(scores: Iterable[Array]) -> Array:
+    """The largest magnitude among scores [..., K], per objective, [K]."""
+    tops = [np.nanmax(np.abs(own.reshape(-1, own.shape[-1])), axis=0) for own in scores]
+    largest: Array = np.max(tops, axis=0)
+    return largest
 
 
 def reference_point(
@@ -165,15 +174,21 @@ def front_report(
     raw = gather(records, design)
     scale = scale_of(raw[BASE], design.signs, normalize)
     common = {name: scale.common(fronts.over_seeds(scores)) for name, scores in raw.items()}
-    points = {name: fronts.means(scores) for name, scores in common.items()}
+    raw_points = {name: fronts.means(fronts.over_seeds(scores)) for name, scores in raw.items()}
+    points = {name: scale.common(own) for name, own in raw_points.items()}
+    ranks = {
+        name: fronts.without_rounding(design.signs * own, size_of(raw.values()))
+        for name, own in raw_points.items()
+    }
     at_K = reference_point(reference, points, scale, design.objectives)
     counts_RN = fronts.resample(design.n_prompts, resamples=resamples, seed=0)
     against = design.guides[0]
     compared = fronts.compare_fronts(common, design.weights, at_K, counts_RN, against=against)
-    joint = _joint_front(points)
+    joint = _joint_front(ranks)
     guides: dict[str, Any] = {}
     for name, scores_SPNK in raw.items():
-        own = _points(scores_SPNK, points[name], joint[name], design.objectives, counts_RN)
+        best = (fronts.non_dominated(ranks[name]), joint[name])
+        own = _points(scores_SPNK, points[name], best, design.objectives, counts_RN)
         preferences = [{}] if name == BASE else design.preferences
         guides[name] = {
             **asdict(compared[name]),
@@ -213,11 +228,11 @@ def _units(scale: Scale, objectives: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _joint_front(points: Mapping[str, Array]) -> dict[str, NDArray[np.bool_]]:
+def _joint_front(ranks: Mapping[str, Array]) -> dict[str, NDArray[np.bool_]]:
     """Guide -> which of its points no point of any guide dominates, [P]."""
-    mask = fronts.non_dominated(np.concatenate(list(points.values())))
-    ends = np.cumsum([len(own) for own in points.values()])
-    return dict(zip(points, np.split(mask, ends[:-1]), strict=True))
+    mask = fronts.non_dominated(np.concatenate(list(ranks.values())))
+    ends = np.cumsum([len(own) for own in ranks.values()])
+    return dict(zip(ranks, np.split(mask, ends[:-1]), strict=True))
 
 
 def _costs(records: Iterable[Mapping[str, Any]], guide: str) -> dict[str, Any]:
@@ -242,16 +257,18 @@ def _missing(scores: Array, objectives: Sequence[str]) -> dict[str, int]:
 def _points(
     raw_SPNK: Array,
     common_PK: Array,
-    joint_P: NDArray[np.bool_],
+    best: tuple[NDArray[np.bool_], NDArray[np.bool_]],
     objectives: Sequence[str],
     counts_RN: Array,
 ) -> list[dict[str, Any]]:
-    """One guide's points: means in raw units with intervals, and in common units."""
+    """One guide's points: means in raw units with intervals, and in common units.
+
+    `best` marks those that are on the guide's own front, and on that of all guides.
+    """
     raw_PNK = fronts.over_seeds(raw_SPNK)
     values_PK = fronts.means(raw_PNK)
     drawn_RPK = fronts.resampled_means(raw_PNK, counts_RN)
     n_PK = (~np.isnan(raw_PNK)).sum(axis=1)
-    best_P = fronts.non_dominated(common_PK)
 
     def mean(p: int, k: int) -> dict[str, Any]:
         return asdict(fronts.interval(values_PK[p, k], drawn_RPK[:, p, k], int(n_PK[p, k])))
@@ -261,8 +278,8 @@ def _points(
             "raw": {name: mean(p, k) for k, name in enumerate(objectives)},
             "common": _named(common_PK[p], objectives),
             "missing": _missing(raw_SPNK[:, p], objectives),
-            "non_dominated": bool(best_P[p]),
-            "non_dominated_of_all": bool(joint_P[p]),
+            "non_dominated": bool(best[0][p]),
+            "non_dominated_of_all": bool(best[1][p]),
         }
         for p in range(len(values_PK))
     ]

@@ -66,11 +66,23 @@ def notes(report: Report) -> list[str]:
 
 def warnings(report: Report) -> list[str]:
     """What a reader should know before any number, if anything."""
-    n = report["n_prompts"]
-    if n >= FEW_PROMPTS:
-        return []
+    said = [
+        f"warning: all answers of every guide score alike on {name}: no front can be seen on it"
+        for name in report["objectives"]
+        if _all_alike(report, name)
+    ]
+    if (n := report["n_prompts"]) >= FEW_PROMPTS:
+        return said
     how = "have zero width and mean nothing" if n == 1 else "mean little"
-    return [f"warning: intervals over {n} prompt{'s' * (n > 1)} {how}; take {FEW_PROMPTS} or more"]
+    few = f"warning: intervals over {n} prompt{'s' * (n > 1)} {how}; take {FEW_PROMPTS} or more"
+    return [few, *said]
+
+
+def _all_alike(report: Report, objective: str) -> bool:
+    """Whether every mean is the same and none has any spread; of one prompt none could have."""
+    points = [p["raw"][objective] for g in report["guides"].values() for p in g["points"]]
+    ends = [float(point[end]) for point in points for end in ("low", "value", "high")]
+    return max(ends) - min(ends) <= 1e-12 * max(map(abs, ends))  # a sum of alikes is rounded
 
 
 def _about_scale(report: Report) -> str:

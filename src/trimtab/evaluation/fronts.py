@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import comb
+from math import comb, fsum, isnan, nan
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,6 +17,8 @@ from trimtab.errors import ConfigError
 from trimtab.evaluation.stats import Estimate
 
 Array = NDArray[np.float64]
+
+ROUNDING = 2.0**-44  # of the scores' magnitude: 256 units in the last place
 
 
 def lattice_size(objectives: int, step: float) -> int:
@@ -71,6 +73,20 @@ def non_dominated(points_PK: ArrayLike) -> NDArray[np.bool_]:
     better_PP = np.any(points[:, None] > points[None], axis=-1)
     dominated_P: NDArray[np.bool_] = np.any(no_worse_PP & better_PP, axis=0)
     return ~dominated_P
+
+
+def without_rounding(points_PK: Array, size_K: Array) -> Array:
+    """Points as whole multiples of what rounding can hide, for `non_dominated`, [P, K].
+
+    Means that are equal in truth differ by a few units in the last place of the *scores* that went
+    in (0.1 and 0.3 against 0.2 and 0.2). Here they are equal.
+
+    Args:
+        points_PK: means, in the scores' own units.
+        size_K: the largest magnitude among the scores, per objective.
+    """
+    grain_K = np.where(size_K > 0, size_K, 1.0) * ROUNDING
+    return np.rint(points_PK / grain_K)
 
 
 def hypervolume(points_PK: ArrayLike, reference_K: ArrayLike) -> float:
@@ -146,9 +162,7 @@ def resampled_means(scores_PNK: Array, counts_RN: Array) -> Array:
 
 def over_seeds(scores_SPNK: Array) -> Array:
     """Mean over seeds, [P, N, K]; NaN where a prompt has no score at all."""
-    there_SPNK = ~np.isnan(scores_SPNK)
-    sums = np.where(there_SPNK, scores_SPNK, 0.0).sum(axis=0)
-    return _ratio(sums, there_SPNK.sum(axis=0))
+    return _mean_of_first(scores_SPNK)
 
 
 def _ratio(sums: Array, sizes: Array) -> Array:
@@ -159,7 +173,15 @@ def _ratio(sums: Array, sizes: Array) -> Array:
 
 def means(scores_PNK: Array) -> Array:
     """Mean over prompts, [P, K]; missing scores (NaN) do not count."""
-    found: Array = resampled_means(scores_PNK, np.ones((1, scores_PNK.shape[1])))[0]
+    return _mean_of_first(scores_PNK.swapaxes(0, 1))
+
+
+def _mean_of_first(scores_N: Array) -> Array:
+    """Mean over the first axis of what is no NaN; the same whatever the order of the scores."""
+    found = np.empty(scores_N.shape[1:])
+    for at in np.ndindex(found.shape):
+        there = [x for x in scores_N[(slice(None), *at)].tolist() if not isnan(x)]
+        found[at] = fsum(there) / len(there) if there else nan
     return found
 
 

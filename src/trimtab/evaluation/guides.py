@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trimtab.arms.classifiers import require_language_model
 from trimtab.arms.folder import (
     check_folder,
     conditioned_on,
@@ -41,6 +42,11 @@ class Guide:
     arms: Mapping[int, Mapping[str, str]]
     strength: float
     combine: Combine = "fusion"
+
+    @property
+    def names(self) -> list[str]:
+        """What it and its ARMs are called."""
+        return [*dict.fromkeys([self.name, *(name for own in self.arms.values() for name in own)])]
 
     def loads(self) -> list[tuple[list[int], Mapping[str, str]]]:
         """What has to be in memory at once: seeds, and the ARMs they share."""
@@ -79,6 +85,7 @@ def read_guides(
     objectives: Sequence[str],
     seeds: Sequence[int],
     strength: float,
+    revisions: Mapping[str, str] | None = None,
 ) -> list[Guide]:
     """Guides from `NAME=FOLDER[@STRENGTH]` entries, all checked.
 
@@ -88,6 +95,7 @@ def read_guides(
         objectives: what the scorers measure, and so what every guide must steer to.
         seeds: sampling seeds; `{seed}` in a folder's name stands for each of them.
         strength: of a guide that names none.
+        revisions: guide -> branch, tag or commit, of one that is a hub id.
 
     Raises:
         ConfigError: an entry that cannot be read, a name given twice, other objectives.
@@ -108,7 +116,13 @@ def read_guides(
         folder, own_strength = _strength_of(place, strength)
         combine: Combine = "soup" if option == "--soup" else "fusion"
         arms = {
-            seed: _arms(name, folder.replace(_SEED, str(seed)), combine, objectives)
+            seed: _arms(
+                name,
+                folder.replace(_SEED, str(seed)),
+                combine,
+                objectives,
+                (revisions or {}).get(name),
+            )
             for seed in seeds
         }
         found.append(Guide(name, arms, own_strength, combine))
@@ -125,12 +139,16 @@ def _strength_of(place: str, default: float) -> tuple[str, float]:
     return (folder, parse_strength(text)) if at and not Path(place).exists() else (place, default)
 
 
-def _arms(guide: str, folder: str, combine: Combine, objectives: Sequence[str]) -> dict[str, str]:
+def _arms(
+    guide: str, folder: str, combine: Combine, objectives: Sequence[str], revision: str | None
+) -> dict[str, str]:
     """What one folder holds, name -> folder, after checking that it is ARMs of the objectives."""
     parts = _parts(folder, objectives)
     single = parts == [folder]
     if single:
-        folder = fetch(folder, what=f"guide {guide!r}")
+        folder = fetch(folder, what=f"guide {guide!r}", revision=revision)
+    elif revision is not None:
+        raise ConfigError(f"a revision for {folder}, which is on this machine", "leave it out")
     if single and is_conditioned(folder):
         if combine == "soup":
             raise ConfigError(
@@ -189,6 +207,7 @@ def _objective_of(guide: str, folder: str, *, single: bool) -> str:
             f"{folder} was trained with --method {sidecar.method}: it scores whole responses",
             "guide with an ARM; a trajectory model can only judge",
         )
+    require_language_model(folder)
     if not sidecar.objective and single:
         raise ConfigError(
             f"the ARM {folder} names no objective",

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import logging
 import os
 import re
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -16,11 +15,12 @@ import httpx
 
 from trimtab.data.pairs import Prompt
 from trimtab.errors import ConfigError, ModelLoadError
-from trimtab.evaluation.scorers import Scorer
+from trimtab.evaluation.chat_server import SPEC, ChatServer, Refused, Stumbled, Unreachable
+from trimtab.evaluation.scorers import PROBE, Scorer
 
-_SPEC = "write it like judge:MODEL@http://127.0.0.1:8000/v1"
-_ATTEMPTS, _CONCURRENT, _TIMEOUT = 3, 8, 300.0  # seconds
-_AGAIN = (408, 409, 429)
+logger = logging.getLogger(__name__)
+
+_CONCURRENT = 8
 LOWEST, HIGHEST = 1, 10
 
 QUESTION = """\
@@ -51,7 +51,7 @@ class Judge(Scorer):
         spec: `judge:MODEL@URL`, with the URL that ends before `/chat/completions`.
         objective: what is rated.
         rubric: what the objective means, a sentence or more.
-        pause: seconds before the second attempt; twice as long before the third.
+        pause: seconds before the second attempt; twice as long before each one after it.
 
     Raises:
         ConfigError: a spec that cannot be read, one with a password or a query in its URL, or a
@@ -59,6 +59,7 @@ class Judge(Scorer):
     """
 
     chunk = 16  # replies cost money: few are lost to an error
+    wanted = f"a reply has to end with a line `Rating: N`, N from {LOWEST} to {HIGHEST}"
 
     def __init__(
         self, spec: str, objective: str, rubric: str | None = None, *, pause: float = 1.0
@@ -69,7 +70,7 @@ class Judge(Scorer):
         self._pause, self._key = pause, _api_key()
         parts = _url_parts(self._url)
         if not at or not model or not parts:
-            raise ConfigError(f"cannot read the judge of {objective!r}", _SPEC)
+            raise ConfigError(f"cannot read the judge of {objective!r}", SPEC)
         if "@" in parts.netloc or parts.query or parts.fragment or "@http" in model:
             raise ConfigError(
                 f"the URL of the judge of {objective!r} holds more than a place",
@@ -82,7 +83,7 @@ class Judge(Scorer):
             "rubric": rubric,
             "question_sha256": hashlib.sha256(QUESTION.encode()).hexdigest(),
         }
-        self._client: httpx.Client | None = None
+        self._server: ChatServer | None = None
 
     def score(
         self,
@@ -92,30 +93,50 @@ class Judge(Scorer):
         places: Sequence[str] = (),
         verbatim: Sequence[bool] = (),
     ) -> list[float | None]:
-        """Ratings from 1 to 10; None where a reply holds none.
+        """Ratings from 1 to 10; None where a reply holds none, or a question is refused.
 
         Raises:
-            ModelLoadError: no good answer from the server in three attempts.
+            ModelLoadError: the server answers nobody: wrong key, model or place, or it is down.
         """
-        self._client = self._client or _client()
+        self._server = self._server or self._connected()
         questions = [self.question(p, r) for p, r in zip(prompts, responses, strict=True)]
-        with ThreadPoolExecutor(_CONCURRENT) as pool:
-            asked = [pool.submit(self._ask, self._client, question) for question in questions]
-            try:
-                return [parse_rating(reply.result()) for reply in asked]
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+        try:
+            replies = self._replies(self._server, questions)
+            if replies and all(isinstance(reply, Stumbled) for reply in replies):
+                [control] = self._replies(self._server, [self.question(PROBE, PROBE)])
+                if isinstance(control, Stumbled):  # it is not the questions' fault
+                    raise replies[0]
+        except BaseException:
+            self.close()
+            raise
+        return [self._rating(reply) for reply in replies]
 
     def probe(self, prompt: Prompt) -> None:
-        """Ask once; any reply will do, with a rating or without."""
-        self._try_out(prompt)
+        """Ask once; any reply will do, but one without a rating is shown.
+
+        Raises:
+            ModelLoadError: the server answers nobody, or refuses the question for no fault of its.
+        """
+        server = self._connected()
+        try:
+            [reply] = self._replies(server, [self.question(prompt, PROBE)])
+        finally:
+            server.close()
+        if isinstance(reply, Stumbled):
+            raise reply
+        if isinstance(reply, Refused) and not reply.is_about_the_text:
+            raise ModelLoadError(
+                f"the judge {self._model} at {self._url} refuses a question ({reply})",
+                "see that it takes chats of this model",
+            )
+        if self._rating(reply) is None:
+            logger.warning("the judge %s gives no rating at first: %s", self._model, self.trouble)
 
     def close(self) -> None:
         """Close the connections."""
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        if self._server is not None:
+            self._server.close()
+            self._server = None
 
     def question(self, prompt: Prompt, response: str) -> str:
         """What the judge is asked about one response."""
@@ -129,49 +150,43 @@ class Judge(Scorer):
             highest=HIGHEST,
         )
 
-    def _ask(self, client: httpx.Client, question: str) -> str:
-        body = {
-            "model": self._model,
-            "messages": [{"role": "user", "content": question}],
-            "temperature": 0,
-            "max_tokens": 1024,
-        }
-        reply = self._post(client, body)
+    def _connected(self) -> ChatServer:
+        return ChatServer(self._url, self._model, self._key, pause=self._pause)
+
+    def _ask(self, server: ChatServer, question: str) -> str:
+        return server.ask(question)
+
+    def _reply(self, server: ChatServer, question: str) -> str | Refused | Stumbled:
+        """What comes of one question, unless it concerns all of them."""
         try:
-            content = reply.json()["choices"][0]["message"].get("content")
-        except (ValueError, LookupError, TypeError, AttributeError):
-            raise ModelLoadError(
-                f"what is at {self._url} does not answer as an OpenAI-compatible server", _SPEC
-            ) from None
-        return content if isinstance(content, str) else ""
+            return self._ask(server, question)
+        except Unreachable:
+            raise
+        except (Refused, Stumbled) as trouble:
+            return trouble
 
-    def _post(self, client: httpx.Client, body: dict[str, Any]) -> httpx.Response:
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        trouble = ""
-        for attempt in range(_ATTEMPTS):
-            if attempt:
-                time.sleep(self._pause * 2 ** (attempt - 1))
+    def _replies(self, server: ChatServer, questions: Sequence[str]) -> list[Any]:
+        with ThreadPoolExecutor(_CONCURRENT) as pool:
+            asked = [pool.submit(self._reply, server, question) for question in questions]
             try:
-                reply = client.post(f"{self._url}/chat/completions", json=body, headers=headers)
-            except httpx.RequestError as error:
-                trouble = self._masked(str(error)) or type(error).__name__
-                continue
-            if reply.is_success:
-                return reply
-            said = self._masked(reply.text)  # servers may repeat it
-            trouble = f"HTTP {reply.status_code}: {' '.join(said.split())[:200]}"
-            if reply.status_code < 500 and reply.status_code not in _AGAIN:
-                break
-        raise ModelLoadError(
-            f"the judge {self._model} at {self._url} does not answer ({trouble})",
-            "see that it runs (a key goes into OPENAI_API_KEY) and run the same command again",
-        )
+                wait(asked, return_when=FIRST_EXCEPTION)
+                for failed in (one for one in asked if one.done() and one.exception()):
+                    failed.result()  # raises
+                return [one.result() for one in asked]
+            except BaseException:
+                server.give_up()
+                pool.shutdown(cancel_futures=True)
+                raise
 
-    def _masked(self, text: str) -> str:
-        """The same without the key, written plainly or as JSON and Python write it."""
-        for secret in {self._key, json.dumps(self._key)[1:-1], repr(self._key)[1:-1]} - {""}:
-            text = text.replace(secret, "***")
-        return text
+    def _rating(self, reply: str | Refused | Stumbled) -> float | None:
+        rating = parse_rating(reply) if isinstance(reply, str) else None
+        if rating is None:
+            self.trouble = _shortened(repr(reply) if isinstance(reply, str) else str(reply.args[0]))
+        return rating
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 300 else f"{text[:200]} … {text[-90:]}"  # a rating ends a reply
 
 
 def _api_key() -> str:
@@ -196,21 +211,13 @@ def _url_parts(url: str) -> SplitResult | None:
     return parts if good else None
 
 
-def _client() -> httpx.Client:
-    try:
-        return httpx.Client(timeout=_TIMEOUT)
-    except (ValueError, ImportError, httpx.InvalidURL):  # not named: it may hold a password
-        raise ConfigError(
-            "the proxy that the environment names cannot be used",
-            "look at HTTP_PROXY, HTTPS_PROXY and ALL_PROXY",
-        ) from None
-
-
 def parse_rating(reply: str) -> float | None:
     """The rating in a judge's reply: the last `Rating: N`, or a reply that is a number alone.
 
-    None where there is none, or none that is an integer from 1 to 10.
+    None where there is none, or none that is an integer from 1 to 10. Thoughts before the reply do
+    not count.
     """
+    reply = reply.rpartition("</think>")[2]
     found = _RATED.findall(reply)
     text = found[-1] if found else reply.strip().strip("*_[] \n")
     number = _NUMBER.fullmatch(text.strip())

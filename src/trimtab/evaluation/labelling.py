@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,15 @@ from trimtab.data.pairs import Comparison, RowReport
 from trimtab.data.sources import Row, fingerprint, split_name
 from trimtab.errors import DataError, OutputError
 from trimtab.evaluation.labels import Sides, label_of
-from trimtab.evaluation.scored import Answer, Progress, ScoreFile, score_answers, score_files
+from trimtab.evaluation.scored import (
+    Answer,
+    Progress,
+    ScoreFile,
+    missing,
+    read_jsonl,
+    score_answers,
+    score_files,
+)
 from trimtab.evaluation.scorers import Scorer
 from trimtab.jobs import RowFile
 
@@ -108,14 +117,27 @@ def _scratch(job: RowFile) -> str:
     return f".{job.path.name}.scores."
 
 
+def rows_of(job: RowFile) -> list[dict[str, Any]]:
+    """The whole rows that the output holds."""
+    return list(islice(read_jsonl(job.path), job.done)) if job.done else []
+
+
+def lacks_some(job: RowFile, pairs: Sequence[Comparison]) -> bool:
+    """Whether rows are still to be written, or hold no score where one may be had now."""
+    scores = (row["scores"].values() for row in rows_of(job))
+    return job.done < len(pairs) or any(None in sides for own in scores for sides in own)
+
+
 def label_pairs(
     job: RowFile,
     pairs: Sequence[Comparison],
     files: Sequence[ScoreFile],
     costs: Sequence[str],
     progress: Progress,
-) -> None:
+) -> list[str]:
     """Score both sides of every pair and write the rows that the file lacks.
+
+    Scores that its rows lack are asked for again; where some come, all rows are written anew.
 
     Args:
         job: the output.
@@ -123,23 +145,50 @@ def label_pairs(
         files: from `scratch_files`; they are gone when all rows are written.
         costs: objectives of which less is better.
         progress: is told (what, done, total).
+
+    Returns:
+        A line for each scorer of which scores are still missing.
+
+    Raises:
+        DataError: not one score on some objective; what the other scorers gave is kept.
     """
+    written = rows_of(job)
+    for file in files:
+        _restore(file, written, whole=len(written) == len(pairs))
     sides = [
         Answer(pair.prompt, text, f"{pair.source} {side}", pair.verbatim)
         for pair in pairs
         for side, text in (("chosen", pair.chosen), ("rejected", pair.rejected))
     ]
+    for file in files:
+        file.check(sides)
     later = [file for file in files if file.lacks_some(len(sides))][1:]  # the first is used at once
     for file in later:
         file.scorer.probe(pairs[0].prompt)
     scores = score_answers(files, sides, progress)
+    rows = [
+        labelled(pair, {name: (own[2 * i], own[2 * i + 1]) for name, own in scores.items()}, costs)
+        for i, pair in enumerate(pairs)
+    ]
+    if written != rows[: len(written)]:
+        job.begin_again()
     with job:
-        for i in range(job.done, len(pairs)):
-            of_pair = {name: (own[2 * i], own[2 * i + 1]) for name, own in scores.items()}
-            job.append(labelled(pairs[i], of_pair, costs))
+        for row in rows[job.done :]:
+            job.append(row)
     for leftover in [*job.path.parent.iterdir()]:
         if leftover.name.startswith(_scratch(job)):
             leftover.unlink(missing_ok=True)
+    return missing(files, scores)
+
+
+def _restore(file: ScoreFile, rows: Sequence[Mapping[str, Any]], *, whole: bool) -> None:
+    """Put the scores that the output's rows hold back into a scratch file that lacks them."""
+    found = [score for row in rows for score in row["scores"][file.objective]]
+    chunk = file.scorer.chunk
+    if not whole:  # a chunk goes on only where it is full
+        found = found[: len(found) // chunk * chunk]
+    if later := found[file.job.done * chunk :]:
+        file.extend(later)
 
 
 def labelled(pair: Comparison, scores: Mapping[str, Sides], costs: Sequence[str]) -> dict[str, Any]:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from trimtab.data.pairs import Prompt
+from trimtab.errors import ConfigError, DataError, OutputError
 from trimtab.evaluation.scorers import Scorer
+from trimtab.files import write_text
 from trimtab.jobs import RowFile
 
 Progress = Callable[[str, int, int], None]
 Scores = dict[str, list[float | None]]
+HOPELESS = 64  # answers without one score: whatever gives none so often will not begin to
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,34 @@ class ScoreFile:
     again: bool
 
     def lacks_some(self, answers: int) -> bool:
-        """Whether scores of so many answers are still to be made."""
-        return self.job.done * self.scorer.chunk < answers
+        """Whether scores of so many answers are still to be made, or are missing."""
+        return self.job.done * self.scorer.chunk < answers or None in self.known()
+
+    def known(self) -> list[float | None]:
+        """The scores that the file holds, None where one is missing."""
+        rows = islice(read_jsonl(self.job.path), self.job.done) if self.job.done else ()
+        return [score for row in rows for score in row["scores"]]
+
+    def check(self, answers: Sequence[Answer]) -> None:
+        """Refuse those of the answers to be scored that the scorer cannot read."""
+        left = answers[self.job.done * self.scorer.chunk :]
+        if left:
+            self.scorer.check(*_texts(left), **_facts(left))
+
+    def extend(self, scores: Sequence[float | None]) -> None:
+        """Write down the scores of the next answers, a whole number of chunks but at the end."""
+        with self.job:
+            for row in self._rows(scores, self.job.done * self.scorer.chunk):
+                self.job.append(row)
+
+    def replace(self, scores: Sequence[float | None]) -> None:
+        """Write down as many scores in place of those that the file holds."""
+        write_text(self.job.path, "".join(json.dumps(row) + "\n" for row in self._rows(scores, 0)))
+
+    def _rows(self, scores: Sequence[float | None], first: int) -> Iterator[dict[str, Any]]:
+        chunk = self.scorer.chunk
+        for start in range(0, len(scores), chunk):
+            yield {"first": first + start, "scores": list(scores[start : start + chunk])}
 
 
 def score_files(
@@ -116,35 +147,110 @@ def score_answers(
         progress: is told (what, done, total).
 
     Returns:
-        Objective -> score per answer, None where one is missing.
+        Objective -> score per answer, None where one is missing. Those that an earlier run left
+        missing have been asked for again.
+
+    Raises:
+        DataError: not one score on some objective.
+        ConfigError: a scorer gives what is no finite number.
     """
     return {file.objective: _scores(file, answers, progress) for file in files}
 
 
 def _scores(file: ScoreFile, answers: Sequence[Answer], progress: Progress) -> list[float | None]:
-    job, scorer = file.job, file.scorer
+    known = file.known()
     try:
-        for first in range(job.done * scorer.chunk, len(answers), scorer.chunk):
-            chunk = answers[first : first + scorer.chunk]
-            scores = _score(scorer, chunk)
-            with job:
-                job.append({"first": first, "scores": scores})
-            progress(f"scoring {file.objective}", first + len(chunk), len(answers))
+        _ask_again(file, known, answers, progress)
+        for first in range(len(known), len(answers), file.scorer.chunk):
+            known += _score(file, answers[first : first + file.scorer.chunk])
+            file.extend(known[first:])
+            progress(f"scoring {file.objective}", len(known), len(answers))
+            _require_hope(file, known, len(answers))
     finally:
-        scorer.close()
-    return [score for row in read_jsonl(job.path) for score in row["scores"]]
+        file.scorer.close()
+    return known
 
 
-def _score(scorer: Scorer, answers: Sequence[Answer]) -> list[float | None]:
-    return scorer.score(
-        [answer.prompt for answer in answers],
-        [answer.response for answer in answers],
-        places=[answer.place for answer in answers],
-        verbatim=[answer.verbatim for answer in answers],
+def _ask_again(
+    file: ScoreFile, known: list[float | None], answers: Sequence[Answer], progress: Progress
+) -> None:
+    """Fill in the scores that an earlier run left missing, as far as they are given now."""
+    lost, chunk = [i for i, score in enumerate(known) if score is None], file.scorer.chunk
+    for start in range(0, len(lost), chunk):
+        group = lost[start : start + chunk]
+        for i, score in zip(group, _score(file, [answers[i] for i in group]), strict=True):
+            known[i] = score
+        file.replace(known)
+        progress(f"scoring {file.objective} again", start + len(group), len(lost))
+        if start + len(group) == len(lost) or len(known) >= HOPELESS:
+            _require_hope(file, known, len(answers))
+
+
+def _require_hope(file: ScoreFile, known: Sequence[float | None], answers: int) -> None:
+    """Refuse to go on, or to end, without one score.
+
+    Raises:
+        DataError: it shows what came instead.
+    """
+    if len(known) < min(answers, HOPELESS) or any(score is not None for score in known):
+        return
+    raise DataError(
+        f"none of {len(known)} answers got a score on {file.objective!r} ({_such_as(file)})",
+        f"{file.scorer.wanted or 'mend the scorer'}; the same command asks for them again",
     )
 
 
+def _such_as(file: ScoreFile) -> str:
+    return f"instead came {file.scorer.trouble}" if file.scorer.trouble else "nothing came"
+
+
+def missing(files: Iterable[ScoreFile], scores: Scores) -> list[str]:
+    """A line for each scorer that has left scores out."""
+    found = []
+    for file in files:
+        own = scores[file.objective]
+        if lost := own.count(None):
+            found.append(
+                f"{file.objective}: {lost} of {len(own)} scores are missing ({_such_as(file)}); "
+                "the same command asks for them again"
+            )
+    return found
+
+
+def _score(file: ScoreFile, answers: Sequence[Answer]) -> list[float | None]:
+    scores = file.scorer.score(*_texts(answers), **_facts(answers))
+    for answer, score in zip(answers, scores, strict=True):
+        if score is not None and not math.isfinite(score):
+            raise ConfigError(
+                f"the scorer of {file.objective!r} gives {score} for {answer.place}",
+                "a score is a finite number",
+            )
+    return scores
+
+
+def _texts(answers: Sequence[Answer]) -> tuple[list[Prompt], list[str]]:
+    return [answer.prompt for answer in answers], [answer.response for answer in answers]
+
+
+def _facts(answers: Sequence[Answer]) -> dict[str, Any]:
+    return {
+        "places": [answer.place for answer in answers],
+        "verbatim": [answer.verbatim for answer in answers],
+    }
+
+
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a file that `RowFile` wrote."""
+    """The rows of a file that `RowFile` wrote.
+
+    Raises:
+        OutputError: it holds NaN or an infinity, as earlier versions wrote for broken scorers.
+    """
+
+    def refuse(constant: str) -> NoReturn:
+        raise OutputError(
+            f"{path} holds {constant}, which is no score: its scorer is broken",
+            "mend it, delete the file and run the command again",
+        )
+
     with path.open("rb") as handle:  # lines end at \n alone: a JSON text may hold U+2028
-        yield from (json.loads(line) for line in handle)
+        yield from (json.loads(line, parse_constant=refuse) for line in handle)

@@ -6,29 +6,36 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
-import inspect
-import math
 import re
-import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from numbers import Real
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trimtab.arms.folder import fetch, is_conditioned, weights_fingerprint
+from trimtab.arms.classifiers import is_classifier, require_one_output
+from trimtab.arms.folder import (
+    adapter_base,
+    fetch,
+    is_adapter,
+    is_conditioned,
+    weights_fingerprint,
+)
 from trimtab.data.pairs import Prompt
 from trimtab.data.sources import fingerprint
 from trimtab.errors import ConfigError
 
 if TYPE_CHECKING:
     from trimtab.arms.load import DType
+    from trimtab.data.tokenize import PromptFormat
+    from trimtab.evaluation.reading import Reader
     from trimtab.evaluation.scoring import RewardModel
 
 _RULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-_SPECS = "a scorer is a folder, module:function, or judge:MODEL@http://host:port/v1"
-CONFIGS = ("config.json", "adapter_config.json", "trimtab.json")
+SPECS = "a scorer is a folder, module:function, or judge:MODEL@http://host:port/v1"
+CONFIGS = (  # whatever decides what a model reads
+    "config.json", "adapter_config.json", "trimtab.json", "tokenizer.json",
+    "tokenizer_config.json", "tokenizer.model", "chat_template.jinja",
+)  # fmt: skip
 PROBE = "Hello there."  # a response that any rule and any judge can rate
 
 
@@ -38,10 +45,14 @@ class Scorer(ABC):
     Attributes:
         identity: what the scores depend on, for a job's settings; it holds no secret.
         chunk: responses whose scores are kept together: an error loses fewer than so many.
+        trouble: what came in place of the last score that is missing, for people.
+        wanted: what should have come.
     """
 
     identity: Mapping[str, Any]
     chunk = 128
+    trouble = ""
+    wanted = ""
 
     @abstractmethod
     def score(
@@ -63,6 +74,17 @@ class Scorer(ABC):
         Returns:
             A score per response; None where the scorer gave none that could be read.
         """
+
+    def check(
+        self,
+        prompts: Sequence[Prompt],
+        responses: Sequence[str],
+        *,
+        places: Sequence[str] = (),
+        verbatim: Sequence[bool] = (),
+    ) -> None:
+        """Refuse what it cannot read, as far as that is known without weights and for nothing."""
+        return
 
     def probe(self, prompt: Prompt) -> None:
         """Find out before anything expensive whether it works, where that costs little.
@@ -92,6 +114,7 @@ def load_scorer(
     dtype: DType = "auto",
     device: str | None = None,
     trust_remote_code: bool = False,
+    revision: str | None = None,
 ) -> Scorer:
     """Make a scorer from what a user wrote.
 
@@ -104,11 +127,15 @@ def load_scorer(
         dtype: of a reward model's weights.
         device: where a reward model goes; the GPU by default where there is one.
         trust_remote_code: run model code that comes with a checkpoint.
+        revision: of a hub id: a branch, tag or commit.
 
     Raises:
         ConfigError: a spec that means nothing, a rule that cannot be imported.
         MissingFileError, ModelLoadError: a folder that is not there or cannot be loaded.
     """
+    is_model = not spec.startswith("judge:") and (Path(spec).exists() or ":" not in spec)
+    if revision is not None and not is_model:
+        raise ConfigError(f"a revision for {objective!r}, whose scorer is no model", "leave it out")
     if spec.startswith("judge:"):
         from trimtab.evaluation.judge import Judge
 
@@ -118,15 +145,18 @@ def load_scorer(
             f"a rubric for {objective!r}, whose scorer is no judge", "leave out its --rubric"
         )
     if not Path(spec).exists() and _RULE.fullmatch(spec):
+        from trimtab.evaluation.rule import Rule
+
         return Rule(spec)
     if not spec or (not Path(spec).exists() and ":" in spec):
-        raise ConfigError(f"cannot read the scorer {spec!r} of {objective!r}", _SPECS)
+        raise ConfigError(f"cannot read the scorer {spec!r} of {objective!r}", SPECS)
     options = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
-    return ModelScorer(spec, batch_size, options)
+    folder = fetch(spec, what="reward model", revision=revision)
+    return ModelScorer(folder, batch_size, options)
 
 
 class ModelScorer(Scorer):
-    """A trajectory reward model (its scalar) or an ARM (nats per response)."""
+    """A trajectory reward model or classifier (its scalar), or an ARM (nats per response)."""
 
     def __init__(self, spec: str, batch_size: int, options: Mapping[str, Any]) -> None:
         self._folder = fetch(spec, what="reward model")
@@ -135,7 +165,14 @@ class ModelScorer(Scorer):
                 f"{spec} takes a preference as input and rates no objective by itself",
                 "score with a trajectory model or an ARM of one objective",
             )
-        self.identity = {"model": model_identity(self._folder)}
+        classifies = is_classifier(self._folder)
+        if classifies:
+            require_one_output(self._folder)
+        self.identity = {
+            "model": model_identity(self._folder),
+            "dtype": options["dtype"],
+            **({"read_as": "classifier"} if classifies else {}),  # once they were read as LMs
+        }
         self._batch_size, self._options = batch_size, options
         self._model: RewardModel | None = None
 
@@ -151,15 +188,31 @@ class ModelScorer(Scorer):
         from trimtab.evaluation.scoring import RewardModel
 
         model = self._model = self._model or RewardModel(self._folder, **self._options)
-        own = model.sidecar.prompt_format
         scored = model.score(
             prompts,
             responses,
             batch_size=self._batch_size,
-            prompt_format=["raw" if v else own for v in verbatim] or None,
+            prompt_format=_styles(model, verbatim),
             places=places,
         )
         return [found.reward for found in scored]
+
+    def check(
+        self,
+        prompts: Sequence[Prompt],
+        responses: Sequence[str],
+        *,
+        places: Sequence[str] = (),
+        verbatim: Sequence[bool] = (),
+    ) -> None:
+        """Tokenise everything: a chat that its template does not take, a text that is too long."""
+        from trimtab.arms.load import require_device
+        from trimtab.evaluation.reading import Reader
+
+        if self._options["device"]:
+            require_device(self._options["device"])
+        reader = Reader(self._folder, trust_remote_code=self._options["trust_remote_code"])
+        reader.read(prompts, responses, _styles(reader, verbatim), places)
 
     def close(self) -> None:
         """Free the weights."""
@@ -168,121 +221,22 @@ class ModelScorer(Scorer):
             free_memory()
 
 
-class Rule(Scorer):
-    """A function of the user's, of the response or of prompt and response, that gives a number."""
-
-    def __init__(self, spec: str) -> None:
-        self._spec = spec
-        module, _, name = spec.partition(":")
-        self._function = _imported(module, name)
-        self._takes_prompt = _takes_prompt(spec, self._function)
-        source = getattr(sys.modules[module], "__file__", None)
-        self.identity = {"rule": spec, "sha256": fingerprint([source] if source else [])}
-
-    def score(
-        self,
-        prompts: Sequence[Prompt],
-        responses: Sequence[str],
-        *,
-        places: Sequence[str] = (),
-        verbatim: Sequence[bool] = (),
-    ) -> list[float | None]:
-        """The rule's numbers; a rule that fails is a `ConfigError` that names the row."""
-        names = places or [f"row {i}" for i in range(1, len(responses) + 1)]
-        return [self._one(*row) for row in zip(prompts, responses, names, strict=True)]
-
-    def probe(self, prompt: Prompt) -> None:
-        """Call it once."""
-        self._try_out(prompt)
-
-    def _one(self, prompt: Prompt, response: str, place: str) -> float:
-        try:
-            value = (
-                self._function(prompt, response) if self._takes_prompt else self._function(response)
-            )
-        except (Exception, SystemExit) as error:
-            raise ConfigError(
-                f"the rule {self._spec} fails on {place} ({_reason(error)})", "mend the rule"
-            ) from error
-        number = _finite(value)
-        if number is None:
-            raise ConfigError(
-                f"the rule {self._spec} gives {_shown(value)} for {place}", "return a finite number"
-            )
-        return number
-
-
-def _imported(module: str, name: str) -> Callable[..., Any]:
-    """A function of a module; the current directory is searched first."""
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        found = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if not (module + ".").startswith(f"{error.name}."):
-            raise ConfigError(
-                f"the module {module} cannot be imported ({error})", "install what it needs"
-            ) from None
-        raise ConfigError(
-            f"no module {module!r}", "run where its file is, or install it; " + _SPECS
-        ) from None
-    except (Exception, SystemExit) as error:
-        raise ConfigError(
-            f"the module {module} cannot be imported ({_reason(error)})", "mend it"
-        ) from error
-    finally:
-        sys.path.remove(here)
-    function = getattr(found, name, None)
-    if not callable(function):
-        raise ConfigError(f"the module {module} has no function {name!r}", "check its name")
-    return function  # type: ignore[no-any-return]
-
-
-def _takes_prompt(spec: str, function: Callable[..., Any]) -> bool:
-    """Whether a rule is of (prompt, response) rather than of (response)."""
-    hint = "a rule takes (response) or (prompt, response)"
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        raise ConfigError(f"the rule {spec} does not say what it takes", hint) from None
-    needed = [
-        p
-        for p in parameters
-        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-    ]
-    if len(needed) not in (1, 2) or any(p.kind is p.KEYWORD_ONLY for p in needed):
-        names = ", ".join(p.name for p in needed)
-        raise ConfigError(f"the rule {spec} takes ({names})", hint)
-    return len(needed) == 2
-
-
-def _finite(value: Any) -> float | None:
-    try:
-        number = float(value) if isinstance(value, Real) else math.nan
-    except OverflowError:  # 10**400 is a number, but no float
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _shown(value: Any) -> str:
-    try:
-        text = repr(value)
-    except Exception:  # Python refuses to write an integer of thousands of digits
-        return f"something of type {type(value).__name__}"
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _reason(error: BaseException) -> str:
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0][:200]}" if text else type(error).__name__
+def _styles(reader: Reader, verbatim: Sequence[bool]) -> list[PromptFormat] | None:
+    """How each prompt is read; None is as in training."""
+    own = reader.sidecar.prompt_format
+    return ["raw" if v else own for v in verbatim] or None
 
 
 def model_identity(folder: str) -> str:
-    """What a model's answers depend on: its weights and its configs, or its name at the hub."""
+    """What a model's answers depend on: its weights, its configs and its tokenizer, or its name at
+    the hub; of an adapter, those of its base, too.
+    """
     if not Path(folder).is_dir():
         return folder
     configs = fingerprint([path for name in CONFIGS if (path := Path(folder) / name).is_file()])
-    return hashlib.sha256((weights_fingerprint(folder) + configs).encode()).hexdigest()
+    base = adapter_base(folder) if is_adapter(folder) else ""
+    parts = weights_fingerprint(folder) + configs + (model_identity(base) if base else "")
+    return hashlib.sha256(parts.encode()).hexdigest()
 
 
 def free_memory() -> None:

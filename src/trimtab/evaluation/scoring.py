@@ -1,31 +1,34 @@
-"""Rewards of given responses, from an ARM (per token) or a trajectory model (per response)."""
+"""Rewards of given responses, from an ARM (per token) or a judge's scalar head (per response).
+
+The head's are of a trajectory model of ours, or of any sequence classifier with one output.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from peft import PeftModel
 
-from trimtab.arms.folder import conditioned_on, fetch, is_adapter
+from trimtab.arms.folder import adapter_revision, is_adapter
 from trimtab.arms.load import (
     DType,
     default_device,
     load_arm,
-    load_model,
-    load_tokenizer,
+    load_scalar,
     require_base,
     require_device,
 )
-from trimtab.arms.sidecar import Sidecar
+from trimtab.arms.peft_adapter import with_adapter
 from trimtab.data.collate import pad_rows
-from trimtab.data.pairs import Pair, Prompt
-from trimtab.data.tokenize import PromptFormat, response_ids
-from trimtab.errors import ConfigError, PreferenceError
-from trimtab.steering import PreferenceLike, Steering
+from trimtab.data.pairs import Prompt
+from trimtab.data.tokenize import PromptFormat
+from trimtab.errors import ModelLoadError
+from trimtab.evaluation.reading import Reader, Row, place_of
+from trimtab.steering import PreferenceLike, weights_of
 from trimtab.training.logprobs import response_logp
 from trimtab.training.losses import response_rewards
 from trimtab.training.trainer import trajectory_rewards
@@ -37,7 +40,7 @@ class Scored:
 
     Attributes:
         reward: in nats, summed over the response's tokens, or their mean where the ARM was trained
-            so (`length_normalize`); the scalar head's value (trajectory model).
+            so (`length_normalize`); the scalar head's value, no sigmoid (judge).
         tokens: text of each response token (ARM only).
         token_rewards: log-prob of each response token (ARM only).
     """
@@ -47,11 +50,11 @@ class Scored:
     token_rewards: Sequence[float] = ()
 
 
-class RewardModel:
-    """A loaded reward model of either kind.
+class RewardModel(Reader):
+    """A loaded reward model of either kind: what `Reader` takes, with its weights.
 
     Args:
-        folder: what `trimtab train` wrote, or any causal LM (an ARM *is* one).
+        folder: see `Reader`.
         dtype: of the weights.
         device: where to put them; the GPU by default where there is one.
         trust_remote_code: run model code that comes with the checkpoint.
@@ -65,20 +68,16 @@ class RewardModel:
         device: str | None = None,
         trust_remote_code: bool = False,
     ) -> None:
-        device = require_device(device) if device else default_device()
-        folder = fetch(folder, what="reward model")
-        self.sidecar = Sidecar.load(folder)
-        self.objectives = conditioned_on(folder)
-        self.tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
         options: dict[str, Any] = {
             "dtype": dtype,
-            "device": device,
+            "device": require_device(device) if device else default_device(),
             "trust_remote_code": trust_remote_code,
         }
-        if self.sidecar.method == "trajectory":
-            self.model = _load_judge(folder, options)
+        super().__init__(folder, trust_remote_code=trust_remote_code)
+        if self.judges:
+            self.model = _load_judge(self.folder, self.tokenizer, options)
         else:
-            self.model = load_arm(folder, **options)
+            self.model = load_arm(self.folder, **options)
 
     @torch.inference_mode()
     def score(
@@ -105,60 +104,37 @@ class RewardModel:
         Raises:
             PreferenceError: a preference that does not fit the model.
             ConfigError: lists of different lengths, or a row longer than the model reads.
+            ModelLoadError: the model gives NaN or an infinite reward.
         """
-        if len(prompts) != len(responses):
-            raise ConfigError(f"{len(prompts)} prompts for {len(responses)} responses", "pair them")
-        styles = prompt_format or self.sidecar.prompt_format
-        if isinstance(styles, str):
-            styles = [styles] * len(prompts)
-        rows = [
-            response_ids(self.tokenizer, prompt, response, style)
-            for prompt, response, style in zip(prompts, responses, styles, strict=True)
-        ]
-        self._check_length(rows, places)
-        self._condition(preference)
-        by_length = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1]))
-        scored: dict[int, Scored] = {}
-        for start in range(0, len(rows), batch_size):
+        rows = self.read(prompts, responses, prompt_format, places)
+        if weights := weights_of(preference, self.objectives):
+            self.model.conditioning.open(torch.tensor([weights]))
+        keys = [(tuple(prompt), tuple(response)) for prompt, response in rows]
+        once = dict(zip(keys, rows, strict=True))  # equal texts tie, whatever their batches
+        by_length = sorted(once, key=lambda key: len(key[0]) + len(key[1]))
+        scored: dict[tuple[tuple[int, ...], tuple[int, ...]], Scored] = {}
+        for start in range(0, len(by_length), batch_size):
             group = by_length[start : start + batch_size]
-            scored |= zip(group, self._score_batch([rows[i] for i in group]), strict=True)
-        return [scored[i] for i in range(len(rows))]
+            scored |= zip(group, self._score_batch([once[key] for key in group]), strict=True)
+        found = [scored[key] for key in keys]
+        self._require_numbers(found, places)
+        return found
 
-    def _condition(self, preference: PreferenceLike | None) -> None:
-        if self.objectives:
-            weights = Steering.of(self.objectives, preference).preference
-            self.model.conditioning.open(torch.tensor([[*weights.values()]]))
-        elif preference is not None:
-            raise PreferenceError("this reward model takes no preference", "leave --preference out")
+    def _require_numbers(self, found: Sequence[Scored], places: Sequence[str]) -> None:
+        """Refuse what weights that hold NaN, or overflow in half precision, make of a row."""
+        for i, scored in enumerate(found):
+            if not math.isfinite(scored.reward):
+                number = "NaN" if math.isnan(scored.reward) else f"{scored.reward}"
+                raise ModelLoadError(
+                    f"the model {self.folder} gives {number} for {place_of(places, i)}",
+                    "its weights may be broken (train or copy it again); float16 overflows: try "
+                    "--dtype float32",
+                )
 
-    def style_of(self, pair: Pair) -> PromptFormat:
-        """How the prompt of a pair is read: as in training."""
-        return "raw" if pair.verbatim else self.sidecar.prompt_format
-
-    @property
-    def context(self) -> int | None:
-        """Tokens the model can read, where it has a limit."""
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        return int(limit) if limit else None
-
-    def _check_length(
-        self, rows: Sequence[tuple[list[int], list[int]]], places: Sequence[str]
-    ) -> None:
-        lengths = [len(prompt) + len(response) for prompt, response in rows]
-        longest = max(range(len(rows)), key=lengths.__getitem__, default=0)
-        if self.context and rows and lengths[longest] > self.context:
-            place = places[longest] if places else f"row {longest + 1}"
-            raise ConfigError(
-                f"{place} has {lengths[longest]} tokens with its prompt, the model reads "
-                f"{self.context}",
-                "shorten it; nothing is cut in silence",
-            )
-
-    def _score_batch(self, rows: list[tuple[list[int], list[int]]]) -> list[Scored]:
-        pad_id = self.tokenizer.pad_token_id or 0
-        batch = {k: v.to(self.model.device) for k, v in pad_rows(rows, pad_id).items()}
-        if self.sidecar.method == "trajectory":
-            return [Scored(reward) for reward in trajectory_rewards(self.model, batch).tolist()]
+    def _score_batch(self, rows: list[Row]) -> list[Scored]:
+        if self.judges:
+            return self._judge_batch(rows)
+        batch = self._padded(rows, self.tokenizer.pad_token_id or 0)
         logp, row = response_logp(self.model, batch)
         totals = response_rewards(
             logp, row, len(rows), length_normalize=self.sidecar.length_normalize
@@ -169,16 +145,30 @@ class RewardModel:
             for total, tokens, (_, response) in zip(totals, per_row, rows, strict=True)
         ]
 
+    def _judge_batch(self, rows: list[Row]) -> list[Scored]:
+        """The head reads the last token that is not the *config's* pad; rows are filled with it.
 
-def _load_judge(folder: str, options: dict[str, Any]) -> Any:
-    """A trajectory-level reward model: a sequence classifier with one output."""
-    judge = {"auto_class": transformers.AutoModelForSequenceClassification, "num_labels": 1}
+        A model that names none reads the last token, and so takes one row at a time.
+        """
+        pad_id = self.model.config.get_text_config().pad_token_id
+        groups = [rows] if pad_id is not None else [[row] for row in rows]
+        batches = [self._padded(group, pad_id or 0) for group in groups]
+        return [Scored(r) for b in batches for r in trajectory_rewards(self.model, b).tolist()]
+
+    def _padded(self, rows: list[Row], pad_id: int) -> dict[str, Any]:
+        return {k: v.to(self.model.device) for k, v in pad_rows(rows, pad_id).items()}
+
+
+def _load_judge(folder: str, tokenizer: Any, options: dict[str, Any]) -> Any:
+    """A sequence classifier with one output; an adapter's pad token is its own tokenizer's."""
     if not is_adapter(folder):
-        return load_model(folder, **judge, **options)
-    carrier = load_model(require_base(folder), **judge, **options)
-    pad = load_tokenizer(folder).pad_token_id
-    carrier.config.pad_token_id = pad
-    return PeftModel.from_pretrained(carrier, folder).to(options["device"]).eval()
+        return load_scalar(folder, **options)
+    base = require_base(folder)
+    revision = None if Path(base).exists() else adapter_revision(folder)
+    carrier = load_scalar(base, revision=revision, **options)
+    if tokenizer.pad_token_id is not None:
+        carrier.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    return with_adapter(carrier, folder)
 
 
 def score_responses(

@@ -47,8 +47,10 @@ class Sweep:
         prompt_format: how plain-text prompts are read.
         dtype: of the weights.
         device: where models run; the GPU by default where there is one.
-        trust_remote_code: run model code that comes with a checkpoint.
+        trust_remote_code: names of the models whose checkpoints' own code may run: `base`, or what
+            an ARM is called in its guide.
         batch_size: responses decoded together.
+        revision: of the base, where it is a hub id.
     """
 
     base: str
@@ -60,8 +62,9 @@ class Sweep:
     prompt_format: Literal["auto", "chat", "raw"] = "auto"
     dtype: DType = "auto"
     device: str | None = None
-    trust_remote_code: bool = False
+    trust_remote_code: Sequence[str] = ()
     batch_size: int = 32
+    revision: str | None = None
 
     @property
     def size(self) -> int:
@@ -69,6 +72,11 @@ class Sweep:
         return responses_needed(
             len(self.guides), len(self.seeds), len(self.preferences), len(self.prompts)
         )
+
+    @property
+    def revisions(self) -> dict[str, str]:
+        """The base's, by its name."""
+        return {BASE: self.revision} if self.revision else {}
 
     def all_guides(self) -> list[Guide]:
         """The base, then the guides."""
@@ -83,7 +91,7 @@ class Sweep:
         sampling = asdict(self.sampling)
         del sampling["seed"], sampling["ignore_eos"]
         return {
-            "base": model_identity(self.base),
+            "base": model_identity(self.base) + (f"@{self.revision}" if self.revision else ""),
             "guides": [guide.identity() for guide in self.guides],
             "preferences": [dict(point) for point in self.preferences],
             "seeds": list(self.seeds),
@@ -165,15 +173,16 @@ def require_vocabularies(sweep: Sweep) -> None:
     from trimtab.engines.local.readers import check_vocabularies
 
     arms: dict[str, str] = {}
+    trusted = {*sweep.trust_remote_code}
     for guide in sweep.guides:
         loads = guide.loads()
         for seeds, folders in loads:
             seed = f", seed {seeds[0]}" if len(loads) > 1 else ""
-            arms |= {
-                f"{'' if name == guide.name else f'{name} of '}{guide.name}{seed}": folder
-                for name, folder in folders.items()
-            }
-    check_vocabularies(sweep.base, arms, Origins())
+            for name, folder in folders.items():
+                told = f"{'' if name == guide.name else f'{name} of '}{guide.name}{seed}"
+                arms[told] = folder
+                trusted |= {told} if name in sweep.trust_remote_code else set()
+    check_vocabularies(sweep.base, arms, Origins(frozenset(trusted), sweep.revisions))
 
 
 def respond(
@@ -217,7 +226,8 @@ def _load(sweep: Sweep, guide: Guide, arms: Mapping[str, str]) -> LocalEngine:
         dtype=sweep.dtype,
         device=sweep.device,
         prompt_format=sweep.prompt_format,
-        trust_remote_code=[],
+        trust_remote_code=[name for name in sweep.trust_remote_code if name in (BASE, *arms)],
+        revisions=sweep.revisions,
         **more,
     )
 

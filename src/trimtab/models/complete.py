@@ -17,7 +17,9 @@ _HARMLESS = (
 )
 
 
-def require_whole_model(name: str, report: Mapping[str, Any], *, fresh: Iterable[str] = ()) -> None:
+def require_whole_model(
+    name: str, report: Mapping[str, Any], *, fresh: Iterable[str] = (), unused: Iterable[str] = ()
+) -> None:
     """Refuse a model whose files and architecture do not fit each other, tensor by tensor.
 
     Tied heads need no tensor of their own, and what an architecture's own class says to leave out
@@ -27,15 +29,18 @@ def require_whole_model(name: str, report: Mapping[str, Any], *, fresh: Iterable
         name: of the model, for the error.
         report: transformers' loading info.
         fresh: parameters that are meant to start at random.
+        unused: tensors that are meant to be left.
 
     Raises:
         ModelLoadError: tensors are missing, left over or of another shape, named.
     """
-    new = {*fresh}
+    new, spare = {*fresh}, {*unused}
     missing = [
         key for key in sorted(report["missing_keys"]) if not _harmless(key) and key not in new
     ]
-    left_over = [key for key in sorted(report["unexpected_keys"]) if not _harmless(key)]
+    left_over = [
+        key for key in sorted(report["unexpected_keys"]) if not _harmless(key) and key not in spare
+    ]
     other = sorted(
         str(key[0] if isinstance(key, tuple) else key) for key in report["mismatched_keys"]
     )

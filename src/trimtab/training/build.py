@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import transformers
 
-from trimtab.arms.load import load_model
+from trimtab.arms.load import load_model, load_scalar
 from trimtab.data.collate import ComparisonCollator, PairCollator
 from trimtab.errors import ConfigError, ModelLoadError
 from trimtab.training.adapt import add_conditioning, add_lora
@@ -115,14 +115,10 @@ def _refused_options() -> Iterator[None]:
 def build_model(config: TrainConfig, inputs: Inputs) -> Any:
     """The model to train: with a fresh LoRA, or whole; with a scalar head for a judge."""
     judges = config.method == "trajectory"
-    options: dict[str, Any] = {}
-    if judges:
-        options = {"auto_class": transformers.AutoModelForSequenceClassification, "num_labels": 1}
-    model = load_model(
+    model = (load_scalar if judges else load_model)(
         config.model,
         dtype="float32" if config.finetuning == "full" or not config.bf16 else "bfloat16",
         trust_remote_code=config.trust_remote_code,
-        **options,
     )
     _require_numbers(model, config.model)
     model.config.pad_token_id = inputs.tokenizer.pad_token_id

@@ -71,6 +71,15 @@ def test_a_single_arm(plain: Path) -> None:
     assert guide.arms == {0: {"a": str(plain / "a")}}
 
 
+def test_a_classifier_is_no_guide(plain: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(plain, tmp_path / "judges")
+    config = folder / "b" / "config.json"
+    facts = {**json.loads(config.read_text()), "architectures": ["LlamaForSequenceClassification"]}
+    config.write_text(json.dumps(facts))
+    with pytest.raises(ModelLoadError, match=r"b is a sequence classifier .*; it can judge whole"):
+        read(f"one={folder}")
+
+
 def test_a_guide_for_each_seed(tmp_path: Path, plain: Path) -> None:
     for seed in (3, 5):
         shutil.copytree(plain, tmp_path / f"s{seed}")

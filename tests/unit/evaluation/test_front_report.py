@@ -131,6 +131,60 @@ def test_a_base_that_always_scores_alike_is_not_divided_by() -> None:
     assert scale.raw(np.array([2.0, 1.0])).tolist() == [7.0, 3.0]
 
 
+@pytest.mark.parametrize(
+    ("base", "one", "other"),
+    [
+        ((6, 0, 8), (7, 5, 8), (8, 7, 5)),  # standardised, they differed by 1e-16
+        ((0.1, 0.7, 0.4), (0.1, 0.3, 0.2), (0.2, 0.2, 0.2)),  # no two of these are exact
+        ((1.0, -1.0, 0.5), (0.3, -0.1, -0.2), (0.0, 0.0, 0.0)),  # what is left of a zero
+        ((1e9, 3e9, 2e9), (1e9 + 0.1, 1e9, 1e9 + 0.2), (1e9 + 0.2, 1e9 + 0.1, 1e9)),
+    ],
+)
+def test_rounding_decides_no_dominance(base: Any, one: Any, other: Any) -> None:
+    """The points tie on `good`; the second is better on `more`, and so dominates the first."""
+    design = Design(["g"], ["good", "more"], [], MORE, [0], 3)
+    for first, second in ((one, other), (other, one)):
+        for normalize in ("base", "none"):
+            found = front_report(
+                triples(base, first, second), design, normalize=normalize, resamples=100
+            )
+            points = found["guides"]["g"]["points"]
+            assert [p["non_dominated"] for p in points] == [False, True]
+            assert [p["non_dominated_of_all"] for p in points] == [False, True]
+
+
+def test_a_difference_beyond_rounding_decides() -> None:
+    """One prompt in three is better by 1e-9 of the scores: far beyond what rounding does."""
+    design = Design(["g"], ["good", "more"], [], MORE, [0], 3)
+    made = triples((6, 0, 8), (5, 7, 8 + 1e-8), (5, 7, 8))
+    points = front_report(made, design, resamples=100)["guides"]["g"]["points"]
+    assert [p["non_dominated"] for p in points] == [True, True]
+
+
+MORE = [{"good": 1.0, "more": 0.0}, {"good": 0.0, "more": 1.0}]
+
+
+def triples(base: Any, one: Any, other: Any) -> list[Any]:
+    """Three prompts; the base's `more` is 4, 5, 7, that of the two points 5 and 6."""
+    made = []
+    for i in range(3):
+        for guide, at, good, more in (
+            ("base", {}, base[i], (4, 5, 7)[i]),
+            ("g", MORE[0], one[i], 5),
+            ("g", MORE[1], other[i], 6),
+        ):
+            row = record(guide, at, i, 0, 0)
+            made.append({**row, "scores": {"good": good, "more": more}})
+    return made
+
+
+def test_a_base_alike_but_for_rounding_is_not_divided_by() -> None:
+    noise = np.array([[[[0.1 + 0.2, 3e9], [0.3, 3e9 + 1e-6], [0.3, np.nan]]]])
+    assert scale_of(noise, np.ones(2), "base").unit_K.tolist() == [1.0, 1.0]
+    tiny = np.array([[[[1e-15], [3e-15]]]])  # a small unit is a unit
+    assert scale_of(tiny, np.ones(1), "base").unit_K == pytest.approx([1e-15])
+
+
 def test_the_table_says_what_it_rests_on() -> None:
     found = front_report(RECORDS, DESIGN, resamples=200)
     assert columns(found)[:3] == ["guide", "HV", "HV − one"]
@@ -153,8 +207,15 @@ def test_the_table_says_what_it_rests_on() -> None:
     [(1, "over 1 prompt have zero width"), (9, "over 9 prompts mean little"), (10, "")],
 )
 def test_few_prompts_are_warned_of(prompts: int, said: str) -> None:
-    found = warnings({"n_prompts": prompts})
+    found = warnings({"n_prompts": prompts, "objectives": []})
     assert len(found) == bool(said) and all(said in line for line in found)
+
+
+def test_an_objective_on_which_nothing_differs_is_warned_of() -> None:
+    alike = [{**row, "scores": {**row["scores"], "bad": 0.1}} for row in RECORDS]
+    said = "warning: all answers of every guide score alike on bad: no front can be seen on it"
+    assert warnings(front_report(alike, DESIGN, resamples=100))[1:] == [said]
+    assert warnings(front_report(RECORDS, DESIGN, resamples=100))[1:] == []
 
 
 def made_up(design: Design) -> list[Any]:

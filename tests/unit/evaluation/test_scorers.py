@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conditioned import save_arm
-from conftest import save_model
+from conftest import make_tokenizer, save_model
 
-from trimtab.errors import ConfigError, MissingFileError, OutputError
-from trimtab.evaluation.scored import Answer, ScoreFile, made_again, score_answers, score_files
-from trimtab.evaluation.scorers import ModelScorer, Rule, Scorer, load_scorer, model_identity
+from trimtab.errors import ConfigError, DataError, MissingFileError, OutputError
+from trimtab.evaluation.rule import Rule
+from trimtab.evaluation.scored import (
+    Answer,
+    ScoreFile,
+    made_again,
+    missing,
+    score_answers,
+    score_files,
+)
+from trimtab.evaluation.scorers import ModelScorer, Scorer, load_scorer, model_identity
 from trimtab.evaluation.scoring import RewardModel
 
 RULES = """
@@ -132,6 +141,12 @@ def test_a_folder_scores_as_its_reward_model(base_dir: Path) -> None:
     assert scorer.score(prompts, responses) == pytest.approx(expected)
 
 
+def test_a_response_to_nothing_is_refused(tmp_path: Path) -> None:
+    raw = save_model(tmp_path / "raw", tokenizer=make_tokenizer(template=None))  # and no BOS
+    with pytest.raises(ConfigError, match="row 2 has an empty prompt: nothing predicts its first"):
+        load_scorer(str(raw), "good").score(["the cat", ""], ["sat", "ran"])
+
+
 def test_folders_that_are_no_reward_model(base_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match="no reward model at"):
         load_scorer(str(tmp_path / "none"), "good")
@@ -146,6 +161,25 @@ def test_the_identity_of_a_model_is_its_weights_and_facts(tmp_path: Path) -> Non
     (one / "trimtab.json").write_text(json.dumps({"scale": 2.0}))
     assert model_identity(str(one)) != model_identity(str(same))
     assert model_identity("owner/name") == "owner/name"
+    (same / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    assert model_identity(str(same)) not in (model_identity(str(one)), model_identity(str(other)))
+
+
+def test_the_identity_of_an_adapter_is_its_bases_too(base_dir: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(base_dir, base)
+    arm = save_arm(tmp_path / "parm", base, "bilinear", "ab")
+    before = model_identity(str(arm))
+    assert before == model_identity(str(arm))
+    save_model(base, seed=7)
+    assert model_identity(str(arm)) != before
+    shutil.rmtree(base)
+    assert model_identity(str(arm)) != before  # gone: no error here
+
+
+def test_scores_in_another_precision_are_other_scores(base_dir: Path) -> None:
+    one, other = (load_scorer(str(base_dir), "a", dtype=d) for d in ("float32", "bfloat16"))
+    assert one.identity != other.identity
 
 
 # --- scoring a file -----------------------------------------------------------------------------
@@ -191,7 +225,10 @@ def test_answers_are_scored_by_one_scorer_after_another(tmp_path: Path) -> None:
     assert found["a"][:6] == [None, 1, 2, 3, 4, None] and found["a"] == found["b"]
     assert len(found["a"]) == len(ANSWERS)
     assert [(s.closed, len(s.asked)) for s in scorers] == [(1, len(ANSWERS)), (1, len(ANSWERS))]
-    assert not any(file.lacks_some(len(ANSWERS)) for file in files(tmp_path, *scorers))
+    assert all(file.lacks_some(len(ANSWERS)) for file in files(tmp_path, *scorers))
+    whole = [Answer("x", "y", "row")] * len(ANSWERS)
+    score_answers(files(tmp_path, *scorers, n=2, overwrite=True), whole, silent)
+    assert not any(file.lacks_some(len(whole)) for file in files(tmp_path, *scorers, n=2))
 
 
 def test_scores_go_on_where_they_stopped(tmp_path: Path) -> None:
@@ -203,7 +240,8 @@ def test_scores_go_on_where_they_stopped(tmp_path: Path) -> None:
     begun = files(tmp_path, again, other)
     assert [file.job.done for file in begun] == [2, 1]
     found = score_answers(begun, ANSWERS, silent)
-    assert again.asked == [] and len(other.asked) == 3 and found["a"] == found["b"]
+    assert set(again.asked) == {""}  # what was missing
+    assert len([text for text in other.asked if text]) == 2 and found["a"] == found["b"]
 
 
 def test_only_the_scores_of_a_changed_scorer_are_made_again(tmp_path: Path) -> None:
@@ -213,7 +251,7 @@ def test_only_the_scores_of_a_changed_scorer_are_made_again(tmp_path: Path) -> N
     assert made_again(begun) == ["scores of b are made again: its scorer has changed"]
     assert (tmp_path / "b.jsonl").exists()  # nothing is removed before there is something else
     assert score_answers(begun, ANSWERS, silent)["b"][1] == 2
-    assert same.asked == [] and len(mended.asked) == len(ANSWERS)
+    assert set(same.asked) == {""} and len(mended.asked) == len(ANSWERS)
     assert made_again(files(tmp_path, same, mended)) == []
 
 
@@ -230,6 +268,76 @@ def test_scores_of_other_responses_are_refused(tmp_path: Path) -> None:
 
 def test_a_rule_is_a_rule() -> None:
     assert isinstance(load_scorer("trimtab.demo.rules:dialogue", "speech"), Rule)
+
+
+def test_missing_scores_are_asked_for_again(tmp_path: Path) -> None:
+    """Where the scorer has learnt to rate them, in their places; the others are not asked for."""
+
+    class Mended(Counting):
+        def score(self, prompts: Any, responses: Any, **_: Any) -> list[float | None]:
+            self.asked += responses
+            return [-1.0 if not text else 9.0 for text in responses]
+
+    first = score_answers(files(tmp_path, Counting("a")), ANSWERS, silent)["a"]
+    lost = [i for i, score in enumerate(first) if score is None]
+    assert len(lost) == 27
+    told: list[tuple[str, int, int]] = []
+    mended = Mended("a")
+    found = score_answers(files(tmp_path, mended), ANSWERS, lambda *now: told.append(now))["a"]
+    assert mended.asked == [""] * 27 and told == [("scoring a again", 27, 27)]
+    assert found == [-1.0 if score is None else score for score in first]
+    [file] = files(tmp_path, mended)
+    assert file.known() == found and not file.lacks_some(len(ANSWERS))
+
+
+class Mute(Counting):
+    """Never gives a score; some replies in small chunks, as a judge's are kept."""
+
+    chunk = 16
+    trouble, wanted = "'Well.'", "say a number"
+
+    def score(self, prompts: Any, responses: Any, **_: Any) -> list[float | None]:
+        self.asked += responses
+        return [None] * len(responses)
+
+
+@pytest.mark.parametrize(("answers", "asked"), [(3, 3), (63, 63), (64, 64), (131, 64)])
+def test_nothing_usable_is_an_error_before_everything_was_asked(
+    answers: int, asked: int, tmp_path: Path
+) -> None:
+    mute = Mute("a")
+    said = rf"none of {asked} answers got a score on 'a' \(instead came 'Well\.'\); say a number"
+    with pytest.raises(DataError, match=said):
+        score_answers(files(tmp_path, mute), ANSWERS[:answers], silent)
+    assert len(mute.asked) == asked
+    again = Mute("a")
+    with pytest.raises(DataError, match=said):
+        score_answers(files(tmp_path, again), ANSWERS[:answers], silent)
+    assert len(again.asked) == (asked if asked < 64 else 16)  # all of few, the first of many
+
+
+def test_missing_scores_are_said(tmp_path: Path) -> None:
+    begun = files(tmp_path, Counting("a"))
+    scores = score_answers(begun, ANSWERS, silent)
+    said = "a: 27 of 131 scores are missing (nothing came); the same command asks for them again"
+    assert missing(begun, scores) == [said]
+    assert missing(begun, {"a": [1.0]}) == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_scorer_that_gives_nan_is_named(value: float, tmp_path: Path) -> None:
+    class Broken(Counting):
+        def score(self, prompts: Any, responses: Any, **_: Any) -> list[float | None]:
+            return [1.0, value, 1.0][: len(responses)]
+
+    begun = files(tmp_path, Broken("a"))
+    with pytest.raises(ConfigError, match=f"the scorer of 'a' gives {value} for row 1; a score"):
+        score_answers(begun, ANSWERS[:3], silent)
+    earlier = {"first": 0, "scores": [1.0, value, 1.0]}  # an earlier version wrote it down
+    with begun[0].job as job:
+        job.append(earlier)
+    with pytest.raises(OutputError, match=r"a\.jsonl holds (NaN|Infinity), which is no score"):
+        score_answers(files(tmp_path, Counting("a")), ANSWERS[:3], silent)
 
 
 @pytest.mark.usefixtures("rules")

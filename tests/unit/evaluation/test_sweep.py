@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def test_no_guide_pays_the_cold_start(
 def test_every_arm_is_checked_by_a_name_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     monkeypatch.setattr(
-        "trimtab.engines.local.loading.check_vocabularies", lambda *found: seen.append(found)
+        "trimtab.engines.local.readers.check_vocabularies", lambda *found: seen.append(found)
     )
     arms = {"a": "A", "b": "B"}
     guides = [
@@ -75,9 +76,12 @@ def test_every_arm_is_checked_by_a_name_of_its_own(monkeypatch: pytest.MonkeyPat
         Guide("parm", {1: {"parm": "P"}, 2: {"parm": "P"}}, 1.0),
         Guide("s", {1: {"a": "1"}, 2: {"a": "2"}}, 1.0),
     ]
-    require_vocabularies(plan(3, guides))
-    [(base, found, trusted)] = seen
-    assert (base, trusted) == ("base", False)
+    require_vocabularies(replace(plan(3, guides), trust_remote_code=["a", "base"]))
+    [(base, found, origins)] = seen
+    assert base == "base" and origins.trusts("base") and not origins.trusts("parm")
+    assert {name for name in found if origins.trusts(name)} == {
+        "a of g", "a of s, seed 1", "a of s, seed 2",
+    }  # fmt: skip
     assert found == {
         "a of g": "A", "b of g": "B", "parm": "P", "a of s, seed 1": "1", "a of s, seed 2": "2",
     }  # fmt: skip

@@ -1,0 +1,126 @@
+"""How a reward model reads prompts and responses: everything about it but its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import transformers
+
+from trimtab.arms.classifiers import is_classifier, require_one_output
+from trimtab.arms.folder import conditioned_on, fetch
+from trimtab.arms.load import arm_facts, load_config, load_tokenizer
+from trimtab.arms.sidecar import Sidecar
+from trimtab.data.pairs import Pair, Prompt
+from trimtab.data.tokenize import PromptFormat, conversation_ids, response_ids
+from trimtab.errors import ConfigError
+
+Row = tuple[list[int], list[int]]  # ids of the prompt and of the response
+
+
+class Reader:
+    """What a reward model's folder says about reading; no weight is loaded.
+
+    Args:
+        folder: what `trimtab train` wrote, any causal LM (an ARM *is* one), or any sequence
+            classifier with one output, which reads the whole chat as its template writes it.
+        trust_remote_code: run model code that comes with the checkpoint.
+
+    Attributes:
+        sidecar: its facts.
+        objectives: what a conditioned ARM was trained for.
+        tokenizer: a transformers tokenizer.
+        judges: it scores by a scalar head.
+        context: tokens it can read, where it has a limit.
+
+    Raises:
+        MissingFileError, ModelLoadError: a folder that is not there or cannot be read, or a
+            classifier with several outputs.
+    """
+
+    def __init__(self, folder: str, *, trust_remote_code: bool = False) -> None:
+        self.folder = folder = fetch(folder, what="reward model")
+        self.sidecar = Sidecar.load(folder)
+        self.objectives = conditioned_on(folder)
+        ours = self.sidecar.method == "trajectory"
+        self._reads_chats_whole = not ours and is_classifier(folder)
+        self.judges = ours or self._reads_chats_whole
+        if self.judges:
+            require_one_output(folder)
+        else:
+            arm_facts(folder)
+        self._config = load_config(folder, trust_remote_code=trust_remote_code)
+        self._trusted = trust_remote_code
+        self.tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
+        limit = getattr(self._config.get_text_config(), "max_position_embeddings", None)
+        self.context = int(limit) if limit else None
+
+    def style_of(self, pair: Pair) -> PromptFormat:
+        """How the prompt of a pair is read: as in training."""
+        return "raw" if pair.verbatim else self.sidecar.prompt_format
+
+    def read(
+        self,
+        prompts: Sequence[Prompt],
+        responses: Sequence[str],
+        prompt_format: PromptFormat | Sequence[PromptFormat] | None = None,
+        places: Sequence[str] = (),
+    ) -> list[Row]:
+        """Token ids of each prompt and its response.
+
+        Args:
+            prompts: one per response.
+            responses: texts.
+            prompt_format: how plain-text prompts are read, all or one for each; by default as in
+                training.
+            places: what an error calls each row; `row 1`, `row 2`, … by default.
+
+        Raises:
+            ConfigError: lists of different lengths, a row longer than the model reads, or a text
+                that nobody knows how it reads.
+        """
+        if len(prompts) != len(responses):
+            raise ConfigError(f"{len(prompts)} prompts for {len(responses)} responses", "pair them")
+        styles = prompt_format or self.sidecar.prompt_format
+        if isinstance(styles, str):
+            styles = [styles] * len(prompts)
+        rows = [self._row(*row) for row in zip(prompts, responses, styles, strict=True)]
+        for i, (prompt_ids, _) in enumerate(rows):
+            if not prompt_ids:  # a classifier has all its tokens there
+                raise ConfigError(
+                    f"{place_of(places, i)} has an empty prompt: nothing predicts its first token",
+                    "give it a prompt, or leave it out",
+                )
+        lengths = [len(prompt) + len(response) for prompt, response in rows]
+        longest = max(range(len(rows)), key=lengths.__getitem__, default=0)
+        if self.context and rows and lengths[longest] > self.context:
+            raise ConfigError(
+                f"{place_of(places, longest)} has {lengths[longest]} tokens with its prompt, "
+                f"the model reads {self.context}",
+                "shorten it; nothing is cut in silence",
+            )
+        return rows
+
+    def _row(self, prompt: Prompt, response: str, style: PromptFormat) -> Row:
+        if not self._reads_chats_whole:
+            return response_ids(self.tokenizer, prompt, response, style)
+        ids, is_chat = conversation_ids(self.tokenizer, prompt, response, style)
+        if not is_chat and not self._reads_the_last_token():
+            raise ConfigError(
+                f"{self.folder} has no chat template: how an encoder reads a chat is unknown",
+                "put chat_template.jinja into its folder",
+            )
+        return ids, []
+
+    def _reads_the_last_token(self) -> bool:
+        """Whether the head is a decoder's, which all call `score`, rather than on a `[CLS]`."""
+        with torch.device("meta"):
+            skeleton = transformers.AutoModelForSequenceClassification.from_config(
+                self._config, trust_remote_code=self._trusted
+            )
+        return hasattr(skeleton, "score")
+
+
+def place_of(places: Sequence[str], i: int) -> str:
+    """What an error calls a row."""
+    return places[i] if places else f"row {i + 1}"
