@@ -116,7 +116,8 @@ def _make_folder(folder: Path) -> list[Path]:
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise OutputError(f"{folder} is no folder: a file is there", "choose another") from None
+        file = next(path for path in (folder, *folder.parents) if path.exists())
+        raise OutputError(f"{file} is a file", "name a directory") from None
     except FileNotFoundError as error:  # /proc, a dangling link
         raise OutputError(f"cannot make {folder} ({error.strerror})", "choose another") from None
     return missing

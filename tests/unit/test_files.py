@@ -259,7 +259,7 @@ def test_nothing_is_left_of_a_run_that_wrote_nothing(tmp_path: Path) -> None:
 def test_a_place_under_a_file_is_refused(tmp_path: Path, folder: bool) -> None:
     (tmp_path / "file").write_text("mine")
     with (
-        pytest.raises(OutputError, match="a file is there"),
+        pytest.raises(OutputError, match="file is a file; name a directory"),
         only_writer(tmp_path / "file" / "sub" / "out", folder=folder),
     ):
         pass

@@ -6,8 +6,6 @@ size: LM heads are padded, and two vocabularies of equal size may differ.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,12 +36,6 @@ class VocabularyMap:
 def vocabulary_of(tokenizer: Any) -> dict[int, str]:
     """id -> token string, added tokens included."""
     return {index: token for token, index in tokenizer.get_vocab().items()}
-
-
-def fingerprint(tokenizer: Any) -> str:
-    """SHA-256 over the (id, token) list: equal fingerprints can always be fused."""
-    entries = sorted(vocabulary_of(tokenizer).items())
-    return hashlib.sha256(json.dumps(entries, ensure_ascii=False).encode()).hexdigest()
 
 
 def match_vocabularies(

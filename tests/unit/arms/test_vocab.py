@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from trimtab.arms.vocab import VocabularyMap, fingerprint, match_vocabularies
+from trimtab.arms.vocab import VocabularyMap, match_vocabularies
 from trimtab.errors import VocabularyError
 
 
@@ -110,8 +110,3 @@ def test_a_token_beyond_the_arms_head_is_a_difference() -> None:
 def test_a_token_beyond_the_bases_head_can_never_be_chosen() -> None:
     base = Tokens(["a", "b", "c"], "a")
     assert match_vocabularies(base, BASE, base_head=2, arm_head=4) == VocabularyMap(2, 2)
-
-
-def test_fingerprints_go_by_id_and_token() -> None:
-    assert fingerprint(BASE) == fingerprint(Tokens(list(BASE.tokens)))
-    assert fingerprint(BASE) != fingerprint(Tokens(["b", "a", "c", "</s>"]))
