@@ -11,14 +11,7 @@ import torch
 from torch import Tensor
 
 from trimtab import fusion
-from trimtab.engines.local.choosing import (
-    Fused,
-    Settings,
-    fuse,
-    gated,
-    require_numbers,
-    uniforms,
-)
+from trimtab.engines.local.choosing import Fused, Settings, fuse, gated, require_numbers, uniforms
 from trimtab.engines.local.drafting import Draft
 from trimtab.engines.local.fleet import Fleet, Speculation
 from trimtab.engines.local.open_slots import open_slots
@@ -270,12 +263,7 @@ class Batch:
     ) -> Chunks:
         """Give the rows their tokens; finished ones leave."""
         positions = 1 + max(drafted)
-        at = [
-            i * positions + m
-            for i, (row, own) in enumerate(zip(rows, tokens, strict=True))
-            for m in range(len(own))
-            if row
-        ]
+        at = [i * positions + m for i, own in enumerate(tokens) if rows[i] for m in range(len(own))]
         require_numbers(fused, at, self._fleet.arms)
         if self._report:
             record(rows, tokens, fused, positions, self._fleet)
