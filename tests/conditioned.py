@@ -42,7 +42,7 @@ def conditioned(
     """A copy of a model with a conditioned adapter of rank 6, all of its weights random.
 
     Args:
-        model: a causal LM; it stays as it is.
+        model: a causal LM; it stays as it is. The adapter is float64 if it is, else float32.
         core: `bilinear` or `affine`.
         objectives: names.
         seed: of the weights.
@@ -60,7 +60,8 @@ def conditioned(
     if core == "affine":
         hidden = model.get_input_embeddings().embedding_dim
         directions = torch.randn(3, hidden + 1, generator=generator)
-        vectors = torch.randn(len(objectives), 3, generator=generator)
+        # sixteenths: mixed by quarters they are exact, also in float32
+        vectors = (16 * torch.randn(len(objectives), 3, generator=generator)).round() / 16
         if tokenizer is not None:
             directions = fit_projection(model, tokenizer, described, 3)
             vectors = objective_vectors(model, tokenizer, described, directions)
@@ -69,7 +70,7 @@ def conditioned(
         for _, layer in conditioned_layers(found):
             for tensor in layer.tensors().values():
                 tensor.copy_(0.4 * torch.randn(tensor.shape, generator=generator))
-    return found.eval()
+    return found.double().eval() if model.dtype == torch.float64 else found.eval()
 
 
 def save_arm(folder: Path, base: Path, core: Core, *args: Any, **options: Any) -> Path:
@@ -98,7 +99,10 @@ def with_core(
 
 def by_formula(plain: Any, folder: Path, preference: Mapping[str, float]) -> Any:
     """The model that a folder means at one preference: dense matrices added to a copy."""
-    tensors = load_file(folder / "adapter_model.safetensors")
+    tensors = {
+        key: tensor.to(plain.dtype)
+        for key, tensor in load_file(folder / "adapter_model.safetensors").items()
+    }
     facts = json.loads((folder / "adapter_config.json").read_text())
     weights = [preference[name] for name in facts["objectives"]]
     model = copy.deepcopy(plain)
@@ -122,7 +126,7 @@ def _bilinear(
     """PARM: B1 W1 A1 + B2 W2(p) A2, with W2(p) = Σ p_i U_i."""
     r1 = facts["r"] - facts["preference_r"]
     a, b = own["lora_A.weight"], own["lora_B.weight"]
-    w2 = torch.zeros(facts["preference_r"], facts["preference_r"])
+    w2 = torch.zeros(facts["preference_r"], facts["preference_r"], dtype=a.dtype)
     for p, flat in zip(weights, own["core.U"], strict=True):
         for i in range(len(w2)):
             for j in range(len(w2)):

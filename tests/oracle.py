@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 from conftest import make_model
+from rounding import NATS
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
+from trimtab import fusion
 from trimtab.arms.adapter import AdapterWeights, LowRank
 from trimtab.arms.vocab import VocabularyMap
 from trimtab.engines import reference
@@ -97,6 +99,29 @@ def specified(engine: LocalEngine, request: Request) -> list[int]:
         request.sampling,
         [*engine.ends],
     )
+
+
+def is_specified(engine: LocalEngine, request: Request, ids: Sequence[int]) -> bool:
+    """Whether tokens are the specification's, or another choice only where rounding decides.
+
+    That is a greedy token within `NATS` of the likeliest, and a drawn one whose share of [0, 1)
+    begins or ends within `NATS` of the random number. Each token is judged after those before it.
+    """
+    s = request.sampling
+    row = [torch.tensor([float(x)]) for x in (s.temperature, s.top_p, s.min_p)]
+    for t, token in enumerate(ids):
+        logp = specified_logp(engine, request, list(ids[:t]))[None]
+        [logp] = fusion.shape(logp, row[0], torch.tensor([s.top_k]), *row[1:])
+        if s.temperature == 0:
+            near = logp[token] >= logp.max() - NATS
+        else:
+            ends = logp.double().exp().cumsum(-1)
+            u = fusion.uniform(s.seed, t) * ends[-1]
+            near = ends[token] - logp[token].double().exp() - NATS <= u < ends[token] + NATS
+        if not near:
+            return False
+    ended = not s.ignore_eos and bool(ids) and ids[-1] in engine.ends
+    return len(ids) == s.max_new_tokens or ended
 
 
 def specified_logp(engine: LocalEngine, request: Request, generated: list[int]) -> Tensor:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from conftest import make_tokenizer, save_model, write_jsonl
+from rounding import nats
 
 from trimtab.arms.folder import is_adapter
 from trimtab.cli.main import COMMANDS, main
@@ -89,7 +90,7 @@ def test_score(trained: Path, pairs_file: Path, tmp_path: Path, capsys: Capture)
     assert len(found) == 80
     for row in found:
         assert "".join(row["tokens"]) == row["response"] + "<|end|>"
-        assert row["reward"] == pytest.approx(sum(row["token_rewards"]), abs=1e-3)
+        assert row["reward"] == nats(sum(row["token_rewards"]))
     for chosen, rejected in zip(found[::2], found[1::2], strict=True):
         assert chosen["reward"] > rejected["reward"]
     before = out.read_bytes()
@@ -121,9 +122,9 @@ def test_texts_with_an_implicit_prompt_are_judged_as_they_were_trained(
     path = write_jsonl(tmp_path / "texts.jsonl", [texts])
     [found, _] = run_json(capsys, "score", "--arm", base_dir, "--input", path)
     [raw] = RewardModel(str(base_dir)).score([found["prompt"]], [" sat"], prompt_format="raw")
-    assert found["reward"] == pytest.approx(raw.reward)
+    assert found["reward"] == nats(raw.reward)
     [chat] = RewardModel(str(base_dir)).score([found["prompt"]], [" sat"])
-    assert found["reward"] != pytest.approx(chat.reward)
+    assert found["reward"] != nats(chat.reward)
 
 
 def test_accuracy_leaves_out_what_the_model_cannot_read(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import write_jsonl
+from rounding import nats
 from test_commands import rows, run, run_json
 
 from trimtab import steering
@@ -125,7 +126,7 @@ def test_score_at_a_preference(arm: Path, tmp_path: Path, capsys: Capture) -> No
         ahead.append(happy["reward"] - sad["reward"])
     assert ahead[0] > 5 and ahead[2] < -5 and ahead[0] > ahead[1] > ahead[2]
     happy, sad = run_json(capsys, *command)  # all objectives alike
-    assert happy["reward"] - sad["reward"] == pytest.approx(ahead[1])
+    assert happy["reward"] - sad["reward"] == nats(ahead[1])
 
 
 def test_scores_for_another_preference_are_another_job(
@@ -231,7 +232,7 @@ def test_an_objective_that_is_only_described(
     assert found["preference"] == {"up": 0.0, "down": 0.0, "brief": 1.0}
     [still] = run_json(capsys, *command, *more, "--preference", "up=1,down=0,brief=0")
     firsts = [row["tokens"][0]["rewards"]["up+down"] for row in (up, still, found)]
-    assert firsts[0] == pytest.approx(firsts[1], abs=1e-4)
+    assert firsts[0] == nats(firsts[1])
     assert abs(firsts[0] - firsts[2]) > 0.01
     assert "brief is known by description only, which is experimental" in caplog.text
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import train_with_processes, write_jsonl
+from rounding import AFTER_TRAINING
 from safetensors.torch import load_file
 from test_training import Crash, Workshop, crash_at, interrupt_at
 from torch import Tensor
@@ -79,8 +80,8 @@ def test_accumulation(shop: Conditioned, method: str) -> None:
             f"{method}-{size}", method=method, preference_draws="row", max_steps=3,
             per_device_train_batch_size=size, gradient_accumulation_steps=8 // size,
         )  # fmt: skip
-    shop.same(f"{method}-8", f"{method}-4", tolerance=2e-4)
-    shop.same(f"{method}-8", f"{method}-1", tolerance=2e-4)
+    shop.same(f"{method}-8", f"{method}-4", tolerance=AFTER_TRAINING)
+    shop.same(f"{method}-8", f"{method}-1", tolerance=AFTER_TRAINING)
 
 
 def test_accumulation_with_a_preference_for_each_pass(
@@ -138,7 +139,7 @@ def test_gradient_checkpointing(
             gradient_accumulation_steps=2, group_by_length=False,
         )  # fmt: skip
         computed.append(tokens)
-    shop.same(*names, tolerance=1e-5)
+    shop.same(*names, tolerance=AFTER_TRAINING)
     assert computed[1] > 1.5 * computed[0]
 
 
@@ -154,7 +155,7 @@ def test_evaluating_on_the_way(shop: Conditioned, draws: str) -> None:
 def test_gradient_checkpointing_with_dropout(shop: Conditioned) -> None:
     for on in (False, True):
         shop.train(f"dropout-{on}", gradient_checkpointing=on, lora_dropout=0.3, max_steps=4)
-    shop.same("dropout-False", "dropout-True", tolerance=1e-5)
+    shop.same("dropout-False", "dropout-True", tolerance=AFTER_TRAINING)
 
 
 @pytest.mark.parametrize("draws", DRAWS)
@@ -197,7 +198,7 @@ def test_two_processes_train_what_one_does(
         train_with_processes(n, shop.base, shop.data, tmp_path / str(n), *options) for n in (1, 2)
     ]
     for name, tensor in weights[0].items():
-        torch.testing.assert_close(tensor, weights[1][name], atol=2e-5, rtol=0, msg=name)
+        torch.testing.assert_close(tensor, weights[1][name], atol=AFTER_TRAINING, rtol=0, msg=name)
 
 
 @pytest.mark.parametrize("draws", DRAWS)

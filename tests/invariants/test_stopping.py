@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import command_of_processes, save_model, train_with_processes
+from rounding import AFTER_TRAINING
 from safetensors.torch import load_file, save_file
 from test_training import Crash, Workshop, crash_at, interrupt_at
 
@@ -260,4 +261,4 @@ def test_two_processes_stop_at_one_step(shop: Workshop, tmp_path: Path) -> None:
     alone |= {"split": "none", "group_by_length": False, "num_train_epochs": 8, "max_steps": -1}
     shop.train("alone", objectives="", **alone)
     for name, tensor in shop.weights("alone").items():
-        torch.testing.assert_close(again[name], tensor, atol=1e-4, rtol=0)
+        torch.testing.assert_close(again[name], tensor, atol=AFTER_TRAINING, rtol=0)

@@ -13,6 +13,7 @@ import peft
 import pytest
 import torch
 from conftest import make_model, make_tokenizer
+from rounding import close, nats
 from safetensors.torch import load_file, save_file
 
 import trimtab
@@ -137,12 +138,12 @@ def test_rewards_are_pefts_or_it_is_refused(kind: str, base_dir: Path, tmp_path:
     prompt = engine.arms[0].prompt_ids("the cat sat on")
     logp = forward(by_peft(base_dir, folder), [*prompt, *ids]).log_softmax(-1)
     expected = [float(logp[len(prompt) + i - 1, token]) for i, token in enumerate(ids)]
-    assert found == pytest.approx(expected, abs=1e-3)
+    assert found == nats(expected)
     unguided = forward(load_model(str(base_dir)), [*prompt, *ids]).log_softmax(-1)
     without = [float(unguided[len(prompt) + i - 1, token]) for i, token in enumerate(ids)]
     assert found != pytest.approx(without, abs=1e-2)  # the adapter has an effect at all
     [scored] = RewardModel(str(folder)).score(["the cat sat on"], ["the dog ran"])
-    assert scored.reward == pytest.approx(scored_by_peft(base_dir, folder), abs=1e-3)
+    assert scored.reward == nats(scored_by_peft(base_dir, folder))
 
 
 def scored_by_peft(base: Path, folder: Path) -> float:
@@ -165,7 +166,7 @@ def test_the_base_is_never_written_to(kind: str, base_dir: Path, tmp_path: Path)
     assert [p.data_ptr() for p in base.parameters()] == addresses
     theirs = by_peft(base_dir, folder)
     ids = [*range(4, 20), 2, *range(20, 30)]
-    assert torch.allclose(forward(model, ids), forward(theirs, ids), atol=1e-4)
+    close(forward(model, ids), forward(theirs, ids))
     assert tensors_hash(base) == before
     assert tensors_hash(load_model(str(base_dir))) == before
 
@@ -186,9 +187,7 @@ def test_a_file_that_holds_weights_of_the_base(base_dir: Path, tmp_path: Path) -
     )
     ids = list(range(4, 20))
     theirs = forward(by_peft(base_dir, folder), ids)
-    assert torch.allclose(
-        forward(with_adapter(load_model(str(base_dir)), str(folder)), ids), theirs
-    )
+    close(forward(with_adapter(load_model(str(base_dir)), str(folder)), ids), theirs)
 
 
 class TestWeightsThatDoNotFit:

@@ -14,6 +14,7 @@ import transformers
 from conditioned import by_formula, save_arm
 from conftest import make_model, make_tokenizer
 from oracle import GREEDY, next_logp, specified, whole_model
+from rounding import close, nats
 from safetensors.torch import load_file
 from test_local_engine import agrees, make_lora, requests_for
 
@@ -165,7 +166,7 @@ def test_the_specification_is_the_papers_formula(
     ids = torch.arange(4, 12)[None]
     with torch.no_grad():
         found = whole_model(arm, inner)(ids).logits
-        torch.testing.assert_close(found, expected(ids).logits, atol=1e-4, rtol=1e-4)
+        close(found, expected(ids).logits)
 
 
 def test_weights_beside_other_arms(base_dir: Path, arm_dir: Path, tmp_path: Path) -> None:
@@ -186,7 +187,7 @@ def test_weights_beside_other_arms(base_dir: Path, arm_dir: Path, tmp_path: Path
     for t, token in enumerate(answer.tokens):
         said = plan.prompts["y"] + list(answer.token_ids[:t])
         expected = next_logp(engine.arms[1], said, [0.5, 0.5])[token.token_id]
-        assert token.rewards["y"] == pytest.approx(float(expected), abs=1e-3)
+        assert token.rewards["y"] == nats(float(expected))
 
 
 @pytest.fixture(scope="module", params=["ngram", "model", "weak"])
@@ -226,7 +227,7 @@ class TestSpeculating:
                 for arm in drafted.arms:
                     said = plan.prompts[arm.name] + list(answer.token_ids[:t])
                     logp = next_logp(arm, said, plan.conditions[arm.name])[token.token_id]
-                    assert token.rewards[arm.name] == pytest.approx(float(logp), abs=1e-3)
+                    assert token.rewards[arm.name] == nats(float(logp))
 
     def test_a_seed_is_its_tokens_in_any_company(self, drafted: LocalEngine) -> None:
         requests = many(drafted, 8)

@@ -13,6 +13,7 @@ import torch
 import transformers as hf
 from conftest import make_tokenizer
 from oracle import GREEDY, specified, specified_logp, templated, with_lora
+from rounding import nats
 from test_architectures import BOTH, GPT, IN_SLOTS, WINDOW, WORDS, small, stream_of
 
 import trimtab
@@ -84,7 +85,7 @@ class TestLongRope:
         for request, answer in zip(asked(), longrope.generate(asked(), report=True), strict=True):
             for t, token in enumerate(answer.tokens):
                 logp = specified_logp(longrope, request, list(answer.token_ids[:t]))
-                assert token.logp_fused == pytest.approx(float(logp[token.token_id]), abs=1e-3)
+                assert token.logp_fused == nats(float(logp[token.token_id]))
 
     def test_the_factors_matter(self) -> None:
         """With the short factors everywhere, the long rows say something else."""

@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import make_model, make_tokenizer
 from oracle import GREEDY, next_logp, specified, specified_logp, stream, templated, with_lora
+from rounding import nats
 from test_local_engine import make_lora, requests_for
 
 import trimtab
@@ -114,9 +115,9 @@ def test_reports_are_the_specification(engine: LocalEngine) -> None:
                 for s in (engine.base, *engine.arms)
             ]
             found = [token.logp_base, *(token.rewards[name] for name in engine.objectives)]
-            assert found == pytest.approx(expected, abs=1e-3)
+            assert found == nats(expected)
             fused = float(specified_logp(engine, request, said)[token.token_id])
-            assert token.logp_fused == pytest.approx(fused, abs=1e-3)
+            assert token.logp_fused == nats(fused)
 
 
 @pytest.mark.parametrize("mode", ["on", "auto"])

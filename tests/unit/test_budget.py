@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import GREEDY, next_logits, next_logp, specified, stream, templated, with_lora
+from rounding import nats
 from torch import Tensor
 
 from trimtab import fusion
@@ -202,7 +203,7 @@ class TestBudget:
                 next_logits(engine.base), [next_logits(arm) for arm in engine.arms],
                 [*prompts.values()], said, [token.strength / 3] * 3,
             )  # fmt: skip
-            assert token.logp_fused == pytest.approx(float(logp[token.token_id]), abs=1e-3)
+            assert token.logp_fused == nats(float(logp[token.token_id]))
 
     def test_no_budget_is_the_base(self, engine: LocalEngine, speculate: Any) -> None:
         bound = engine.generate(requests(kl_budget=0.0), speculate=speculate)

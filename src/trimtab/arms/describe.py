@@ -23,6 +23,10 @@ from torch import Tensor
 
 from trimtab.errors import ConfigError
 
+_ROUNDING = 1e-4
+"""Share of a text's embedding that float32 may leave where it says nothing of its own. Made longer,
+that would be a vector of noise, another one on every processor."""
+
 
 @torch.no_grad()
 def fit_projection(
@@ -67,8 +71,10 @@ def objective_vectors(
     """
     standard_KH = _standardised(model, tokenizer, descriptions)
     seen_KQ = standard_KH @ projection[:, :-1].t() + projection[:, -1]
-    length = seen_KQ.shape[1] ** 0.5
-    found: Tensor = seen_KQ / seen_KQ.norm(dim=1, keepdim=True).clamp(min=1e-6) * length
+    length_K1 = seen_KQ.norm(dim=1, keepdim=True)
+    told_apart_K1 = length_K1 > _ROUNDING * standard_KH.norm(dim=1, keepdim=True)
+    unit_KQ = torch.where(told_apart_K1, seen_KQ / length_K1, 0.0)
+    found: Tensor = unit_KQ * seen_KQ.shape[1] ** 0.5
     names = list(descriptions)
     for i, name in enumerate(names):
         for j, other in enumerate(names[:i]):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import make_model
 from oracle import dense
+from rounding import nats
 
 import trimtab
 from trimtab.arms.adapter import AdapterWeights, LowRank, read_lora, soup
@@ -68,7 +69,7 @@ def test_more_than_plain_lora(tmp_path: Path, base_dir: Path, options: dict[str,
     with torch.no_grad():
         logp = theirs.eval()(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
     token = answer.tokens[0]
-    assert token.rewards["one"] == pytest.approx(float(logp[token.token_id]), abs=1e-4)
+    assert token.rewards["one"] == nats(float(logp[token.token_id]))
 
 
 def test_an_adapter_that_does_not_fit(tmp_path: Path, base_dir: Path) -> None:

@@ -130,15 +130,19 @@ def cores(draw: Any) -> tuple[Any, Tensor, Tensor, Tensor, Tensor, Mix]:
     core: Any = AffineCore(q, r1 + r2, shift=kind == "affine")
     if kind == "bilinear":
         core = BilinearCore(k, r1 + r2, r2)
+    core.double()
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
     for weight in core.parameters():
-        weight.data = torch.randn(weight.shape, generator=generator)
-    a = torch.randn(r1 + r2, ins, generator=generator)
-    b = torch.randn(outs, r1 + r2, generator=generator)
-    x = torch.randn(n, t, ins, generator=generator)
+        weight.data = random(*weight.shape)
+    a, b, x = random(r1 + r2, ins), random(outs, r1 + r2), random(n, t, ins)
     weights = torch.tensor(
-        [[draw(st.floats(0.0625, 8.0, width=32)) for _ in range(k)] for _ in range(n)]
+        [[draw(st.floats(0.0625, 8.0, width=32)) for _ in range(k)] for _ in range(n)],
+        dtype=torch.float64,
     )
-    p, vectors = weights / weights.sum(-1, keepdim=True), torch.randn(k, q, generator=generator)
+    p, vectors = weights / weights.sum(-1, keepdim=True), random(k, q)
     return core, a, b, x, vectors, Mix(p, p @ vectors)
 
 
@@ -149,14 +153,14 @@ def test_three_forms_of_one_core(given: Any) -> None:
     """Rows by their own preference, folded into B, and columns with gains: one update."""
     core, a, b, x, vectors, rows = given
     by_row = core.apply_rows(x @ a.t(), rows) @ b.t()
-    term = core.columns(a, b, Mix(torch.eye(len(vectors)), vectors))
+    term = core.columns(a, b, Mix(torch.eye(len(vectors), dtype=torch.float64), vectors))
     for i, preference in enumerate(rows.preference):
         folded, bias = core.fold(b, Mix(rows.preference[i : i + 1], rows.vector[i : i + 1]))
         own = x[i] @ a.t() @ folded.t() + (0.0 if bias is None else bias)
-        torch.testing.assert_close(own, by_row[i], atol=1e-3, rtol=1e-4)
+        torch.testing.assert_close(own, by_row[i])
         weight, shift = dense(term, preference.tolist())
         own = x[i] @ weight.t() + (0.0 if shift is None else shift)
-        torch.testing.assert_close(own, by_row[i], atol=1e-3, rtol=1e-4)
+        torch.testing.assert_close(own, by_row[i])
 
 
 @pytest.mark.parametrize("rows", [1, 2])
@@ -193,10 +197,10 @@ def test_affine_without_modulation_is_plain_lora() -> None:
     """G = D = 0: y = W x + s · B A x at any preference, s = 8 / 8; G and D do get a gradient."""
     inner, config = nn.Linear(5, 4), config_of("affine", 2)
     conditioning = Conditioning(config.objectives, torch.randn(2, 3))
-    layer = ConditionedLayer(inner, config, conditioning)
+    layer = ConditionedLayer(inner, config, conditioning).double()
     layer.lora_B.data.normal_()
     layer.core.G.data.zero_()
-    x = torch.randn(2, 3, 5)
+    x = torch.randn(2, 3, 5, dtype=torch.float64)
     expected = inner(x) + x @ layer.lora_A.t() @ layer.lora_B.t()
     for rows in ([[0.3, 0.7]], [[1.0, 0.0], [0.2, 0.8]]):
         conditioning.open(torch.tensor(rows))

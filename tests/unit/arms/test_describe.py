@@ -11,6 +11,7 @@ import torch
 from conftest import WORDS, make_model, make_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rounding import close
 
 from trimtab.arms.describe import fit_projection, objective_vectors
 from trimtab.arms.descriptions import parse_descriptions
@@ -61,7 +62,7 @@ class TestProjection:
         found = fit_projection(model, tokenizer, TEXTS, q, seed=seed)
         assert found.shape == (q, 17)
         directions = found[:, :-1]
-        torch.testing.assert_close(directions @ directions.t(), torch.eye(q), atol=1e-5, rtol=0)
+        close(directions @ directions.t(), torch.eye(q), terms=16)
         assert torch.equal(found, fit_projection(model, tokenizer, TEXTS, q, seed=seed))
 
     def test_another_seed_is_another_one(self, model: Any, tokenizer: Any) -> None:
@@ -80,7 +81,7 @@ class TestProjection:
         texts = {"a": "the happy cat", "b": "the sad cat"}
         directions = fit_projection(model, tokenizer, texts, features)
         one, two = objective_vectors(model, tokenizer, texts, directions)
-        torch.testing.assert_close(one, -two, atol=1e-4, rtol=0)
+        close(one, -two, terms=16)
 
     def test_differences_are_kept(self, model: Any, tokenizer: Any) -> None:
         """With Q = K - 1 = 2 the three centred rows keep their angles, as with Q = H = 16."""
@@ -88,7 +89,7 @@ class TestProjection:
             objective_vectors(model, tokenizer, TEXTS, fit_projection(model, tokenizer, TEXTS, q))
             for q in (2, 16)
         )
-        torch.testing.assert_close(small @ small.t() / 2, whole @ whole.t() / 16, atol=1e-3, rtol=0)
+        close(small @ small.t() / 2, whole @ whole.t() / 16, terms=16)
 
 
 class Table:
@@ -117,7 +118,7 @@ class TestVectors:
         eye = torch.cat([torch.eye(2), torch.zeros(2, 1)], 1)  # no offset
         found = objective_vectors(table, table, texts, eye)
         root = 2**0.5
-        torch.testing.assert_close(found, torch.tensor([[root, 0.0], [-root, 0.0], [0.0, root]]))
+        close(found, torch.tensor([[root, 0.0], [-root, 0.0], [0.0, root]]), terms=3)
 
     @pytest.mark.parametrize("features", [2, 3, 8, 16])
     def test_length_is_the_root_of_q(self, model: Any, tokenizer: Any, features: int) -> None:
@@ -126,7 +127,7 @@ class TestVectors:
             model, tokenizer, TEXTS, fit_projection(model, tokenizer, TEXTS, features)
         )
         assert found.shape == (3, features)
-        torch.testing.assert_close(found.norm(dim=1), torch.full((3,), features**0.5))
+        close(found.norm(dim=1), torch.full((3,), features**0.5), terms=16)
         again = objective_vectors(
             model, tokenizer, TEXTS, fit_projection(model, tokenizer, TEXTS, features)
         )
@@ -139,7 +140,7 @@ class TestVectors:
         found = objective_vectors(model, tokenizer, TEXTS, directions)
         for i, text in enumerate(TEXTS.values()):
             [own] = objective_vectors(model, tokenizer, {"x": text}, directions)
-            torch.testing.assert_close(own, found[i])
+            close(own, found[i], terms=16)
 
     def test_half_precision_embeddings(self, tokenizer: Any) -> None:
         exact = make_model(1, len(tokenizer))
@@ -158,6 +159,18 @@ class TestVectors:
             projection = fit_projection(model, tokenizer, TEXTS, 3)
             objective_vectors(model, tokenizer, texts, projection)
         assert caught.value.hint
+
+    @pytest.mark.parametrize("count", [1, 2, 3, 7])
+    def test_what_nothing_tells_apart_is_not_made_of_rounding(
+        self, model: Any, tokenizer: Any, count: int
+    ) -> None:
+        """The same text so many times: less their mean nothing is left but float32's last bits."""
+        texts = dict.fromkeys("abcdefg"[:count], "sad cat")
+        projection = fit_projection(model, tokenizer, texts, 3)
+        assert not objective_vectors(model, tokenizer, {"a": texts["a"]}, projection).any()
+        if count > 1:
+            with pytest.raises(ConfigError, match="'b' and 'a' are described alike"):
+                objective_vectors(model, tokenizer, texts, projection)
 
     def test_no_tokens(self, model: Any, tokenizer: Any) -> None:
         with pytest.raises(ConfigError, match="the description of 'd' has no tokens"):

@@ -10,6 +10,7 @@ import pytest
 import transformers
 from conditioned import CORES, save_arm
 from conftest import save_model
+from rounding import nats
 
 import trimtab
 from trimtab.arms.conditioned import Core
@@ -45,8 +46,8 @@ def same(ours: Any, theirs: Any, names: tuple[str, str]) -> None:
     """Two reports say the same of every token, the ARMs being called by two names."""
     assert [token.token_id for token in ours.tokens] == [token.token_id for token in theirs.tokens]
     for one, other in zip(ours.tokens, theirs.tokens, strict=True):
-        assert one.logp_fused == pytest.approx(other.logp_fused, abs=1e-3)
-        assert one.rewards[names[0]] == pytest.approx(other.rewards[names[1]], abs=1e-3)
+        assert one.logp_fused == nats(other.logp_fused)
+        assert one.rewards[names[0]] == nats(other.rewards[names[1]])
 
 
 @pytest.mark.parametrize("merge", [False, True])
@@ -95,7 +96,7 @@ def test_scores_are_the_conditioned_arms(
     ours = trimtab.score(str(tmp_path), prompts, texts)
     theirs = trimtab.score(str(arms[core]), prompts, texts, preference=WEIGHTS)
     for one, other in zip(ours, theirs, strict=True):
-        assert one.token_rewards == pytest.approx(other.token_rewards, abs=1e-3)
+        assert one.token_rewards == nats(other.token_rewards)
 
 
 @pytest.mark.parametrize("core", CORES)

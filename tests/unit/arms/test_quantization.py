@@ -38,10 +38,11 @@ def lora_on(base: Path, folder: Path) -> Path:
 
     plain = AutoModelForCausalLM.from_pretrained(base)
     model = get_peft_model(plain, LoraConfig(task_type=TaskType.CAUSAL_LM, r=4))
+    generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if "lora_B" in name:
-                weight.copy_(0.1 * torch.randn(weight.shape))
+            if "lora_" in name:
+                weight.copy_(0.1 * torch.randn(weight.shape, generator=generator))
     model.save_pretrained(folder)
     return folder
 

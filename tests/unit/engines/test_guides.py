@@ -14,6 +14,7 @@ from conditioned import TEXTS, save_arm
 from conftest import make_tokenizer, save_model
 from oracle import GREEDY
 from peft import LoraConfig, TaskType, get_peft_model
+from rounding import nats
 from safetensors.torch import load_file, save_file
 
 import trimtab
@@ -69,8 +70,8 @@ def rewards(engine: LocalEngine, preference: dict[str, float]) -> list[tuple[int
 
 
 def alike(one: list[tuple[int, float]], two: list[tuple[int, float]]) -> bool:
-    return [t for t, _ in one] == [t for t, _ in two] and [r for _, r in one] == pytest.approx(
-        [r for _, r in two], abs=1e-4
+    return [t for t, _ in one] == [t for t, _ in two] and [r for _, r in one] == nats(
+        [r for _, r in two]
     )
 
 

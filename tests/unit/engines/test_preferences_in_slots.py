@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from conditioned import with_core
 from oracle import GREEDY, next_logp, specified, stream, templated, with_lora
+from rounding import nats
 from test_scheduler import Reads, tokens, words
 
 from trimtab.engines.local import batch
@@ -44,7 +45,7 @@ def check(engine: LocalEngine, requests: list[Request], **options: Any) -> None:
         for t, token in enumerate(answer.tokens):
             said = plan.prompts["x"] + list(answer.token_ids[:t])
             logp = next_logp(engine.arms[0], said, plan.conditions["x"])[token.token_id]
-            assert token.rewards["x"] == pytest.approx(float(logp), abs=1e-3)
+            assert token.rewards["x"] == nats(float(logp))
 
 
 class TestRecall:
@@ -196,4 +197,4 @@ class TestComingAndGoing:
                 said = plan.prompts["x"] + list(answer.token_ids[:t])
                 logp = next_logp(arm, said, plan.conditions["x"])[token.token_id]
                 if token.rewards:
-                    assert token.rewards["x"] == pytest.approx(float(logp), abs=1e-3)
+                    assert token.rewards["x"] == nats(float(logp))

@@ -133,12 +133,12 @@ def test_a_folder_scores_as_its_reward_model(base_dir: Path) -> None:
     scorer = load_scorer(str(base_dir), "good")
     assert isinstance(scorer, ModelScorer)
     expected = [s.reward for s in RewardModel(str(base_dir)).score(prompts, responses)]
-    assert scorer.score(prompts, responses) == pytest.approx(expected)
+    assert scorer.score(prompts, responses) == pytest.approx(expected, rel=1e-4)
     raw = RewardModel(str(base_dir)).score(prompts, responses, prompt_format="raw")
     mixed = scorer.score(prompts, responses, verbatim=[True, False])
     assert mixed == pytest.approx([raw[0].reward, expected[1]], rel=1e-4)
     scorer.close()
-    assert scorer.score(prompts, responses) == pytest.approx(expected)
+    assert scorer.score(prompts, responses) == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_response_to_nothing_is_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 from oracle import word_tokenizer
+from rounding import NATS, close, nats
 from torch import Tensor
 
 from trimtab.data.collate import PairCollator, Side, pad_rows
@@ -75,7 +76,7 @@ def test_numbers_are_the_plain_models(name: str, chunk: int) -> None:
     with torch.no_grad():
         logp, row = response_logp(model, pad_rows(ROWS, 0), chunk=chunk)
     assert logp.dtype == torch.float32
-    assert logp.tolist() == pytest.approx(by_hand(model), abs=2e-4)
+    assert logp.tolist() == nats(by_hand(model))
     assert row.tolist() == [0] * 4 + [1] * 2 + [2] + [3] * 6
 
 
@@ -85,8 +86,8 @@ def test_padding_may_stand_on_either_side(name: str) -> None:
     with torch.no_grad():
         left, _ = response_logp(model, pad_rows(ROWS, 0, "left"))
         right, _ = response_logp(model, pad_rows(ROWS, 0, "right"))
-    assert left.tolist() == pytest.approx(right.tolist(), abs=2e-4)
-    assert left.tolist() == pytest.approx(by_hand(model), abs=2e-4)
+    assert left.tolist() == nats(right.tolist())
+    assert left.tolist() == nats(by_hand(model))
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 1000])
@@ -104,7 +105,7 @@ def test_gradients_are_the_plain_models(chunk: int) -> None:
         total = total + factor * logits[:, len(prompt) - 1 :].sum()
     total.backward()
     for (name, ours), theirs in zip(model.named_parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad, atol=2e-4, rtol=1e-3, msg=name)
+        close(ours.grad, theirs.grad, what=name)
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 5, 1000])
@@ -141,7 +142,7 @@ def test_rows_of_unlike_length_are_not_padded_to_each_other(side: Side) -> None:
     assert sum(seen) == 30
     assert row.tolist() == [0] * 3 + [1] * 2 + [2] * 3 + [3] * 2
     alone = [response_logp(model, pad_rows([one], 0, side))[0] for one in mixed]
-    torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-5)
+    close(together, torch.cat(alone))
     seen.clear()
     response_logp(model, pad_rows([long, long, long, ([5] * 8, [6, 7, 8])], 0, side))
     assert seen == [48]
@@ -159,7 +160,7 @@ def test_a_frozen_head_gives_the_same_gradients(chunk: int) -> None:
     assert frozen.lm_head.weight.grad is None
     for (name, ours), theirs in zip(frozen.named_parameters(), plain.parameters(), strict=True):
         if name != "lm_head.weight":
-            torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-5, rtol=1e-4, msg=name)
+            close(ours.grad, theirs.grad, what=name)
 
 
 def test_logits_are_not_kept_for_the_backward_pass() -> None:
@@ -207,6 +208,6 @@ def test_rewards_of_pairs() -> None:
             places = range(len(prompt) - 1, len(prompt) + len(response) - 1)
             sums.append(sum(float(logp[i, t]) for i, t in zip(places, response, strict=True)))
         batch = PairCollator(0)(pairs)
-        assert ArmRewards(3)(model, batch).tolist() == pytest.approx(sums, abs=5e-4)
+        assert ArmRewards(3)(model, batch).tolist() == pytest.approx(sums, abs=6 * NATS)
         means = [s / len(r) for s, r in zip(sums, sides, strict=True)]
-        assert ArmRewards(3, True)(model, batch).tolist() == pytest.approx(means, abs=5e-4)
+        assert ArmRewards(3, True)(model, batch).tolist() == nats(means)
