@@ -445,16 +445,19 @@ def test_an_arm_from_the_hub_is_fetched_whole(
     """The hub client is replaced by one that has the folder; sidecar and adapter are both used."""
     asked: list[str] = []
 
-    def snapshot(repo_id: str, allow_patterns: list[str]) -> str:
-        asked.append(repo_id)
+    def snapshot(repo_id: str, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append(f"{repo_id} {revision}")
         assert "*.safetensors" in allow_patterns and not any("bin" in p for p in allow_patterns)
         return str(trained)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     options = ["--base", base_dir, "--prompt", "hello", "--temperature", 0, "--max-new-tokens", 3]
     [ours] = run_json(capsys, "generate", *options, "--arm", f"happy={trained}")
-    [theirs] = run_json(capsys, "generate", *options, "--arm", "happy=someone/happy-arm")
-    assert theirs == ours and asked == ["someone/happy-arm"]
+    hub = ["--arm", "happy=someone/happy-arm"]
+    [theirs] = run_json(capsys, "generate", *options, *hub)
+    [pinned] = run_json(capsys, "generate", *options, *hub, "--revision", "happy=v2")
+    assert theirs == pinned == ours
+    assert asked == ["someone/happy-arm None", "someone/happy-arm v2"]
 
 
 def test_rows_of_a_file_are_printed_and_may_have_their_own_sampling(

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trimtab.data.templates import TemplateError
 from trimtab.data.tokenize import PromptFormat, response_ids
 from trimtab.errors import ModelLoadError
 
@@ -60,14 +61,16 @@ def floor(dtype: torch.dtype) -> float:
 
 
 def require_numbers(logits_TV: Tensor, name: str) -> None:
-    """Refuse a model that gives NaN.
+    """Refuse a model that gives NaN, or nothing but what cannot be.
 
     Raises:
         ModelLoadError: it does.
     """
-    if bool(logits_TV.isnan().any()):
+    top_T = logits_TV.amax(-1)  # −inf for some tokens is a model's right; NaN spreads to the top
+    if not bool(top_T.isfinite().all()):
+        found = "NaN" if bool(top_T.isnan().any()) else "an infinite number"
         raise ModelLoadError(
-            f"{name} gives NaN on ordinary text",
+            f"{name} gives {found} on ordinary text",
             "its weights are damaged: train or copy it again (in float16, try --dtype bfloat16)",
         )
 
@@ -93,7 +96,10 @@ def probe_ids(
         limit: tokens that the model reads.
         condition: ids that switch the model's adapter on; they go before the answer.
     """
-    prompt, answer = response_ids(tokenizer, PROMPT, ANSWER, style)
+    try:
+        prompt, answer = response_ids(tokenizer, PROMPT, ANSWER, style)
+    except TemplateError:  # it takes no answered question; users' own chats are another matter
+        prompt, answer = response_ids(tokenizer, PROMPT, ANSWER, "raw")
     if len({*prompt, *answer}) < _DISTINCT:  # a vocabulary that does not spell English
         known = sorted({*tokenizer.get_vocab().values()} - {*tokenizer.all_special_ids})
         every = max(1, len(known) // _TOKENS)

@@ -29,7 +29,7 @@ from trimtab.data.tokenize import PromptFormat
 from trimtab.errors import ModelLoadError
 from trimtab.evaluation.reading import Reader, Row, place_of
 from trimtab.steering import PreferenceLike, weights_of
-from trimtab.training.logprobs import response_logp
+from trimtab.training.logprobs import check_rewards, response_logp
 from trimtab.training.losses import response_rewards
 from trimtab.training.trainer import trajectory_rewards
 
@@ -78,6 +78,9 @@ class RewardModel(Reader):
             self.model = _load_judge(self.folder, self.tokenizer, options)
         else:
             self.model = load_arm(self.folder, **options)
+            if self.objectives:
+                self.model.conditioning.open(torch.tensor([weights_of(None, self.objectives)]))
+            check_rewards(self.model, self.tokenizer, self.sidecar.prompt_format, name=self.folder)
 
     @torch.inference_mode()
     def score(

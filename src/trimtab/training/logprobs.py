@@ -17,6 +17,7 @@ from trimtab.arms.probe import floor, forward, probe_ids, require_numbers, switc
 from trimtab.data.collate import pad_rows, position_ids
 from trimtab.data.tokenize import PromptFormat
 from trimtab.errors import ConfigError
+from trimtab.models.ropes import rows_alike
 
 
 def causal_lm(model: Any) -> Any:
@@ -39,7 +40,12 @@ def response_logp(
         `logp_M` float32 and `row_M` int64: one entry per response token, and its row in the batch.
     """
     lm = causal_lm(model)
-    parts = _parts(batch, one=_recomputes_rows(lm, batch))
+    one = is_distributed() or _recomputes_rows(lm, batch)
+    parts = [
+        (rows[own], columns)
+        for rows in rows_alike(lm, batch["attention_mask"], may_split=not one)
+        for own, columns in _parts(batch["attention_mask"][rows], one=one)
+    ]
     found = [_part_logp(lm, batch, rows, columns, chunk) for rows, columns in parts]
     logp_M, row_M = (torch.cat(values) for values in zip(*found, strict=True))
     in_order = row_M.argsort(stable=True)
@@ -75,16 +81,19 @@ def _recomputes_rows(lm: Any, batch: dict[str, Tensor]) -> bool:
     return len(batch.get("preference", ())) > 1 and bool(lm.is_gradient_checkpointing)
 
 
-def _parts(batch: dict[str, Tensor], *, one: bool = False) -> list[tuple[Tensor, slice]]:
-    """The batch in up to four parts of rows of similar length, each with the columns it needs.
+def is_distributed() -> bool:
+    """Whether sharded layers may meet at every forward, so that all processes must run as many."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _parts(mask_NT: Tensor, *, one: bool = False) -> list[tuple[Tensor, slice]]:
+    """Rows in up to four parts of rows of similar length, each with the columns it needs.
 
     Padding is computed like any token, and half of a mixed batch can be padding. A part costs a
     pass of its own, so they are as few as still save a tenth of the positions.
     """
-    mask_NT = batch["attention_mask"]
     rows, width = mask_NT.shape
-    if one or (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        # sharded layers meet at every forward, so all processes must run as many
+    if one:
         return [(torch.arange(rows, device=mask_NT.device), slice(0, width))]
     at_T = torch.arange(width, device=mask_NT.device)
     first, last = torch.stack(  # of each row's tokens, padding on either side

@@ -13,9 +13,10 @@ import transformers
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 
+from trimtab.models.ropes import rows_alike
 from trimtab.ranking import ranked_right
 from trimtab.training.callbacks import LossSum
-from trimtab.training.logprobs import response_logp
+from trimtab.training.logprobs import is_distributed, response_logp
 from trimtab.training.losses import LossOptions, preference_loss, response_rewards
 from trimtab.training.stopping import Diverged, Divergence
 
@@ -40,8 +41,13 @@ class ArmRewards:
 
 def trajectory_rewards(model: Any, batch: Batch) -> Tensor:
     """Reward of a trajectory-level model: its scalar head on the last token, [2B]."""
-    output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-    rewards: Tensor = output.logits.float().squeeze(-1)
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    groups = rows_alike(model, mask, may_split=not is_distributed())
+    found = [
+        model(input_ids=ids[rows], attention_mask=mask[rows]).logits.float().squeeze(-1)
+        for rows in groups
+    ]
+    rewards: Tensor = torch.cat(found)[torch.cat(groups).argsort()]
     return rewards
 
 

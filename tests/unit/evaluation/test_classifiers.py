@@ -199,8 +199,9 @@ def broken(folder: Path, name: str, value: float) -> str:
 def test_a_model_that_gives_nan_is_named(value: float, tmp_path: Path) -> None:
     lm = broken(save_model(tmp_path / "lm"), "model.norm.weight", value)
     rm = broken(Path(saved(tmp_path / "rm", classifier())), "model.norm.weight", value)
-    for folder in (lm, rm):
-        with pytest.raises(ModelLoadError, match=rf"model {folder} gives (NaN|-?inf) for row 1"):
-            load_scorer(folder, "good").score(["the cat"], ["sat"])
-        with pytest.raises(ModelLoadError, match=r"gives (NaN|-?inf) for place 9"):
-            load_scorer(folder, "good").score(["the cat"], ["sat"], places=["place 9"])
+    with pytest.raises(ModelLoadError, match=rf"{lm} gives (NaN|an infinite number) on ordinary"):
+        load_scorer(lm, "good").score(["the cat"], ["sat"])
+    with pytest.raises(ModelLoadError, match=rf"model {rm} gives (NaN|-?inf) for row 1"):
+        load_scorer(rm, "good").score(["the cat"], ["sat"])
+    with pytest.raises(ModelLoadError, match=r"gives (NaN|-?inf) for place 9"):
+        load_scorer(rm, "good").score(["the cat"], ["sat"], places=["place 9"])

@@ -192,6 +192,47 @@ def test_an_unknown_change_after_the_head_is_refused() -> None:
         check_rewards(odd, word_tokenizer(V), "raw", name="the model")
 
 
+def longrope() -> Any:
+    """Short up to 12 tokens; beyond, every feature is turned at another speed."""
+    torch.manual_seed(2)
+    rope = {
+        "rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 12,
+        "short_factor": [1.0, 1.3, 1.1, 2.0], "long_factor": [2.0, 7.0, 3.0, 9.0], "factor": 4.0,
+    }  # fmt: skip
+    config = transformers.Phi3Config(
+        **{**COMMON, "num_key_value_heads": 2},
+        rope_parameters=rope,
+        original_max_position_embeddings=12,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    return transformers.Phi3ForCausalLM(config).eval()
+
+
+def test_a_long_neighbour_does_not_change_a_short_row() -> None:
+    """transformers turns all rows of a forward by the longest; each is scored as if alone."""
+    model = longrope()
+    rows = [([5, 6, 7], [8, 9]), ([*range(10, 24)], [25, 26, 27]), ([30], [31])]
+    with torch.no_grad():
+        together, row = response_logp(model, pad_rows(rows, 0))
+        alone = [response_logp(model, pad_rows([one], 0))[0] for one in rows]
+        batch = pad_rows(rows, 0)
+        mixed = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    assert row.tolist() == [0, 0, 1, 1, 1, 2]
+    assert together.tolist() == pytest.approx(torch.cat(alone).tolist(), abs=1e-4)
+    naive = mixed.log_softmax(-1)[0, 2, 8]
+    assert abs(float(naive) - float(together[0])) > 1e-2  # the fault that this is about
+
+
+def test_rows_that_cannot_be_read_in_two_forwards_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("trimtab.training.logprobs.is_distributed", lambda: True)
+    rows = [([5, 6, 7], [8, 9]), ([*range(10, 24)], [25, 26, 27])]
+    with pytest.raises(ConfigError, match="--max-length 12"):
+        response_logp(longrope(), pad_rows(rows, 0))
+
+
 def test_rewards_of_pairs() -> None:
     """Two pairs make four rows, chosen first; a reward is a sum, or a mean per token."""
     model = build("llama")

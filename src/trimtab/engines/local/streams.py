@@ -16,10 +16,11 @@ from trimtab.arms.load import share_weights
 from trimtab.arms.vocab import VocabularyMap
 from trimtab.data.pairs import Prompt
 from trimtab.data.tokenize import PromptFormat, prompt_ids
-from trimtab.engines.local import attention, ropes
+from trimtab.engines.local import attention
 from trimtab.engines.local.costs import pass_cost
 from trimtab.engines.local.linear import join_layers
 from trimtab.errors import ConfigError
+from trimtab.models import ropes
 from trimtab.training.logprobs import causal_lm
 
 BASE, DRAFT = "base", "draft"

@@ -93,3 +93,32 @@ def originals(module: Any) -> set[int]:
     given = module.config.rope_parameters
     layers = [given] if isinstance(kinds, str) else [given[k] for k in kinds if kinds[k] == _KIND]
     return {int(layer["original_max_position_embeddings"]) for layer in layers}
+
+
+def rows_alike(model: nn.Module, mask_NT: Tensor, *, may_split: bool = True) -> list[Tensor]:
+    """Rows of a batch that one forward of transformers' turns as each would be alone.
+
+    Args:
+        model: as transformers made it.
+        mask_NT: 1 for tokens.
+        may_split: whether the batch can be read in two forwards.
+
+    Returns:
+        Row numbers, in one group or two.
+
+    Raises:
+        ConfigError: two groups, where the batch must be read at once.
+    """
+    original = min((n for m in model.modules() for n in originals(m)), default=None)
+    every = torch.arange(len(mask_NT), device=mask_NT.device)
+    long_N = mask_NT.sum(-1) > (original or mask_NT.shape[-1])
+    if original is None or bool(long_N.all()) or not bool(long_N.any()):
+        return [every]
+    if not may_split:
+        raise ConfigError(
+            f"rows of more and of fewer than {original} tokens, at which this model's LongRoPE "
+            "changes, cannot be trained together over several processes or under gradient "
+            "checkpointing",
+            f"pass --max-length {original}",
+        )
+    return [every[~long_N], every[long_N]]
