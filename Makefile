@@ -2,14 +2,20 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LATEST := .venv-latest
 
-.PHONY: demo test check lint types docs clean
+.PHONY: demo test test-latest check lint types docs clean
 
 demo: $(VENV)/.ready
 	$(BIN)/trimtab demo --overwrite
 
 test: $(VENV)/.ready-dev
 	$(BIN)/python -m pytest
+
+# The newest transformers, tokenizers and PEFT that pyproject.toml allows; all else as pinned.
+# PEFT itself asks for one name that transformers gave up: src/ does not (tests/unit/test_renamed.py).
+test-latest: $(LATEST)/.ready
+	$(LATEST)/bin/python -m pytest -W 'ignore:`is_gradient_checkpointing` is deprecated:FutureWarning'
 
 check: lint types test
 
@@ -35,5 +41,12 @@ $(VENV)/.ready-dev: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
+$(LATEST)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(LATEST)
+	grep -vE '^(transformers|tokenizers|peft)==' constraints.txt > $(LATEST)/constraints.txt
+	$(LATEST)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade \
+		-c $(LATEST)/constraints.txt -e '.[dev]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) trimtab-demo
+	rm -rf $(VENV) $(LATEST) trimtab-demo

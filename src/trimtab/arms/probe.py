@@ -15,6 +15,7 @@ from torch import Tensor
 from trimtab.data.templates import TemplateError
 from trimtab.data.tokenize import PromptFormat, response_ids
 from trimtab.errors import ModelLoadError
+from trimtab.renamed import cache_name
 
 PROMPT = "How do I bake bread at home?"
 ANSWER = (
@@ -158,9 +159,10 @@ def _in_two(model: Any, ids: list[int], cut: int) -> Tensor:
         except Exception:  # it takes no cache: there is nothing to learn about its noise
             return forward(model, ids)
         found.append(output.logits[0].float())
-        if getattr(output, "past_key_values", None) is None:
+        name = cache_name({*output})
+        if output.get(name) is None:
             return forward(model, ids)
-        state = {"past_key_values": output.past_key_values}
+        state = {name: output[name]}
     return torch.cat(found)[-len(ids) :]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, Protocol
 
 import torch
@@ -15,6 +16,7 @@ from trimtab.engines.local import LocalEngine
 from trimtab.engines.local.rows import RowPlan
 from trimtab.engines.local.speculating import Speculate
 from trimtab.engines.types import Request, Sampling
+from trimtab.renamed import cache_name
 from trimtab.steering import Steering
 
 Prompts = Sequence[list[int]]
@@ -119,6 +121,12 @@ class _Clock(transformers.StoppingCriteria):
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
+def _empty_cache(model: Any) -> dict[str, Any]:
+    """The argument that gives a model's forward an empty cache."""
+    name = cache_name(signature(model.forward).parameters)
+    return {name: transformers.DynamicCache(config=model.config)}
+
+
 class TwoModels:
     """The plain loop of the research scripts: two models, two forwards, one fused token."""
 
@@ -129,11 +137,11 @@ class TwoModels:
     def run(self, prompts: Prompts, new_tokens: int) -> Run:
         """As `Contender`."""
         ids = torch.tensor(list(prompts), device=self._models[0].device)
-        caches = [transformers.DynamicCache(config=model.config) for model in self._models]
+        caches = [_empty_cache(model) for model in self._models]
         times = [time.perf_counter()]
         for _ in range(new_tokens):
             logps = [
-                model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+                model(input_ids=ids, use_cache=True, logits_to_keep=1, **cache)
                 .logits[:, -1]
                 .float()
                 .log_softmax(-1)

@@ -28,7 +28,7 @@ RANK = 8
 class Numbers:
     """A tokenizer whose tokens are numbers."""
 
-    eos_token_id = None
+    eos_token_id = chat_template = None
 
     def decode(self, ids: Sequence[int], **_: Any) -> str:
         """The numbers, each followed by a space."""

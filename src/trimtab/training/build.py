@@ -13,6 +13,7 @@ import transformers
 from trimtab.arms.load import load_model, load_scalar
 from trimtab.data.collate import ComparisonCollator, PairCollator
 from trimtab.errors import ConfigError, ModelLoadError
+from trimtab.renamed import checkpointing_options
 from trimtab.training.adapt import add_conditioning, add_lora
 from trimtab.training.callbacks import Checkpoints, MetricsFile, Progress, ProgressReport
 from trimtab.training.conditioned import ConditionedTrainer, PreferenceDraws, asked_of
@@ -159,8 +160,7 @@ def training_arguments(
         per_device_train_batch_size=config.per_device_train_batch_size,
         per_device_eval_batch_size=config.per_device_eval_batch_size,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
-        gradient_checkpointing=config.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
+        **checkpointing_options(config.gradient_checkpointing),
         max_grad_norm=config.max_grad_norm,
         bf16=config.bf16,
         use_cpu=not torch.accelerator.is_available(),  # else bf16 on a CPU is refused

@@ -18,6 +18,7 @@ from trimtab.data.collate import pad_rows, position_ids
 from trimtab.data.tokenize import PromptFormat
 from trimtab.errors import ConfigError
 from trimtab.models.ropes import rows_alike
+from trimtab.renamed import runs_layers_again
 
 
 def causal_lm(model: Any) -> Any:
@@ -78,7 +79,7 @@ def _part_logp(
 
 def _recomputes_rows(lm: Any, batch: dict[str, Tensor]) -> bool:
     """Whether the backward pass runs layers again, and must find the rows' preferences as set."""
-    return len(batch.get("preference", ())) > 1 and bool(lm.is_gradient_checkpointing)
+    return len(batch.get("preference", ())) > 1 and runs_layers_again(lm)
 
 
 def is_distributed() -> bool:

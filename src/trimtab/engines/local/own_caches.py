@@ -16,6 +16,7 @@ from trimtab.data.collate import position_ids
 from trimtab.engines.local.slots import Tokens, log_probs, unread
 from trimtab.engines.local.streams import Group
 from trimtab.errors import ConfigError
+from trimtab.renamed import cache_name
 
 
 class OwnCaches:
@@ -82,8 +83,8 @@ class OwnCaches:
         if "position_ids" in self.group.parameters:  # ALiBi models take none
             options["position_ids"] = position_ids(self._masks[slot])[:, -width:]
         attended = self._masks[slot]
-        if self._cache_name == "cache_params" and attended.shape[1] > width:
-            attended = None  # Mamba lays its mask over the new tokens
+        if self._masks_new_tokens and attended.shape[1] > width:
+            attended = None
         output = self.group.lm.base_model(
             input_ids=torch.tensor(ids, device=device),
             attention_mask=attended,
@@ -107,8 +108,16 @@ class OwnCaches:
 
     @property
     def _cache_name(self) -> str:
-        parameters = self.group.parameters
-        return "cache_params" if "cache_params" in parameters else "past_key_values"
+        return cache_name(self.group.parameters)
+
+    @property
+    def _masks_new_tokens(self) -> bool:
+        """Whether a mask is laid over the new tokens alone: Mamba's is, which has no attention.
+
+        Hybrids have positions, and ALiBi models no state.
+        """
+        stateful = bool(getattr(self.group.lm, "_is_stateful", False))
+        return stateful and "position_ids" not in self.group.parameters
 
     def unread(
         self, slot: int, sequences: Sequence[Sequence[int]], drafts: Sequence[int] = ()

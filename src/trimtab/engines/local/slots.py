@@ -16,6 +16,7 @@ from trimtab.arms.vocab import VocabularyMap
 from trimtab.engines.local import attention
 from trimtab.engines.local.cache import SlotCache
 from trimtab.engines.local.streams import Group
+from trimtab.renamed import cache_name
 from trimtab.training.logprobs import head_logits
 
 Tokens = Sequence[Sequence[Sequence[int]]]
@@ -141,8 +142,8 @@ class Slots:
             input_ids=ids_NT,
             position_ids=positions_NT,
             attention_mask=attention.masks(self._config, positions_NT, upto, self._cache.dtype),
-            past_key_values=self._cache,
             use_cache=True,
+            **{cache_name(self.group.parameters): self._cache},
         ).last_hidden_state
         return hidden
 
