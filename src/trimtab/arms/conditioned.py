@@ -41,6 +41,7 @@ class ConditionedConfig:
         shift: affine: whether there is a shift δ.
         descriptions: affine: objective -> the text that stands for it.
         base_model_name_or_path: the backbone.
+        revision: of the backbone's hub id.
     """
 
     core: Core
@@ -54,6 +55,7 @@ class ConditionedConfig:
     shift: bool = True
     descriptions: dict[str, str] = field(default_factory=dict)
     base_model_name_or_path: str = ""
+    revision: str | None = None
 
     @property
     def scaling(self) -> float:

@@ -66,6 +66,7 @@ def save_lora(arm: str, preference: str, folder: Path) -> None:
     LoraConfig(
         task_type=TaskType.CAUSAL_LM,
         base_model_name_or_path=config.base_model_name_or_path,
+        revision=config.revision,
         r=config.r,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,

@@ -69,7 +69,7 @@ def load_tokenizer(
     """The tokenizer of a model or an ARM; an adapter folder without one uses its base's."""
     source = name
     if is_adapter(name) and not (Path(name) / "tokenizer_config.json").is_file():
-        source = require_base(name)
+        source, revision = backbone_of(name)
     try:
         return transformers.AutoTokenizer.from_pretrained(
             gguf_folder(source) if is_gguf(source) else source,
@@ -89,7 +89,7 @@ def load_config(name: str, *, trust_remote_code: bool = False, revision: str | N
     """The model config of a folder, GGUF file or hub id; of an adapter, its backbone's."""
     source = name
     if is_adapter(name):
-        source = require_base(name)
+        source, revision = backbone_of(name)
     try:
         config = transformers.AutoConfig.from_pretrained(
             gguf_folder(source) if is_gguf(source) else source,
@@ -142,6 +142,7 @@ def load_model(
     check_folder(name)
     if auto_class is transformers.AutoModelForCausalLM:
         require_language_model(name)
+    options |= _at(name, revision)
     kind = torch_dtype(dtype, device)
     source = name
     if is_gguf(name):
@@ -153,7 +154,7 @@ def load_model(
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
-            **_at(name, revision),
+            ignore_mismatched_sizes=True,  # they are refused below, by name
             **options,
         )
     except (torch.OutOfMemoryError, KeyboardInterrupt):
@@ -193,9 +194,14 @@ def _at(name: str, revision: str | None) -> dict[str, str]:
 
 def load_backbone(adapter: str, **options: Any) -> Any:
     """The model that an adapter was trained on, at the revision that its config names."""
-    base = require_base(adapter)
-    revision = None if Path(base).exists() else adapter_revision(adapter)
+    base, revision = backbone_of(adapter)
     return load_model(base, revision=revision, **options)
+
+
+def backbone_of(adapter: str) -> tuple[str, str | None]:
+    """The model that an adapter was trained on, and the revision of its hub id."""
+    base = require_base(adapter)
+    return base, None if Path(base).exists() else adapter_revision(adapter)
 
 
 def load_arm(

@@ -8,18 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from trimtab.arms.folder import adapter_revision, is_adapter
+from trimtab.arms.folder import is_adapter
 from trimtab.arms.load import (
     DType,
+    backbone_of,
     default_device,
     load_arm,
     load_scalar,
-    require_base,
     require_device,
 )
 from trimtab.arms.peft_adapter import with_adapter
@@ -166,8 +165,7 @@ def _load_judge(folder: str, tokenizer: Any, options: dict[str, Any]) -> Any:
     """A sequence classifier with one output; an adapter's pad token is its own tokenizer's."""
     if not is_adapter(folder):
         return load_scalar(folder, **options)
-    base = require_base(folder)
-    revision = None if Path(base).exists() else adapter_revision(folder)
+    base, revision = backbone_of(folder)
     carrier = load_scalar(base, revision=revision, **options)
     if tokenizer.pad_token_id is not None:
         carrier.config.get_text_config().pad_token_id = tokenizer.pad_token_id

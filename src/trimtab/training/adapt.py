@@ -85,6 +85,7 @@ def add_lora(model: Any, config: TrainConfig, targets: list[str] | str) -> Any:
             lora_dropout=config.lora_dropout,
             target_modules=targets,
             modules_to_save=["score"] if judges else None,
+            revision=config.revision,
         ),
     )
 
@@ -108,6 +109,7 @@ def add_conditioning(model: Any, config: TrainConfig, inputs: Any) -> None:
         target_modules=(targets,) if isinstance(targets, str) else tuple(targets),
         shift=config.shift,
         base_model_name_or_path=canonical(config.model),
+        revision=config.revision,
     )
     if config.method == "parm":
         rank = config.preference_r or config.lora_r // 2

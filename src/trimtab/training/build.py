@@ -120,6 +120,7 @@ def build_model(config: TrainConfig, inputs: Inputs) -> Any:
         config.model,
         dtype="float32" if config.finetuning == "full" or not config.bf16 else "bfloat16",
         trust_remote_code=config.trust_remote_code,
+        revision=config.revision,
     )
     _require_numbers(model, config.model)
     model.config.pad_token_id = inputs.tokenizer.pad_token_id

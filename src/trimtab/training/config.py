@@ -189,6 +189,9 @@ class TrainConfig:
     seed: int = 0
     """Seed of the initialisation, the order of the data and dropout."""
 
+    revision: str | None = None
+    """Of the model's hub id: a branch, tag or commit; an adapter records it."""
+
     trust_remote_code: bool = False
     """Run model code that comes with the checkpoint."""
 

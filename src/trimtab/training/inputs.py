@@ -56,7 +56,11 @@ def prepare_inputs(
         TrimtabError: a model folder, a LoRA target, data or a length that cannot work.
     """
     data = data or read_data(config, objective)
-    model_config = load_config(config.model, trust_remote_code=config.trust_remote_code)
+    origin: dict[str, Any] = {
+        "trust_remote_code": config.trust_remote_code,
+        "revision": config.revision,
+    }
+    model_config = load_config(config.model, **origin)
     lora = config.finetuning == "lora"
     targets = (
         lora_targets(
@@ -65,7 +69,7 @@ def prepare_inputs(
         if lora
         else ""
     )
-    tokenizer = load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
+    tokenizer = load_tokenizer(config.model, **origin)
     load_chat_template(tokenizer, config.chat_template)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
