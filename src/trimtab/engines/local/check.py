@@ -20,7 +20,7 @@ from trimtab.arms.probe import Reference, rms_gap
 from trimtab.engines.local.open_slots import open_slots
 from trimtab.engines.local.slots import to_base
 from trimtab.engines.local.streams import Group, Stream
-from trimtab.errors import ConfigError, is_out_of_memory
+from trimtab.errors import ConfigError, TrimtabError, is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -33,11 +33,13 @@ class Case:
         wanted: from its library.
         what: the stream, for a message.
         conditions: the preference inside a conditioned ARM.
+        is_adapter: it is PEFT's, or ours.
     """
 
     wanted: Reference
     what: str
     conditions: Sequence[float] = field(default=())
+    is_adapter: bool = False
 
 
 @torch.no_grad()
@@ -57,6 +59,8 @@ def check_groups(groups: Sequence[Group], cases: Mapping[str, Sequence[Case]]) -
             now = {name: these[turn] for name, these in own.items() if turn < len(these)}
             try:
                 found = _read(group, now)
+            except TrimtabError:  # it says what is wrong by itself
+                raise
             except Exception as error:  # third-party model code raises anything
                 if is_out_of_memory(error):
                     raise
@@ -109,5 +113,7 @@ def _refusal(group: Group, case: Case, how: str) -> ConfigError:
     return ConfigError(
         f"{case.what} ({type(group.lm).__name__}), read here piece by piece on ordinary text, "
         f"is not what {case.wanted.source} computes: {how}",
-        "merge an adapter into its base first; try --dtype float32; please report what it is",
+        "merge it into its base and give the whole model"
+        if case.is_adapter
+        else "try --dtype float32; please report this architecture",
     )

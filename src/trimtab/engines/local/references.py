@@ -86,7 +86,7 @@ def of_adapter(folder: str, name: str, carrier: Any, probe: Probe, noise: float)
     effect = rms_gap(found.logits_TV.log_softmax(-1), off_TV.log_softmax(-1))
     kind = read_json(Path(folder) / "adapter_config.json").get("peft_type")
     kind = "aLoRA" if switching_ids(model) else kind
-    case = Case(found, f"the {kind} adapter {folder}", inside)
+    case = Case(found, f"the {kind} adapter {folder}", inside, is_adapter=True)
     return AdapterCase(case, None if objectives else model, effect)
 
 
