@@ -426,10 +426,10 @@ def test_nan_gives_no_label(tmp_path: Path, data: Path, capsys: Capture, base_di
     out = tmp_path / "labelled.jsonl"
     assert main(command(data, out, scorers=["--scorer", f"good={broken}"])) == 2
     err = capsys.readouterr().err
-    assert f"the model {broken} gives NaN for pairs.jsonl:1 chosen; its weights may be" in err
+    assert f"{broken} gives NaN on ordinary text; its weights are damaged" in err
     assert not out.exists()
     assert main(["score", "--arm", str(broken), "--input", str(data)]) == 2
-    assert "gives NaN for pairs.jsonl:1 chosen" in capsys.readouterr().err
+    assert f"{broken} gives NaN on ordinary text" in capsys.readouterr().err
 
 
 def test_what_the_second_scorer_cannot_read_is_found_before_the_first_is_loaded(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import save_model, write_jsonl
+from gguf_files import write_gguf
 
 from trimtab.cli.main import main
 
@@ -46,6 +47,8 @@ def test_the_command_lines_of_a_page_run(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     save_model(tmp_path / "MODEL")
+    write_gguf(tmp_path / "SmolLM2-135M-Instruct.Q4_1.gguf")  # tests/real runs the real one
+    monkeypatch.setenv("TRIMTAB_CACHE", str(tmp_path / "cache"))
     rows = [
         {"prompt": f"the cat {i}", "chosen": "happy dog", "rejected": "sad cat"} for i in range(40)
     ]

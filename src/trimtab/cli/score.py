@@ -119,6 +119,7 @@ def _score(
         dtype=options.dtype,
         device=options.device,
         trust_remote_code=options.trust_remote_code,
+        reader=reader,
     )
     rows: list[dict[str, Any]] = []
     with going_on() if job else contextlib.nullcontext(), show.progress() as report:

@@ -174,6 +174,7 @@ class ModelScorer(Scorer):
             **({"read_as": "classifier"} if classifies else {}),  # once they were read as LMs
         }
         self._batch_size, self._options = batch_size, options
+        self._reader: Reader | None = None
         self._model: RewardModel | None = None
 
     def score(
@@ -187,7 +188,9 @@ class ModelScorer(Scorer):
         """The reward model's rewards."""
         from trimtab.evaluation.scoring import RewardModel
 
-        model = self._model = self._model or RewardModel(self._folder, **self._options)
+        model = self._model = self._model or RewardModel(
+            self._folder, reader=self._reader, **self._options
+        )
         scored = model.score(
             prompts,
             responses,
@@ -211,7 +214,10 @@ class ModelScorer(Scorer):
 
         if self._options["device"]:
             require_device(self._options["device"])
-        reader = Reader(self._folder, trust_remote_code=self._options["trust_remote_code"])
+        reader = self._reader or Reader(
+            self._folder, trust_remote_code=self._options["trust_remote_code"]
+        )
+        self._reader = reader
         reader.read(prompts, responses, _styles(reader, verbatim), places)
 
     def close(self) -> None:

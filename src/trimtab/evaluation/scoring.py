@@ -57,6 +57,7 @@ class RewardModel(Reader):
         dtype: of the weights.
         device: where to put them; the GPU by default where there is one.
         trust_remote_code: run model code that comes with the checkpoint.
+        reader: of the same folder, where there is one already.
     """
 
     def __init__(
@@ -66,13 +67,17 @@ class RewardModel(Reader):
         dtype: DType = "auto",
         device: str | None = None,
         trust_remote_code: bool = False,
+        reader: Reader | None = None,
     ) -> None:
         options: dict[str, Any] = {
             "dtype": dtype,
             "device": require_device(device) if device else default_device(),
             "trust_remote_code": trust_remote_code,
         }
-        super().__init__(folder, trust_remote_code=trust_remote_code)
+        if reader is None:
+            super().__init__(folder, trust_remote_code=trust_remote_code)
+        else:
+            vars(self).update(vars(reader))
         if self.judges:
             self.model = _load_judge(self.folder, self.tokenizer, options)
         else:
