@@ -61,3 +61,10 @@ def is_out_of_memory(error: BaseException) -> bool:
         or "can't allocate memory" in text
         or "not enough memory" in text
     )
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a library's error that says something, cut to a readable length."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lead = lines[:1] if lines and not lines[0].endswith((":", "):")) else lines[:2]
+    return " ".join(lead)[:200] or type(error).__name__

@@ -19,6 +19,7 @@ from trimtab.errors import OutputError
 OTHER_MODEL = (
     *("*.safetensors", "*.safetensors.index.json", "config.json", "adapter_config.json"),
     *("generation_config.json", "trimtab.json", "tokenizer*", "chat_template.jinja"),
+    "gguf.json",
     *("additional_chat_templates", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "merges.txt"),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -247,3 +248,61 @@ def test_loading_leaves_the_generator_alone(base_dir: Path, tmp_path: Path) -> N
     torch.manual_seed(7)
     with_adapter(load_model(str(base_dir)), str(folder))
     assert torch.equal(torch.randn(3), expected)
+
+
+def test_an_adapter_that_begins_at_random_is_refused(base_dir: Path, tmp_path: Path) -> None:
+    """PEFT's fast SVD subtracts something else from the base at each load."""
+    folder = saved(tmp_path / "arm", base_dir, lora(init_lora_weights="pissa_niter_1")())
+    for load in (
+        lambda: trimtab.load(str(base_dir), {"one": str(folder)}),
+        lambda: RewardModel(str(folder)),
+    ):
+        with pytest.raises(TrimtabError, match=r"at random \(init_lora_weights\)"):
+            load()
+
+
+@pytest.mark.parametrize("begins", ["pissa", "olora"])
+def test_quantised_weights_cannot_be_changed_by_an_adapter(
+    begins: str, base_dir: Path, tmp_path: Path
+) -> None:
+    """PEFT's own forward is wrong there: its change of the base is lost without a word."""
+    folder = saved(tmp_path / "arm", base_dir, lora(init_lora_weights=begins)())
+    with pytest.raises(TrimtabError, match="load without --quantization"):
+        trimtab.load(str(base_dir), {"one": str(folder)}, quantization="int8")
+
+
+def test_an_adapter_is_no_whole_model(base_dir: Path, tmp_path: Path) -> None:
+    folder = saved(tmp_path / "arm", base_dir, lora(alora_invocation_tokens=[2])())
+    with pytest.raises(TrimtabError, match="is an adapter, not a whole model"):
+        trimtab.load(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"lora_alpha": None}, "lora_alpha None"), ({"lora_alpha": "8"}, "lora_alpha '8'"),
+     ({"base_model_name_or_path": None}, "does not say which model")],
+)  # fmt: skip
+def test_configs_that_say_too_little(
+    change: dict[str, Any], named: str, base_dir: Path, tmp_path: Path
+) -> None:
+    folder = saved(tmp_path / "arm", base_dir, lora()())
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(TrimtabError, match=named):
+        trimtab.load(str(base_dir), {"one": str(folder)})
+
+
+def test_two_kinds_at_once_leave_the_base_alone(base_dir: Path, tmp_path: Path) -> None:
+    folders = {
+        name: str(saved(tmp_path / name, base_dir, KINDS[kind]()))
+        for name, kind in (("a", "pissa"), ("b", "plain"), ("c", "dora"))
+    }
+    plain, guided = trimtab.load(str(base_dir)), trimtab.load(str(base_dir), folders)
+    texts = ["the cat sat on", "hello"]
+    same: dict[str, Any] = {"max_new_tokens": 8, "seed": 2, "strength": 0.0, "report": True}
+    for one, other in zip(
+        plain.generate(texts, **same), guided.generate(texts, **same), strict=True
+    ):
+        assert one.token_ids == other.token_ids
+        found = [token.logp_fused for token in other.tokens]
+        assert found == pytest.approx([token.logp_fused for token in one.tokens], abs=1e-4)

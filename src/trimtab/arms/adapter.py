@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from trimtab.arms.folder import read_json
-from trimtab.errors import ConfigError
+from trimtab.errors import ConfigError, ModelLoadError
 
 _PREFIX, _A, _B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 _BIAS = ".lora_B.bias"
@@ -86,13 +86,18 @@ def read_lora(folder: str, *, dtype: torch.dtype, device: str) -> AdapterWeights
     config = read_json(Path(folder) / "adapter_config.json")
     if not _is_plain(config):
         return None
+    alpha = config.get("lora_alpha", 8)
+    if not isinstance(alpha, int | float) or isinstance(alpha, bool):
+        raise ModelLoadError(
+            f"{folder}/adapter_config.json has lora_alpha {alpha!r}", "write the number it had"
+        )
     tensors = load_file(Path(folder) / "adapter_model.safetensors", device=device)
     layers = {}
     for key in [key for key in tensors if key.endswith(_A)]:
         a, b = tensors.pop(key), tensors.pop(key.removesuffix(_A) + _B, None)
         if b is None or ".experts." in key:  # experts see their tokens out of order
             return None
-        scale = config["lora_alpha"] / (math.sqrt(len(a)) if config.get("use_rslora") else len(a))
+        scale = alpha / (math.sqrt(len(a)) if config.get("use_rslora") else len(a))
         name = key.removeprefix(_PREFIX).removesuffix(_A)
         bias = tensors.pop(key.removesuffix(_A) + _BIAS, None)
         term = LowRank(a.to(dtype), (scale * b.float()).to(dtype))

@@ -5,13 +5,13 @@ Only safetensors are read. A pickle checkpoint can run any code when it is opene
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from trimtab.errors import ConfigError, MissingFileError, ModelLoadError
 from trimtab.models.gguf import check_gguf, content_hash, gguf_source, is_gguf
+from trimtab.models.weight_files import header, tensors_fingerprint
 
 CONDITIONED = ("PBLORA", "MOSLORA")
 """`peft_type` of our own adapters: bilinear and affine."""
@@ -22,7 +22,7 @@ _HARMLESS = {"training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt
 
 def is_local(name: str) -> bool:
     """Whether a model is on this machine, a folder or a GGUF file (otherwise it is a hub id)."""
-    return Path(name).is_dir() or is_gguf(name)
+    return bool(name) and (Path(name).is_dir() or is_gguf(name))
 
 
 def fetch(name: str, *, what: str = "ARM", revision: str | None = None) -> str:
@@ -147,7 +147,7 @@ def check_folder(name: str, *, what: str = "model") -> None:
             )
         raise ModelLoadError(f"{name} holds no weights (*.safetensors)", "save the model again")
     for path in weights:
-        tensors = json.loads(_header(path))
+        tensors = json.loads(header(path))
         empty = [k for k, v in tensors.items() if k != "__metadata__" and 0 in v["shape"]]
         if empty:
             raise ModelLoadError(
@@ -157,46 +157,15 @@ def check_folder(name: str, *, what: str = "model") -> None:
             )
 
 
-def _header(path: Path) -> bytes:
-    """The safetensors header, after checking it against the file's size."""
-    size = path.stat().st_size
-    try:
-        with path.open("rb") as handle:
-            length = int.from_bytes(handle.read(8), "little")
-            header = handle.read(length) if 0 < length <= size else b""
-        tensors = json.loads(header)
-        ends = [v["data_offsets"][1] for k, v in tensors.items() if k != "__metadata__"]
-        whole = 8 + length + max(ends, default=0) == size
-    except (ValueError, LookupError, TypeError, AttributeError):
-        whole = False
-    if not whole:
-        raise ModelLoadError(
-            f"{path} is corrupt: not a whole safetensors file", "copy or save it again"
-        )
-    return header
-
-
 def weights_fingerprint(name: str) -> str:
-    """A cheap identity of a local model's weights: every header and the first 4 KiB of each tensor.
+    """A cheap identity of a local model's weights (`tensors_fingerprint`).
 
-    Two folders with the same fingerprint are taken as the same backbone. A merged LoRA leaves most
-    tensors alone, the embeddings first of all, so every one is looked at. A GGUF file and what was
-    made of it, in any type, are one backbone. "" for a hub id.
+    Two folders with the same fingerprint are taken as the same backbone. A GGUF file and what was
+    made of it, in any type, are one, as long as nothing wrote to that folder. "" for a hub id.
     """
     if not is_local(name):
         return ""
     if is_gguf(name):
         return content_hash(name)
-    if made_of := gguf_source(name):
-        return made_of["sha256"]
-    digest = hashlib.sha256()
-    for path in sorted(Path(name).glob("*.safetensors")):
-        header = _header(path)
-        digest.update(header)
-        tensors = {k: v for k, v in json.loads(header).items() if k != "__metadata__"}
-        with path.open("rb") as handle:
-            for _, tensor in sorted(tensors.items()):
-                start, end = tensor["data_offsets"]
-                handle.seek(8 + len(header) + start)
-                digest.update(handle.read(min(end - start, 4096)))
-    return digest.hexdigest()
+    own, made = tensors_fingerprint(Path(name)), gguf_source(name)
+    return made["sha256"] if made.get("weights") == own else own

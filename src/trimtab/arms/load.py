@@ -24,7 +24,13 @@ from trimtab.arms.peft_adapter import with_adapter
 from trimtab.arms.sidecar import arm_facts as arm_facts
 from trimtab.arms.sidecar import require_base as require_base
 from trimtab.arms.sidecar import same_backbone as same_backbone
-from trimtab.errors import ConfigError, ModelLoadError, TrimtabError, is_out_of_memory
+from trimtab.errors import (
+    ConfigError,
+    ModelLoadError,
+    TrimtabError,
+    first_line,
+    is_out_of_memory,
+)
 from trimtab.models.complete import require_whole_model
 from trimtab.models.dequantize import gguf_folder
 from trimtab.models.gguf import is_gguf
@@ -57,7 +63,7 @@ def require_device(name: str) -> str:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigError(
-            f"cannot use device {name!r} ({_first_line(error)})",
+            f"cannot use device {name!r} ({first_line(error)})",
             "use cpu, or cuda where there is one",
         ) from None
     return name
@@ -80,7 +86,7 @@ def load_tokenizer(
         raise
     except Exception as error:
         raise ModelLoadError(
-            f"cannot load a tokenizer from {source} ({_first_line(error)})",
+            f"cannot load a tokenizer from {source} ({first_line(error)})",
             "name a folder or hub id with a tokenizer",
         ) from error
 
@@ -100,7 +106,7 @@ def load_config(name: str, *, trust_remote_code: bool = False, revision: str | N
         raise
     except Exception as error:
         raise ModelLoadError(
-            f"cannot read the model config of {source} ({_first_line(error)})",
+            f"cannot read the model config of {source} ({first_line(error)})",
             "name a folder written by save_pretrained, or a hub id",
         ) from error
     if config.is_encoder_decoder:
@@ -140,6 +146,11 @@ def load_model(
         MissingFileError: it is not there.
     """
     check_folder(name)
+    if is_adapter(name):
+        raise ModelLoadError(
+            f"{name} is an adapter, not a whole model",
+            "give it with --arm, or make a whole model of it: trimtab export --merge",
+        )
     if auto_class is transformers.AutoModelForCausalLM:
         require_language_model(name)
     options |= _at(name, revision)
@@ -163,7 +174,7 @@ def load_model(
         if is_out_of_memory(error):
             raise
         raise ModelLoadError(
-            f"cannot load the model {name} ({_first_line(error)})",
+            f"cannot load the model {name} ({first_line(error)})",
             "name a folder with config.json and safetensors weights, or a hub id that has them",
         ) from error
     require_whole_model(name, report, fresh=fresh, unused=unused)
@@ -233,8 +244,3 @@ def share_weights(model: nn.Module) -> Any:
     """A second module tree over the *same* tensors: adapters on it leave the first alone."""
     tensors = [*model.parameters(), *model.buffers()]
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from trimtab.arms.folder import read_json
-from trimtab.errors import ModelLoadError
+from trimtab.errors import ConfigError, ModelLoadError, first_line
 from trimtab.models.complete import some
 
 WEIGHTS, PREFIX = "adapter_model.safetensors", "base_model.model."
@@ -29,20 +29,41 @@ def with_adapter(carrier: Any, folder: str) -> Any:
     """A model with PEFT's adapter, over the carrier's weights; the carrier stays as it is.
 
     Raises:
-        ModelLoadError: PEFT cannot load it, or not all of it.
+        ModelLoadError: PEFT cannot load it, or not all of it, or makes something else of it each
+            time.
+        ConfigError: it would change weights that are quantised.
     """
+    beside = _begins_beside_the_base(folder)
+    if not beside and any(type(p.data) is not torch.Tensor for p in carrier.parameters()):
+        raise ConfigError(
+            f"the adapter {folder} may change its base's weights, which are quantised here",
+            "load without --quantization, or merge it into its base first",
+        )
+    model = _load(carrier, folder)
+    if not beside and changes_base(model, carrier):
+        again = _load(carrier, folder, seed=1)
+        pairs = zip(model.parameters(), again.parameters(), strict=True)
+        if not all(torch.equal(one, other) for one, other in pairs):
+            raise ModelLoadError(
+                f"PEFT begins the adapter {folder} at random (init_lora_weights), so that it is "
+                "another one at each load",
+                "save it with path_initial_model_for_weight_conversion, as a plain LoRA",
+            )
+    return model
+
+
+def _load(carrier: Any, folder: str, seed: int = 0) -> Any:
     tree, origins = _own_tree(carrier, folder)
     try:
         with _own_random_numbers(carrier.device), warnings.catch_warnings():
+            torch.manual_seed(seed)
             warnings.simplefilter("ignore")  # of keys: what is wrong is an error below
             model = PeftModel.from_pretrained(tree, folder, torch_device=str(carrier.device))
     except (torch.OutOfMemoryError, KeyboardInterrupt):
         raise
     except Exception as error:
-        lines = (str(error).strip() or type(error).__name__).splitlines()
-        reason = lines[min(1, len(lines) - 1)].strip()[:200]  # torch's first line says only where
         raise ModelLoadError(
-            f"cannot load the adapter {folder} ({reason})", "train or copy it again"
+            f"cannot load the adapter {folder} ({first_line(error)})", "train or copy it again"
         ) from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a bias has one axis

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trimtab.data.templates import TemplateError
 from trimtab.data.tokenize import PromptFormat, response_ids
-from trimtab.errors import ModelLoadError
+from trimtab.errors import ModelLoadError, first_line, is_out_of_memory
 from trimtab.renamed import cache_name
 
 PROMPT = "How do I bake bread at home?"
@@ -107,8 +107,8 @@ def probe_ids(
         every = max(1, len(known) // _TOKENS)
         prompt, answer = known[::every][: _TOKENS // 2], known[::every][_TOKENS // 2 :]
         answer = answer or prompt
-    length = min(_TOKENS, limit or _TOKENS)
-    prompt = prompt[: length // 2]
+    length = max(min(_TOKENS, limit or _TOKENS), 2)
+    prompt = prompt[: max(length // 2, 1)]
     ids = [*prompt, *condition, *answer][:length]
     return ids, min(len(prompt), len(ids) - 1)
 
@@ -131,11 +131,29 @@ def reference(
     Raises:
         ModelLoadError: the model gives NaN.
     """
-    logits_TV = forward(model, ids)
-    require_numbers(logits_TV, name)
+    logits_TV = own_forward(model, ids, name)
     if noise is None:
         noise = rms_gap(logits_TV.log_softmax(-1), _in_two(model, ids, cut).log_softmax(-1))
     return Reference(ids, cut, logits_TV, noise, model.dtype, source)
+
+
+def own_forward(model: Any, ids: Sequence[int], name: str) -> Tensor:
+    """`forward`, with what goes wrong in it said in one line.
+
+    Raises:
+        ModelLoadError: it fails, or gives NaN.
+    """
+    try:
+        logits_TV = forward(model, ids)
+    except Exception as error:  # third-party model code raises anything
+        if is_out_of_memory(error):
+            raise
+        raise ModelLoadError(
+            f"{name} fails on ordinary text ({type(error).__name__}: {first_line(error)})",
+            "does its tokenizer fit its embeddings, and its weights' type this machine?",
+        ) from error
+    require_numbers(logits_TV, name)
+    return logits_TV
 
 
 @torch.no_grad()

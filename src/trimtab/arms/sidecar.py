@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from trimtab.arms.folder import (
     adapter_base,
+    adapter_revision,
     canonical,
     check_folder,
     is_local,
@@ -89,15 +90,23 @@ def arm_facts(name: str) -> Sidecar:
     return sidecar
 
 
-def same_backbone(adapter: str, backbone: str) -> bool:
+def same_backbone(adapter: str, backbone: str, revision: str | None = None) -> bool:
     """Whether an adapter was trained on this model, which may have been moved since.
 
-    Where both are known it is the weights that count: another model may stand in the old place.
+    Where both are known it is the weights that count: another model may stand in the old place. Of
+    a hub id it is the revision that the adapter names, if it names one.
+
+    Args:
+        adapter: its folder.
+        backbone: folder, GGUF file or hub id.
+        revision: of the hub id.
     """
     trained_on = Sidecar.load(adapter).base_fingerprint
     if trained_on and is_local(backbone):
         return trained_on == weights_fingerprint(backbone)
-    return canonical(adapter_base(adapter)) == canonical(backbone)
+    if canonical(adapter_base(adapter)) != canonical(backbone):
+        return False
+    return is_local(backbone) or adapter_revision(adapter) in (None, revision)
 
 
 def require_base(adapter: str) -> str:
@@ -108,6 +117,11 @@ def require_base(adapter: str) -> str:
         ModelLoadError: other weights are there.
     """
     base = adapter_base(adapter)
+    if not base:
+        raise ModelLoadError(
+            f"the adapter {adapter} does not say which model it was trained on",
+            "put it into base_model_name_or_path of its adapter_config.json",
+        )
     try:
         check_folder(base)
     except MissingFileError:

@@ -17,7 +17,7 @@ from trimtab.data.templates import (
     require_template,
     turn_end,
 )
-from trimtab.errors import DataError
+from trimtab.errors import ConfigError, DataError
 
 PromptFormat = Literal["auto", "chat", "raw"]
 logger = logging.getLogger(__name__)
@@ -74,6 +74,21 @@ def prompt_ids(
     text, messages = render_prompt(tokenizer, prompt, prompt_format)
     _say_what_is_left_out(tokenizer, messages)
     return _encode_prompt(tokenizer, text, is_chat=messages is not None)
+
+
+def require_embedded(ids: Sequence[int], rows: int, tokenizer: Tokenizer) -> None:
+    """Refuse tokens that a model has no embedding for: it was not resized when they were added.
+
+    Raises:
+        ConfigError: it names the first one.
+    """
+    beyond = next((i for i in ids if i >= rows), None)
+    if beyond is not None:
+        raise ConfigError(
+            f"the model of {tokenizer.name_or_path} has {rows} embeddings, none for token "
+            f"{beyond}, {tokenizer.convert_ids_to_tokens(beyond)!r}",
+            "leave it out of the text, or resize and train the model for it",
+        )
 
 
 def _say_what_is_left_out(tokenizer: Tokenizer, messages: list[Message] | None) -> None:

@@ -12,7 +12,7 @@ from trimtab.arms.folder import conditioned_on, fetch
 from trimtab.arms.load import arm_facts, load_config, load_tokenizer
 from trimtab.arms.sidecar import Sidecar
 from trimtab.data.pairs import Pair, Prompt
-from trimtab.data.tokenize import PromptFormat, conversation_ids, response_ids
+from trimtab.data.tokenize import PromptFormat, conversation_ids, require_embedded, response_ids
 from trimtab.errors import ConfigError
 
 Row = tuple[list[int], list[int]]  # ids of the prompt and of the response
@@ -99,6 +99,9 @@ class Reader:
                 f"the model reads {self.context}",
                 "shorten it; nothing is cut in silence",
             )
+        embedded = self._config.get_text_config().vocab_size
+        for prompt_ids, answer_ids in rows:
+            require_embedded([*prompt_ids, *answer_ids], embedded, self.tokenizer)
         return rows
 
     def _row(self, prompt: Prompt, response: str, style: PromptFormat) -> Row:

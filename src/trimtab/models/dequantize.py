@@ -7,26 +7,29 @@ that a file gives its model or an error.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
-from trimtab.errors import ModelLoadError
+from trimtab.errors import ModelLoadError, first_line
 from trimtab.files import storage_errors, write_json
 from trimtab.models.cache import cache_dir
 from trimtab.models.complete import some
 from trimtab.models.gguf import RECORD, check_gguf, content_hash
 from trimtab.models.gguf_fields import read_fields, unread_fields
 from trimtab.models.gguf_tokenizer import end_ids, load_gguf_tokenizer
+from trimtab.models.weight_files import tensors_fingerprint
 
 logger = logging.getLogger(__name__)
 
-_READER = 1
+_READER = 2
 """Counted up when what is written here changes: it is part of the cache's key."""
 
 
@@ -59,7 +62,8 @@ def _make_whole(path: Path, dtype: str | None, digest: str, folder: Path) -> Non
     try:
         with storage_errors(folder):
             _convert(path, dtype, staging)
-            write_json(staging / RECORD, {"sha256": digest, "file": str(path.resolve())})
+            record = {"sha256": digest, "file": str(path.resolve())}
+            write_json(staging / RECORD, {**record, "weights": tensors_fingerprint(staging)})
             if not folder.is_dir():  # another process may have been faster
                 staging.rename(folder)
     finally:
@@ -96,18 +100,27 @@ def _convert(path: Path, dtype: str | None, folder: Path) -> None:
 def _write_facts(path: Path, folder: Path) -> None:
     """Tokenizer, config and what ends a turn."""
     fields = read_fields(path)
-    tokenizer = load_gguf_tokenizer(path, fields)
     config = _read(path, transformers.AutoConfig)
     if unread := unread_fields(fields, config):
         raise ModelLoadError(
             f"{path} says {', '.join(unread)}, which transformers does not read",
             "use the model's own folder (safetensors) in its place",
         )
+    with alone(path) as place:
+        tokenizer = load_gguf_tokenizer(path, place, fields)
     tokenizer.save_pretrained(folder)
     config.save_pretrained(folder)
     transformers.GenerationConfig(
         eos_token_id=end_ids(fields), bos_token_id=fields.get("tokenizer.ggml.bos_token_id")
     ).save_pretrained(folder)
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[str]:
+    """A folder with nothing but the file in it: transformers would read what lies beside it."""
+    with tempfile.TemporaryDirectory(prefix="trimtab-") as place:
+        (Path(place) / path.name).symlink_to(path.resolve())
+        yield place
 
 
 def _read(path: Path, auto_class: Any, **options: Any) -> Any:
@@ -116,13 +129,13 @@ def _read(path: Path, auto_class: Any, **options: Any) -> Any:
     if loads_weights:
         options["output_loading_info"] = True
     try:
-        found = auto_class.from_pretrained(str(path.parent), gguf_file=path.name, **options)
+        with alone(path) as place:
+            found = auto_class.from_pretrained(place, gguf_file=path.name, **options)
     except (torch.OutOfMemoryError, KeyboardInterrupt):
         raise
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise ModelLoadError(
-            f"transformers cannot read {path} ({reason})",
+            f"transformers cannot read {path} ({first_line(error)})",
             "use the model's own folder (safetensors) in its place",
         ) from error
     if not loads_weights:
@@ -142,11 +155,7 @@ def _unmapped_tensors(path: Path, model: Any) -> list[str]:
     from gguf import GGUFReader
     from transformers.modeling_gguf_pytorch_utils import TensorProcessor, get_gguf_hf_weights_map
 
-    # behind the last layer stand heads that predict further tokens, for speculation
-    beyond = f"blk.{model.config.num_hidden_layers}."
-    tensors = {
-        t.name: int(t.n_elements) for t in GGUFReader(path).tensors if not t.name.startswith(beyond)
-    }
+    tensors = {t.name: int(t.n_elements) for t in GGUFReader(path).tensors}
     arrived = sum(p.numel() for p in model.parameters())
     if sum(tensors.values()) == arrived:
         return []

@@ -35,7 +35,8 @@ def check_gguf(path: str) -> None:
 
 
 def gguf_source(folder: str) -> dict[str, str]:
-    """Of a folder that was made here: `sha256` and `file` of what it was made of; else empty."""
+    """Of a folder that was made here: `sha256` and `file` of what it was made of, and `weights`,
+    the identity of what was written (`tensors_fingerprint`); else empty."""
     record = Path(folder) / RECORD
     return dict(json.loads(record.read_text(encoding="utf-8"))) if record.is_file() else {}
 

@@ -46,6 +46,9 @@ def unread_fields(fields: Fields, config: Any) -> list[str]:
     own = {k.removeprefix(prefix): v for k, v in fields.items() if k.startswith(prefix)}
     text = config.get_text_config()
     unread = [f"{prefix}{k} = {v}" for k, v in own.items() if not _agrees(k, v, text)]
+    if "attention.head_count_kv" not in own and "num_key_value_heads" in text.to_dict():
+        # all heads, says the format; the reader then leaves the keys in llama.cpp's order
+        unread.append("nothing of attention.head_count_kv")
     scale = getattr(text, "query_pre_attn_scalar", None)
     if scale is not None and scale != text.head_dim and "attention.scale" not in own:
         # Gemma's 27 B models; llama.cpp knows them by their size, the file does not say it

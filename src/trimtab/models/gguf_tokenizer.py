@@ -9,8 +9,9 @@ from typing import Any
 
 import transformers
 from tokenizers import Tokenizer, pre_tokenizers, processors
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from trimtab.errors import ModelLoadError
+from trimtab.errors import ModelLoadError, first_line
 
 Fields = Mapping[str, Any]
 
@@ -29,21 +30,26 @@ _WHOLE_WORDS = {*_LLAMA_3, "tekken"}
 which begin with begin-of-text unless the file says otherwise (as llama.cpp reads them)."""
 
 
-def load_gguf_tokenizer(path: Path, fields: Fields) -> Any:
+_BYTES = bytes_to_unicode()
+
+
+def load_gguf_tokenizer(path: Path, place: str, fields: Fields) -> Any:
     """The tokenizer, with what transformers' reader leaves out.
+
+    Args:
+        path: of the file.
+        place: a folder where the file lies alone.
+        fields: of the file.
 
     Raises:
         ModelLoadError: a pre-tokenizer or a setting that is not known, named.
     """
     _check_pre_tokenizer(path, fields)
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            str(path.parent), gguf_file=path.name
-        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(place, gguf_file=path.name)
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise ModelLoadError(
-            f"transformers cannot read the tokenizer of {path} ({reason})",
+            f"transformers cannot read the tokenizer of {path} ({first_line(error)})",
             "use the model's own folder (safetensors) in its place",
         ) from error
     backend, pre = tokenizer.backend_tokenizer, fields.get("tokenizer.ggml.pre")
@@ -127,12 +133,10 @@ def _check_vocabulary(path: Path, tokenizer: Any, fields: Fields) -> None:
     other = [
         f"{i} is {found.get(i)!r} and not {token!r}"
         for i, token in enumerate(tokens)
-        if found.get(i) != token and found.get(i) != token.replace(" ", "▁")
+        if found.get(i) not in (token, token.replace(" ", "▁"), _in_bytes(token))
     ]
-    if fields.get("tokenizer.ggml.model") == "gpt2":
-        other = []  # spelt in bytes or in text, as the file likes; ids are positions in any case
-        other = [] if len(found) == len(tokens) else [f"{len(found)} tokens, not {len(tokens)}"]
-    elif fields.get("tokenizer.ggml.model") == "llama":
+    other += [f"{len(found)} tokens, not {len(tokens)}"] if len(found) != len(tokens) else []
+    if fields.get("tokenizer.ggml.model") == "llama":
         spaced = fields.get("tokenizer.ggml.add_space_prefix", True)
         begins = tokenizer.tokenize("a", add_special_tokens=False)[0].startswith("▁")
         if bool(spaced) != begins:
@@ -142,3 +146,8 @@ def _check_vocabulary(path: Path, tokenizer: Any, fields: Fields) -> None:
             f"transformers reads the tokenizer of {path} otherwise: {other[0]}",
             "use the model's own folder (safetensors) in its place",
         )
+
+
+def _in_bytes(token: str) -> str:
+    """A token as byte-level vocabularies spell it."""
+    return "".join(_BYTES[byte] for byte in token.encode())

@@ -201,6 +201,8 @@ class TrainConfig:
         if not isinstance(self.objectives, str):
             self.objectives = ",".join(self.objectives)
         self.model, self.output_dir = str(self.model), str(self.output_dir)  # paths are welcome
+        if isinstance(self.describe, Mapping):
+            self.describe = [f"{name}={text}" for name, text in self.describe.items()]
         if isinstance(self.beta, Mapping):
             self.beta = ",".join(f"{name}={value}" for name, value in self.beta.items())
         with contextlib.suppress(ValueError):

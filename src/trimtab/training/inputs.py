@@ -9,7 +9,7 @@ from typing import Any
 from trimtab.arms.load import load_config, load_tokenizer
 from trimtab.data.pairs import Pair, RowReport
 from trimtab.data.templates import load_chat_template, require_template
-from trimtab.data.tokenize import TokenPair, tokenize_pairs
+from trimtab.data.tokenize import TokenPair, require_embedded, tokenize_pairs
 from trimtab.errors import ConfigError, DataError
 from trimtab.training.adapt import lora_targets
 from trimtab.training.callbacks import Progress
@@ -76,6 +76,9 @@ def prepare_inputs(
     splits = _tokenize(config, data.splits, tokenizer, data.report, progress)
     _require_objectives(data.objectives, splits["train"])
     _check_context(model_config, splits)
+    rows = model_config.get_text_config().vocab_size
+    for pair in (pair for pairs in splits.values() for pair in pairs):
+        require_embedded([*pair.prompt_ids, *pair.chosen_ids, *pair.rejected_ids], rows, tokenizer)
     return Inputs(tokenizer, targets, splits, data.report, data.objectives)
 
 

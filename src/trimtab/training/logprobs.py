@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from trimtab.arms.probe import floor, forward, probe_ids, require_numbers, switching_ids
+from trimtab.arms.probe import floor, own_forward, probe_ids, switching_ids
 from trimtab.data.collate import pad_rows, position_ids
 from trimtab.data.tokenize import PromptFormat
 from trimtab.errors import ConfigError
@@ -208,8 +208,7 @@ def check_rewards(model: Any, tokenizer: Any, style: PromptFormat, *, name: str)
     ids, cut = probe_ids(tokenizer, style, limit=limit, condition=switching_ids(model))
     was_training = model.training
     model.eval()
-    logits_TV = forward(model, ids)
-    require_numbers(logits_TV, name)
+    logits_TV = own_forward(model, ids, name)
     batch = {k: v.to(lm.device) for k, v in pad_rows([(ids[:cut], ids[cut:])], ids[0]).items()}
     found_M, _ = response_logp(model, batch)
     model.train(was_training)

@@ -78,6 +78,19 @@ def test_an_adapter_records_its_models_revision_and_asks_for_it(
     assert len(hub.asked) == 2 and hub.revisions() == {"v3"}
 
 
+def test_an_adapter_of_another_revision_is_not_put_on_the_base(
+    hub: Hub, pairs_file: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "arm"
+    trimtab.train(
+        model="someone/model", revision="v3", data=pairs_file, output_dir=str(folder),
+        max_steps=1, split="none",
+    )  # fmt: skip
+    for revisions, groups in (({"base": "v3"}, 1), ({"base": "main"}, 2), ({}, 2)):
+        engine = trimtab.load("someone/model", {"a": str(folder)}, revisions=revisions)
+        assert len(engine.groups) == groups
+
+
 @pytest.mark.parametrize("load", [load_model, load_config, load_tokenizer])
 def test_a_folder_has_no_revision(load: Any, base_dir: Path) -> None:
     with pytest.raises(ConfigError, match=r"a revision for .*, which is on this machine"):

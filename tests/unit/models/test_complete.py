@@ -14,10 +14,10 @@ from conftest import make_model, make_tokenizer
 from safetensors.torch import load_file, save_file
 
 import trimtab
-from trimtab.arms.load import load_model
+from trimtab.arms.load import load_model, load_tokenizer
 from trimtab.arms.probe import forward
 from trimtab.cli.main import main
-from trimtab.errors import ModelLoadError
+from trimtab.errors import ConfigError, ModelLoadError
 
 Tensors = dict[str, torch.Tensor]
 
@@ -84,3 +84,40 @@ def test_buffers_of_older_versions_are_harmless(base_dir: Path, tmp_path: Path) 
     ids = [*range(4, 12)]
     ours, theirs = (forward(load_model(str(f)), ids) for f in (folder, base_dir))
     assert torch.equal(ours, theirs)
+
+
+def test_a_token_without_an_embedding_is_named(
+    base_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A tokenizer that grew while the model did not."""
+    folder = tmp_path / "model"
+    shutil.copytree(base_dir, folder)
+    tokenizer = load_tokenizer(str(folder))
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.save_pretrained(folder)
+    assert (
+        main(["generate", "--base", str(folder), "--prompt", "hello", "--max-new-tokens", "2"]) == 0
+    )
+    assert main(["generate", "--base", str(folder), "--prompt", "say <new>"]) == 2
+    assert "none for token 320, '<new>'" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="'<new>'"):
+        trimtab.score(str(folder), ["hello"], ["<new>"])
+
+
+def test_a_template_with_such_a_token_is_told_at_load(base_dir: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(base_dir, folder)
+    tokenizer = load_tokenizer(str(folder))
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.chat_template = "<new>" + tokenizer.chat_template
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(ModelLoadError, match="fails on ordinary text"):
+        trimtab.load(str(folder))
+
+
+def test_a_broken_generation_config_is_not_ignored(base_dir: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(base_dir, folder)
+    (folder / "generation_config.json").write_text("{")
+    with pytest.raises(ModelLoadError, match="generation_config"):
+        trimtab.load(str(folder))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,7 @@ UNREAD = {
     "unheard of": ({"llama.attention.new_thing": 1}, "new_thing"),
     "pre-tokenizer": ({"tokenizer.ggml.pre": "deepseek-v9"}, "'deepseek-v9'"),
     "no pre-tokenizer": ({"tokenizer.ggml.pre": None}, "pre-tokenizer"),
+    "no key heads": ({"llama.attention.head_count_kv": None}, "head_count_kv"),
     "an adapter": ({"general.type": "adapter"}, "holds no model but a adapter"),
     "a part": ({"split.count": 3}, "one part of 3"),
 }
@@ -175,3 +177,33 @@ def test_a_folder_of_the_cache_is_a_plain_folder(tmp_path: Path) -> None:
     check_folder(folder)
     plain = transformers.AutoModelForCausalLM.from_pretrained(folder)
     assert torch.equal(forward(plain, IDS), forward(model, IDS))
+
+
+def test_layers_beyond_the_count_are_not_dropped(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "tiny.gguf", fields={"llama.block_count": 1})
+    with pytest.raises(ModelLoadError, match=r"does not read: blk\.1\."):
+        trimtab.load(str(tmp_path / "tiny.gguf"))
+
+
+def test_what_lies_beside_the_file_is_not_read(tmp_path: Path) -> None:
+    """transformers prefers a tokenizer.json in the file's folder, and takes an adapter there."""
+    other = make_tokenizer(extra=("<one>", "<two>"), end="<stop>")
+    other.save_pretrained(tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    write_gguf(tmp_path / "tiny.gguf")
+    read = load_tokenizer(str(tmp_path / "tiny.gguf"))
+    assert read.get_vocab() == make_tokenizer().get_vocab()
+    assert read.eos_token == "<|end|>"
+
+
+def test_a_made_folder_that_was_trained_further_is_another_backbone(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "tiny.gguf")
+    made = gguf_folder(str(tmp_path / "tiny.gguf"), "float32")
+    copy = tmp_path / "copy"
+    shutil.copytree(made, copy)
+    assert weights_fingerprint(str(copy)) == weights_fingerprint(made)
+    model = load_model(str(copy))
+    with torch.no_grad():
+        model.model.norm.weight += 1
+    model.save_pretrained(copy)
+    assert weights_fingerprint(str(copy)) != weights_fingerprint(made)

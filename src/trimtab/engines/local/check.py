@@ -20,7 +20,7 @@ from trimtab.arms.probe import Reference, rms_gap
 from trimtab.engines.local.open_slots import open_slots
 from trimtab.engines.local.slots import to_base
 from trimtab.engines.local.streams import Group, Stream
-from trimtab.errors import ConfigError, TrimtabError, is_out_of_memory
+from trimtab.errors import ConfigError, TrimtabError, first_line, is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +65,8 @@ def check_groups(groups: Sequence[Group], cases: Mapping[str, Sequence[Case]]) -
                 if is_out_of_memory(error):
                     raise
                 first = next(iter(now.values()))
-                reason = (str(error).strip() or "no reason").splitlines()[0][:100]
-                raise _refusal(group, first, f"{type(error).__name__}: {reason}") from error
+                how = f"{type(error).__name__}: {first_line(error)}"
+                raise _refusal(group, first, how) from error
             for name, case in now.items():
                 _compare(group, group.streams[group.index[name]], case, found[name])
 

@@ -14,7 +14,7 @@ from trimtab.arms.adapter import AdapterWeights, read_lora, soup
 from trimtab.arms.conditioned import ConditionedConfig
 from trimtab.arms.conditioned_files import PROJECTION, WEIGHTS, read_conditioned
 from trimtab.arms.describe import objective_vectors
-from trimtab.arms.folder import conditioned_on, is_adapter, is_conditioned
+from trimtab.arms.folder import adapter_revision, conditioned_on, is_adapter, is_conditioned
 from trimtab.arms.load import (
     load_backbone,
     load_model,
@@ -68,6 +68,7 @@ class Loading:
         in_float32: verifies an ARM (name, folder, backbone) whose effect is lost in the noise of
             the type it is loaded in; None where that is float32.
         noises: of the backbones' own forwards, as far as they are known.
+        revisions: of backbones that are hub ids.
     """
 
     backbones: dict[str, Any]
@@ -75,6 +76,12 @@ class Loading:
     probe: Probe
     in_float32: Callable[[str, str, str], None] | None
     noises: dict[str, float]
+    revisions: Mapping[str, str | None]
+
+    def shared_by(self, folder: str) -> str:
+        """The backbone in memory that an adapter was trained on; "" if there is none."""
+        names = (b for b in self.backbones if same_backbone(folder, b, self.revisions.get(b)))
+        return next(names, "")
 
     def noise_of(self, backbone: str, name: str) -> float:
         """Nats, of a backbone's own forward; measured once."""
@@ -126,7 +133,9 @@ def _load(name: str, folder: str, loading: Loading, describe: Mapping[str, str])
             backbones[folder] = load_model(folder, **loading.options(name))
         model = backbones[folder]
         return LoadedArm(name, model, None, name, [of_model(model, folder, name, loading.probe)])
-    base = next((b for b in backbones if same_backbone(folder, b)), "") or require_base(folder)
+    base = loading.shared_by(folder) or require_base(folder)
+    if base in backbones and base != loading.shared_by(folder):
+        base = f"{base}@{adapter_revision(folder)}"  # the base's hub id at another revision
     if base not in backbones:
         backbones[base] = load_backbone(folder, **loading.options(name))
     carrier = backbones[base]
@@ -141,6 +150,11 @@ def _load(name: str, folder: str, loading: Loading, describe: Mapping[str, str])
     found = of_adapter(folder, name, carrier, loading.probe, loading.noise_of(base, name))
     own = adapter.objectives if adapter else ()
     cases = [_with_described(found.case, len(own))] if found.case else []
+    if not found.case and adapter is None:
+        raise ConfigError(
+            f"PEFT does not run the adapter {folder} on quantised weights",
+            "load without --quantization, or merge it into its base first",
+        )
     if not found.case or not is_measurable(found.case.wanted, found.effect):
         _look_closer(name, folder, base, loading)
     if found.model is not None and (adapter is None or changes_base(found.model, carrier)):

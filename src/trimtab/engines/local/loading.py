@@ -7,12 +7,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
 import torch
 
-from trimtab.arms.folder import canonical, check_folder, fetch, is_adapter
+from trimtab.arms.folder import canonical, check_folder, fetch, is_adapter, is_local
 from trimtab.arms.load import (
     DType,
     arm_facts,
+    backbone_of,
     default_device,
     load_model,
     require_device,
@@ -106,7 +108,8 @@ def load_engine(
     cases = {BASE: [of_model(frozen.model, base, BASE, streams.probe)]}
 
     def in_float32(name: str, folder: str, backbone: str) -> None:
-        _verify_in_float32(name, folder, backbone, kind["device"], trust_remote_code)
+        size = sum(p.numel() for p in backbones[backbone].parameters())
+        _verify_in_float32(name, folder, backbone, size, str(kind["device"]), origins)
 
     loading = Loading(
         backbones,
@@ -114,6 +117,7 @@ def load_engine(
         streams.probe,
         in_float32 if frozen.model.dtype in _HALF or quantization else None,
         {base: cases[BASE][0].wanted.noise},
+        {base: origins.revision(BASE)},
     )
     guides = load_guides(arms, facts, loading, combine=combine, describe=describe)
     cases |= {guide.name: list(guide.cases) for guide in guides}
@@ -194,18 +198,47 @@ def _checked_engine(
 
 
 def _verify_in_float32(
-    name: str, folder: str, backbone: str, device: str, trusted: Collection[str]
+    name: str, folder: str, backbone: str, size: int, device: str, origins: Origins
 ) -> None:
-    """Load an adapter and its backbone once more, in float32, where its effect can be seen."""
-    trusted = [BASE] if name in trusted or BASE in trusted else []
+    """Load an adapter and its backbone once more, in float32, where its effect can be seen.
+
+    Args:
+        name: of its stream.
+        folder: the adapter's.
+        backbone: folder or GGUF file; of a hub id, what the adapter names counts.
+        size: numbers in the backbone.
+        device: where the models run.
+        origins: of all models.
+    """
+    if 5 * size > _free_bytes(device):
+        say_unverified(folder, "no memory to compare it in float32")
+        return
+    revisions: dict[str, str] = {}
+    if not is_local(backbone):
+        backbone, own = backbone_of(folder)
+        pinned = own or origins.revision(BASE)
+        revisions = {BASE: pinned} if pinned else {}
+    trusted = [BASE] if origins.trusts(name) or origins.trusts(BASE) else []
     try:
         load_engine(
-            backbone, {name: folder}, dtype="float32", device=device, trust_remote_code=trusted
+            backbone,
+            {name: folder},
+            dtype="float32",
+            device=device,
+            trust_remote_code=trusted,
+            revisions=revisions,
         )
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         say_unverified(folder, "no memory to compare it in float32")
+
+
+def _free_bytes(device: str) -> int:
+    """Memory that is free where models are; Linux kills a process that takes more."""
+    if device.startswith("cuda"):
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
 
 
 def _checked_draft(draft: str | None, origins: Origins) -> str | None:

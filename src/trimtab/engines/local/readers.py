@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import transformers
@@ -13,6 +14,7 @@ from trimtab.arms.load import load_config, load_tokenizer, same_backbone
 from trimtab.arms.origins import Origins
 from trimtab.arms.vocab import VocabularyMap, match_vocabularies
 from trimtab.engines.local.streams import BASE, DRAFT
+from trimtab.errors import ModelLoadError, first_line
 from trimtab.models.dequantize import gguf_folder
 from trimtab.models.gguf import is_gguf
 
@@ -63,7 +65,7 @@ def load_readers(base: str, others: Mapping[str, str], origins: Origins) -> dict
     tokenizers = {name: read[folder] for name, folder in folders.items()}
     configs = {}
     for name, folder in folders.items():
-        on_base = is_adapter(folder) and same_backbone(folder, base)
+        on_base = is_adapter(folder) and same_backbone(folder, base, origins.revision(BASE))
         configs[name] = load_config(
             base if on_base else folder, **options[BASE if on_base else name]
         )
@@ -101,7 +103,11 @@ def _end_ids(name: str, origins: Origins) -> list[int]:
         config = transformers.GenerationConfig.from_pretrained(
             gguf_folder(name) if is_gguf(name) else name, **origins.options(BASE)
         )
-    except OSError:
+    except OSError as error:
+        if (Path(name) / "generation_config.json").is_file():  # there, and broken
+            raise ModelLoadError(
+                f"cannot read {name}/generation_config.json ({first_line(error)})", "save it again"
+            ) from error
         return []
     ends = config.eos_token_id
     return list(ends) if isinstance(ends, list) else [] if ends is None else [ends]

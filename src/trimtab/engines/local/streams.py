@@ -15,7 +15,7 @@ from trimtab.arms.adapter import AdapterWeights
 from trimtab.arms.load import share_weights
 from trimtab.arms.vocab import VocabularyMap
 from trimtab.data.pairs import Prompt
-from trimtab.data.tokenize import PromptFormat, prompt_ids
+from trimtab.data.tokenize import PromptFormat, prompt_ids, require_embedded
 from trimtab.engines.local import attention
 from trimtab.engines.local.costs import pass_cost
 from trimtab.engines.local.linear import join_layers
@@ -68,6 +68,7 @@ class Stream:
         ids = prompt_ids(self.tokenizer, prompt, self.prompt_format)
         if not ids:
             raise ConfigError("the prompt is empty", "give at least one character")
+        require_embedded(ids, self.model.config.get_text_config().vocab_size, self.tokenizer)
         return ids
 
     def is_same_as(self, other: Stream) -> bool:
