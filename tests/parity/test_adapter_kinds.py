@@ -38,6 +38,9 @@ def other(kind: Any, **options: Any) -> Callable[[], peft.PeftConfig]:
     return lambda: kind(task_type="CAUSAL_LM", **options)
 
 
+SIMPLE = ("ADAMSS", "BEFT", "DEFT", "GLORA", "GRALORA", "HIRA", "LILY", "OSF", "PEANUT", "PSOFT",
+          "PVERA", "TINYLORA", "UNILORA")  # fmt: skip
+"""Those that need no more than the names of layers."""
 KINDS: dict[str, Callable[[], peft.PeftConfig]] = {
     "plain": lora(),
     "rslora": lora(use_rslora=True),
@@ -70,6 +73,15 @@ KINDS: dict[str, Callable[[], peft.PeftConfig]] = {
     "shira": other(peft.ShiraConfig, target_modules=QV, r=4),
     "road": other(peft.RoadConfig, target_modules=QV, group_size=4),
     "delora": other(peft.DeloraConfig, target_modules=QV, r=4),
+    "adalora": other(peft.AdaLoraConfig, target_modules=QV, total_step=10),
+    "c3a": other(peft.C3AConfig, target_modules=QV, block_size=8),
+    "vblora": other(peft.VBLoRAConfig, target_modules=QV, vector_length=8, num_vectors=16),
+    "waveft": other(peft.WaveFTConfig, target_modules=QV, n_frequency=20),
+    **{
+        kind: other(config, target_modules=QV, **({"r": 8} if kind == "PSOFT" else {}))
+        for kind, config in peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING.items()
+        if kind in SIMPLE
+    },
     "layer norms": other(peft.LNTuningConfig, target_modules=["input_layernorm", "norm"]),
     "prompt tuning": other(peft.PromptTuningConfig, **VIRTUAL),
     "prefix tuning": other(peft.PrefixTuningConfig, **VIRTUAL),

@@ -24,8 +24,9 @@ from torch import Tensor
 from trimtab.arms.folder import read_json
 from trimtab.errors import ConfigError, ModelLoadError
 
-_PREFIX, _A, _B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
-_BIAS = ".lora_B.bias"
+WEIGHTS, PREFIX = "adapter_model.safetensors", "base_model.model."
+LORA_A, LORA_B, LORA_BIAS = ".lora_A.weight", ".lora_B.weight", ".lora_B.bias"
+"""PEFT's names, of the file and in it."""
 _OF_PLAIN = {
     # what A and B already show, or what says nothing about the forward
     "r", "lora_alpha", "use_rslora", "lora_bias", "rank_pattern", "fan_in_fan_out",
@@ -91,15 +92,15 @@ def read_lora(folder: str, *, dtype: torch.dtype, device: str) -> AdapterWeights
         raise ModelLoadError(
             f"{folder}/adapter_config.json has lora_alpha {alpha!r}", "write the number it had"
         )
-    tensors = load_file(Path(folder) / "adapter_model.safetensors", device=device)
+    tensors = load_file(Path(folder) / WEIGHTS, device=device)
     layers = {}
-    for key in [key for key in tensors if key.endswith(_A)]:
-        a, b = tensors.pop(key), tensors.pop(key.removesuffix(_A) + _B, None)
+    for key in [key for key in tensors if key.endswith(LORA_A)]:
+        a, b = tensors.pop(key), tensors.pop(key.removesuffix(LORA_A) + LORA_B, None)
         if b is None or ".experts." in key:  # experts see their tokens out of order
             return None
         scale = alpha / (math.sqrt(len(a)) if config.get("use_rslora") else len(a))
-        name = key.removeprefix(_PREFIX).removesuffix(_A)
-        bias = tensors.pop(key.removesuffix(_A) + _BIAS, None)
+        name = key.removeprefix(PREFIX).removesuffix(LORA_A)
+        bias = tensors.pop(key.removesuffix(LORA_A) + LORA_BIAS, None)
         term = LowRank(a.to(dtype), (scale * b.float()).to(dtype))
         layers[name] = term if bias is None else _with_bias(term, (scale * bias.float()).to(dtype))
     return None if tensors else AdapterWeights(layers)

@@ -10,14 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from trimtab.arms.adapter import AdapterWeights, LowRank
+from trimtab.arms.adapter import LORA_A, LORA_B, PREFIX, WEIGHTS, AdapterWeights, LowRank
 from trimtab.arms.conditioned import ConditionedConfig, condition_model, conditioned_layers
 from trimtab.arms.cores import AffineCore, BilinearCore, Mix
 from trimtab.errors import ModelLoadError
 
-WEIGHTS = "adapter_model.safetensors"
 VECTORS, PROJECTION = "condition.vectors", "condition.projection"
-PREFIX, LORA_A, LORA_B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 
 
 def adapter_tensors(model: Any) -> dict[str, Tensor]:

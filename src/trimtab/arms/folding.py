@@ -17,16 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from trimtab.arms.adapter import LORA_A, LORA_B, LORA_BIAS, PREFIX, WEIGHTS
 from trimtab.arms.conditioned import ConditionedConfig
-from trimtab.arms.conditioned_files import (
-    LORA_A,
-    LORA_B,
-    PREFIX,
-    VECTORS,
-    WEIGHTS,
-    layer_core,
-    read_folder,
-)
+from trimtab.arms.conditioned_files import VECTORS, layer_core, read_folder
 from trimtab.arms.cores import Mix
 from trimtab.arms.folder import is_conditioned, read_json
 from trimtab.arms.load import load_backbone, load_config
@@ -79,7 +72,7 @@ def save_lora(arm: str, preference: str, folder: Path) -> None:
     for name, (a, b, bias) in folded.items():
         tensors |= {f"{PREFIX}{name}{LORA_A}": a, f"{PREFIX}{name}{LORA_B}": b}
         if bias is not None:
-            tensors[f"{PREFIX}{name}.lora_B.bias"] = bias
+            tensors[f"{PREFIX}{name}{LORA_BIAS}"] = bias
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
 

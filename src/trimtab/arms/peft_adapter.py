@@ -18,11 +18,10 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import nn
 
+from trimtab.arms.adapter import PREFIX, WEIGHTS
 from trimtab.arms.folder import read_json
 from trimtab.errors import ConfigError, ModelLoadError, first_line
 from trimtab.models.complete import some
-
-WEIGHTS, PREFIX = "adapter_model.safetensors", "base_model.model."
 
 
 def with_adapter(carrier: Any, folder: str) -> Any:

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from trimtab.arms.conditioned_files import WEIGHTS, load_adapter_tensors, save_adapter
+from trimtab.arms.adapter import WEIGHTS
+from trimtab.arms.conditioned_files import load_adapter_tensors, save_adapter
 from trimtab.data.tokenize import TokenPair
 from trimtab.ranking import ranked_right
 from trimtab.training.losses import ObjectiveLosses, objectives_loss

@@ -43,6 +43,17 @@ def hub(base_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     return Hub(base_dir, monkeypatch)
 
 
+@pytest.fixture
+def pinned_arm(hub: Hub, pairs_file: Path, tmp_path: Path) -> Path:
+    """A LoRA trained on the hub's model at v3."""
+    folder = tmp_path / "arm"
+    trimtab.train(
+        model="someone/model", revision="v3", data=pairs_file, output_dir=str(folder),
+        max_steps=1, split="none",
+    )  # fmt: skip
+    return folder
+
+
 def test_the_base_is_pinned_wherever_it_is_read(hub: Hub) -> None:
     trimtab.load("someone/model", revisions={"base": "v3"})
     assert len(hub.asked) == 4 and hub.revisions() == {"v3"}
@@ -61,33 +72,19 @@ def test_code_runs_for_the_named_model_alone(hub: Hub, arm_dir: Path) -> None:
     assert {options["trust_remote_code"] for _, options in hub.asked} == {True}
 
 
-def test_an_adapter_records_its_models_revision_and_asks_for_it(
-    hub: Hub, pairs_file: Path, tmp_path: Path
-) -> None:
-    folder = tmp_path / "arm"
-    trimtab.train(
-        model="someone/model", revision="v3", data=pairs_file, output_dir=str(folder),
-        max_steps=1, split="none",
-    )  # fmt: skip
-    config = json.loads((folder / "adapter_config.json").read_text())
+def test_an_adapter_records_its_models_revision_and_asks_for_it(hub: Hub, pinned_arm: Path) -> None:
+    config = json.loads((pinned_arm / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "someone/model" and config["revision"] == "v3"
     assert hub.revisions() == {"v3"}
     hub.asked.clear()
-    load_backbone(str(folder))
-    load_config(str(folder))
+    load_backbone(str(pinned_arm))
+    load_config(str(pinned_arm))
     assert len(hub.asked) == 2 and hub.revisions() == {"v3"}
 
 
-def test_an_adapter_of_another_revision_is_not_put_on_the_base(
-    hub: Hub, pairs_file: Path, tmp_path: Path
-) -> None:
-    folder = tmp_path / "arm"
-    trimtab.train(
-        model="someone/model", revision="v3", data=pairs_file, output_dir=str(folder),
-        max_steps=1, split="none",
-    )  # fmt: skip
+def test_an_adapter_of_another_revision_is_not_put_on_the_base(hub: Hub, pinned_arm: Path) -> None:
     for revisions, groups in (({"base": "v3"}, 1), ({"base": "main"}, 2), ({}, 2)):
-        engine = trimtab.load("someone/model", {"a": str(folder)}, revisions=revisions)
+        engine = trimtab.load("someone/model", {"a": str(pinned_arm)}, revisions=revisions)
         assert len(engine.groups) == groups
 
 

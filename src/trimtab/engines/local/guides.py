@@ -10,9 +10,9 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from trimtab.arms.adapter import AdapterWeights, read_lora, soup
+from trimtab.arms.adapter import WEIGHTS, AdapterWeights, read_lora, soup
 from trimtab.arms.conditioned import ConditionedConfig
-from trimtab.arms.conditioned_files import PROJECTION, WEIGHTS, read_conditioned
+from trimtab.arms.conditioned_files import PROJECTION, read_conditioned
 from trimtab.arms.describe import objective_vectors
 from trimtab.arms.folder import adapter_revision, conditioned_on, is_adapter, is_conditioned
 from trimtab.arms.load import (
