@@ -38,7 +38,7 @@ def other(kind: Any, **options: Any) -> Callable[[], peft.PeftConfig]:
     return lambda: kind(task_type="CAUSAL_LM", **options)
 
 
-SIMPLE = ("ADAMSS", "BEFT", "DEFT", "GLORA", "GRALORA", "HIRA", "LILY", "OSF", "PEANUT", "PSOFT",
+SIMPLE = ("ADAMSS", "BEFT", "DEFT", "GLORA", "GRALORA", "HIRA", "OSF", "PEANUT", "PSOFT",
           "PVERA", "TINYLORA", "UNILORA")  # fmt: skip
 """Those that need no more than the names of layers."""
 KINDS: dict[str, Callable[[], peft.PeftConfig]] = {
