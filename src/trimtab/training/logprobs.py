@@ -219,5 +219,5 @@ def check_rewards(model: Any, tokenizer: Any, style: PromptFormat, *, name: str)
         raise ConfigError(
             f"the rewards of {name} ({type(lm).__name__}) are not what its own forward gives: "
             f"{gap:.2g} nats a token off, where {floor(lm.dtype):.2g} are allowed",
-            "merge an adapter into its base first; please report what it is",
+            "merge an adapter into its base where it can be, or train a LoRA; report a whole model",
         )

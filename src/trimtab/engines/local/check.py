@@ -113,7 +113,7 @@ def _refusal(group: Group, case: Case, how: str) -> ConfigError:
     return ConfigError(
         f"{case.what} ({type(group.lm).__name__}), read here piece by piece on ordinary text, "
         f"is not what {case.wanted.source} computes: {how}",
-        "merge it into its base and give the whole model"
+        "merge it into its base where it can be (trimtab export --merge), or train a LoRA"
         if case.is_adapter
         else "try --dtype float32; please report this architecture",
     )
