@@ -133,11 +133,7 @@ def _load(name: str, folder: str, loading: Loading, describe: Mapping[str, str])
             backbones[folder] = load_model(folder, **loading.options(name))
         model = backbones[folder]
         return LoadedArm(name, model, None, name, [of_model(model, folder, name, loading.probe)])
-    base = loading.shared_by(folder) or require_base(folder)
-    if base in backbones and base != loading.shared_by(folder):
-        base = f"{base}@{adapter_revision(folder)}"  # the base's hub id at another revision
-    if base not in backbones:
-        backbones[base] = load_backbone(folder, **loading.options(name))
+    base = _backbone(name, folder, loading)
     carrier = backbones[base]
     where: dict[str, Any] = {"dtype": carrier.dtype, "device": str(carrier.device)}
     if is_conditioned(folder):
@@ -155,11 +151,25 @@ def _load(name: str, folder: str, loading: Loading, describe: Mapping[str, str])
             f"PEFT does not run the adapter {folder} on quantised weights",
             "load without --quantization, or merge it into its base first",
         )
-    if not found.case or not is_measurable(found.case.wanted, found.effect):
-        _look_closer(name, folder, base, loading)
+    if not found.case:
+        _look_closer(name, folder, base, loading, "PEFT does not run it on quantised weights")
+    elif not is_measurable(found.case.wanted, found.effect):
+        _look_closer(name, folder, base, loading, "it changes next to nothing on ordinary text")
     if found.model is not None and (adapter is None or changes_base(found.model, carrier)):
         return LoadedArm(name, found.model, None, name, cases)
     return LoadedArm(name, carrier, adapter, name, cases)
+
+
+def _backbone(name: str, folder: str, loading: Loading) -> str:
+    """The name of an adapter's backbone, which is in memory then."""
+    if shared := loading.shared_by(folder):
+        return shared
+    base = require_base(folder)
+    if base in loading.backbones:  # the base's hub id, at another revision
+        base = f"{base}@{adapter_revision(folder)}"
+    if base not in loading.backbones:
+        loading.backbones[base] = load_backbone(folder, **loading.options(name))
+    return base
 
 
 def _with_described(case: Case, objectives: int) -> Case:
@@ -168,13 +178,12 @@ def _with_described(case: Case, objectives: int) -> Case:
     return replace(case, conditions=[*case.conditions, *[0.0] * rest]) if rest > 0 else case
 
 
-def _look_closer(name: str, folder: str, base: str, loading: Loading) -> None:
-    """Verify an adapter that its library does not run on quantised weights, or whose effect is
-    within the noise of its type."""
+def _look_closer(name: str, folder: str, base: str, loading: Loading, why: str) -> None:
+    """Verify in float32 an adapter of which nothing can be seen in its own type, or say why not."""
     if loading.in_float32 is not None:
         loading.in_float32(name, folder, base)
     else:
-        say_unverified(folder, "it changes next to nothing on ordinary text")
+        say_unverified(folder, why)
 
 
 def _check_layers(folder: str, carrier: Any, adapter: AdapterWeights) -> None:

@@ -124,12 +124,18 @@ def load_engine(
     guided = [streams.of(g.name, g.model, g.adapter, g.source) for g in guides]
     drafter: Any = draft
     if drafts:
-        place = drafts[DRAFT]
-        same = next((name for name in backbones if canonical(name) == canonical(place)), None)
-        model = backbones[same] if same else load_model(place, **loading.options(DRAFT))
+        model = _draft_model(drafts[DRAFT], loading)
         drafter = streams.of(DRAFT, model)
-        cases[DRAFT] = [of_model(model, place, DRAFT, streams.probe)]
+        cases[DRAFT] = [of_model(model, drafts[DRAFT], DRAFT, streams.probe)]
     return _checked_engine(frozen, guided, drafter, max_length, cases)
+
+
+def _draft_model(place: str, loading: Loading) -> Any:
+    """The model that drafts: one in memory, where it is the same."""
+    for name, model in loading.backbones.items():
+        if canonical(name) == canonical(place):
+            return model
+    return load_model(place, **loading.options(DRAFT))
 
 
 _HALF = (torch.bfloat16, torch.float16)
