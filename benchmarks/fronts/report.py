@@ -101,7 +101,7 @@ def measure_decoding(task: Task, methods: list[str]) -> dict[str, dict[str, floa
     options = {
         "dtype": "bfloat16",
         "device": "cpu",
-        "trust_remote_code": False,
+        "trust_remote_code": [],
         "draft": None,
         "quantization": None,
     }

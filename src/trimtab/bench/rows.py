@@ -119,8 +119,9 @@ class OwnModels:
     def makers(self) -> dict[str, Callable[[], Contender]]:
         """As `RandomModels.makers`."""
         plain = {**self.options, "draft": None}
+        alone = {**plain, "trust_remote_code": [BASE] if self._origin["trust_remote_code"] else []}
         return {
-            BASE_ROW: lambda: Engine(load_engine(self.base, **plain)),
+            BASE_ROW: lambda: Engine(load_engine(self.base, **alone)),
             GENERATE_ROW: lambda: Generate(self._loaded()),
             "guided": lambda: Engine(load_engine(self.base, self.arms, **plain)),
             "guided, speculation on": lambda: Engine(
@@ -132,15 +133,23 @@ class OwnModels:
         }
 
     def _loaded(self) -> Any:
-        options = {key: self.options[key] for key in ("dtype", "trust_remote_code")}
+        options = {"dtype": self.options["dtype"], **self._origin}
         options["device"] = self.options["device"] or default_device()
         if bits := self.options["quantization"]:
             options |= quantized_loading(bits, options["dtype"])
         return load_model(self.base, **options)
 
+    @property
+    def _origin(self) -> dict[str, Any]:
+        """Of the base, as `load_model` and `load_tokenizer` take it."""
+        return {
+            "trust_remote_code": BASE in self.options["trust_remote_code"],
+            "revision": (self.options.get("revisions") or {}).get(BASE),
+        }
+
     def prompts(self, batch: int, length: int) -> list[list[int]]:
         """Prompts of ordinary tokens from the middle of the vocabulary, no two alike."""
-        size = len(load_tokenizer(self.base))
+        size = len(load_tokenizer(self.base, **self._origin))
         generator = torch.Generator().manual_seed(batch * 10_000 + length)
         return torch.randint(size // 8, size, (batch, length), generator=generator).tolist()
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from trimtab.arms.origins import Origins, parse_revisions
 from trimtab.cli.options import ModelsOptions, named_arms
 from trimtab.cli.parse import parse, quiet_libraries
 from trimtab.errors import ConfigError
@@ -107,7 +108,11 @@ def _speed(options: SpeedOptions, points: list[tuple[int, int]]) -> int:
     device = require_device(options.device) if options.device else default_device()
     models: Any
     if options.base:
-        models = OwnModels(options.base, named_arms(options.arm), _load_options(options))
+        revisions = parse_revisions(options.revision)
+        arms = named_arms(options.arm, revisions)
+        Origins.of(["base", "draft", *arms], options.trust_remote_code, revisions)
+        own = {name: r for name, r in revisions.items() if name in ("base", "draft")}
+        models = OwnModels(options.base, arms, {**_load_options(options), "revisions": own})
     else:
         dtype = "bfloat16" if options.dtype == "auto" else options.dtype
         models = RandomModels(options.shape, dtype, device)
