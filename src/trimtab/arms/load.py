@@ -32,7 +32,7 @@ from trimtab.errors import (
     is_out_of_memory,
 )
 from trimtab.models.complete import require_whole_model
-from trimtab.models.dequantize import gguf_folder
+from trimtab.models.dequantize import facts_folder, gguf_folder
 from trimtab.models.gguf import is_gguf
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -78,7 +78,7 @@ def load_tokenizer(
         source, revision = backbone_of(name)
     try:
         return transformers.AutoTokenizer.from_pretrained(
-            gguf_folder(source) if is_gguf(source) else source,
+            facts_folder(source),
             trust_remote_code=trust_remote_code,
             **_at(source, revision),
         )
@@ -98,7 +98,7 @@ def load_config(name: str, *, trust_remote_code: bool = False, revision: str | N
         source, revision = backbone_of(name)
     try:
         config = transformers.AutoConfig.from_pretrained(
-            gguf_folder(source) if is_gguf(source) else source,
+            facts_folder(source),
             trust_remote_code=trust_remote_code,
             **_at(source, revision),
         )

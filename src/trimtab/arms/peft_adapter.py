@@ -22,6 +22,7 @@ from trimtab.arms.adapter import PREFIX, WEIGHTS
 from trimtab.arms.folder import read_json
 from trimtab.errors import ConfigError, ModelLoadError, first_line
 from trimtab.models.complete import some
+from trimtab.models.weight_files import tensor_names
 
 
 def with_adapter(carrier: Any, folder: str) -> Any:
@@ -95,7 +96,7 @@ def _own_tree(model: Any, folder: str) -> tuple[Any, Origins]:
     the base's weights, and every weight where the adapter may begin by changing the base.
     """
     path = Path(folder) / WEIGHTS
-    in_file = {key.removeprefix(PREFIX) for key in load_file(path)} if path.is_file() else set()
+    in_file = {key.removeprefix(PREFIX) for key in tensor_names(path)} if path.is_file() else set()
     named = model.named_parameters(remove_duplicate=False)  # tied ones by each of their names
     written = {id(parameter) for name, parameter in named if name in in_file}
     apart = not _begins_beside_the_base(folder)

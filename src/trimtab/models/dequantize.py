@@ -22,7 +22,7 @@ from trimtab.errors import ModelLoadError, first_line
 from trimtab.files import storage_errors, write_json
 from trimtab.models.cache import cache_dir
 from trimtab.models.complete import some
-from trimtab.models.gguf import RECORD, check_gguf, content_hash
+from trimtab.models.gguf import RECORD, check_gguf, content_hash, is_gguf
 from trimtab.models.gguf_fields import read_fields, unread_fields
 from trimtab.models.gguf_tokenizer import end_ids, load_gguf_tokenizer
 from trimtab.models.weight_files import tensors_fingerprint
@@ -53,6 +53,11 @@ def gguf_folder(path: str, dtype: str | None = None) -> str:
     if not folder.is_dir():
         _make_whole(Path(path), dtype, digest, folder)
     return str(folder)
+
+
+def facts_folder(name: str) -> str:
+    """Where config and tokenizer of a model are: a GGUF file is read for them first."""
+    return gguf_folder(name) if is_gguf(name) else name
 
 
 def _make_whole(path: Path, dtype: str | None, digest: str, folder: Path) -> None:

@@ -28,6 +28,11 @@ def header(path: Path) -> bytes:
     return header
 
 
+def tensor_names(path: Path) -> list[str]:
+    """What a file's tensors are called; none of them is read."""
+    return [name for name in json.loads(header(path)) if name != "__metadata__"]
+
+
 def tensors_fingerprint(folder: Path) -> str:
     """A cheap identity of a folder's weights: every header and the first 4 KiB of each tensor.
 

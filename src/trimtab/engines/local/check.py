@@ -8,7 +8,6 @@ give wrong tokens in silence.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -21,8 +20,6 @@ from trimtab.engines.local.open_slots import open_slots
 from trimtab.engines.local.slots import to_base
 from trimtab.engines.local.streams import Group, Stream
 from trimtab.errors import ConfigError, TrimtabError, first_line, is_out_of_memory
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ from trimtab.arms.origins import Origins
 from trimtab.arms.vocab import VocabularyMap, match_vocabularies
 from trimtab.engines.local.streams import BASE, DRAFT
 from trimtab.errors import ModelLoadError, first_line
-from trimtab.models.dequantize import gguf_folder
-from trimtab.models.gguf import is_gguf
+from trimtab.models.dequantize import facts_folder
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def _end_ids(name: str, origins: Origins) -> list[int]:
     """The base's end-of-turn ids, from its generation config (a folder without one has none)."""
     try:
         config = transformers.GenerationConfig.from_pretrained(
-            gguf_folder(name) if is_gguf(name) else name, **origins.options(BASE)
+            facts_folder(name), **origins.options(BASE)
         )
     except OSError as error:
         if (Path(name) / "generation_config.json").is_file():  # there, and broken
