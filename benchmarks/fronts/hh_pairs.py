@@ -15,7 +15,7 @@ from pathlib import Path
 from trimtab.arms.load import load_tokenizer
 from trimtab.data.formats import read_pairs
 from trimtab.data.pairs import Pair, first_user_turn, prompt_hash, split_of
-from trimtab.demo import MODEL
+from trimtab.demo.tiny import MODEL
 
 TOKENIZER = load_tokenizer(MODEL)
 

@@ -19,7 +19,7 @@ import trimtab
 from trimtab.bench.machine import conditions
 from trimtab.bench.rows import BASE_ROW, OwnModels
 from trimtab.bench.speed import measure, peak_memory
-from trimtab.demo import MODEL
+from trimtab.demo.tiny import MODEL
 from trimtab.evaluation.front_files import draw
 from trimtab.evaluation.fronts import hypervolume, mean_inner_product
 

@@ -13,9 +13,9 @@ import random
 import sys
 from pathlib import Path
 
-from trimtab.demo import MODEL
-from trimtab.demo.prompts import TRAINING_PROMPTS
-from trimtab.demo.rules import cheerful, dialogue, words
+from trimtab.demo.tiny import MODEL
+from trimtab.demo.tiny.prompts import TRAINING_PROMPTS
+from trimtab.demo.tiny.rules import cheerful, dialogue, words
 from trimtab.engines.local import load_engine
 
 SAMPLES, PAIRS, TOKENS, SEED = 16, 2, 48, 0

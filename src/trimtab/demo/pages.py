@@ -8,120 +8,153 @@ from pathlib import Path
 from typing import Any
 
 from trimtab import __version__
-from trimtab.demo.prompts import HELD_OUT_PROMPTS
-from trimtab.demo.rules import CHEERFUL_WORDS, UNITS
-from trimtab.demo.story import CURVE, OBJECTIVES, SHOWN, STRENGTH, UNGUIDED, Scores, Setting
+from trimtab.demo.material import Material
+from trimtab.demo.story import (
+    CHECKS,
+    CONTROL,
+    STRENGTH,
+    Measured,
+    Shown,
+    Swept,
+    mixed,
+    side_by_side_settings,
+)
 from trimtab.engines.types import Completion
 from trimtab.evaluation import report
 from trimtab.evaluation.plots import Point, tradeoff_plot
+from trimtab.evaluation.stats import Estimate
 from trimtab.files import write_json, write_text
 from trimtab.training.run import TrainResult
 
-Shown = Mapping[str, Mapping[str, Completion]]
-Swept = Mapping[Setting, Scores]
+_NAMES = {CONTROL: "shuffled labels"}
 
 
-def score_rows(swept: Swept) -> list[list[str]]:
-    """The table: setting, then each objective's mean with its interval."""
-    named = {(s.strength, s.first): s.name for s in SHOWN}
-    rows = []
-    for setting, scores in swept.items():
-        name = named.get((setting.strength, setting.first))
-        if setting is not UNGUIDED:
-            weights = ", ".join(f"{n} {w:g}" for n, w in setting.preference.items() if w)
-            name = weights if name in (None, weights) else f"{weights} ({name})"
-        cells = [f"{e.value:.2f} [{e.low:.2f}, {e.high:.2f}]" for e in scores.values()]
-        rows.append([name or setting.name, *cells])
-    return rows
+def columns(material: Material) -> list[str]:
+    """Of the table."""
+    return ["setting", *(o.column for o in material.objectives), *CHECKS]
 
 
-def draw(path: Path, swept: Swept) -> None:
+def score_rows(swept: Swept, *, narrow: bool = False) -> list[list[str]]:
+    """The table: setting, each objective's mean, and what shows what it cost, with intervals.
+
+    Args:
+        swept: what was measured.
+        narrow: an interval stands under its number, and with the objectives' alone.
+    """
+    return [
+        [
+            _NAMES.get(name, name),
+            *(_cell(e, "\n" if narrow else " ") for e in found.scores.values()),
+            *(_cell(e, "" if narrow else " ") for e in found.checks),
+        ]
+        for name, found in swept.items()
+    ]
+
+
+def _cell(e: Estimate, between: str) -> str:
+    """A mean and, after what stands between, its interval; without that the mean alone."""
+    digits = 0 if e.value >= 20 else 2
+    interval = f"{between}[{e.low:.{digits}f}, {e.high:.{digits}f}]" if between else ""
+    return f"{e.value:.{digits}f}{interval}"
+
+
+def draw(path: Path, material: Material, swept: Swept) -> None:
     """The trade-off curve over preferences."""
-    points = {
-        setting: Point(_label(setting), *(scores[name] for name in OBJECTIVES))
-        for setting, scores in swept.items()
-    }
-    base = points.pop(UNGUIDED)
+    first, other = material.objectives
+    curve = [
+        _point(_label(material, weight), swept[mixed(material, weight).name])
+        for weight in material.curve
+    ]
     tradeoff_plot(
         path,
-        list(points.values()),
-        base,
-        title=f"One frozen model, {len(CURVE)} preferences (numbers: weight of {OBJECTIVES[0]})",
-        x_label=f"{UNITS[OBJECTIVES[0]]} per answer",
-        y_label=f"{UNITS[OBJECTIVES[1]]} per answer",
+        curve,
+        _point("unguided", swept["unguided"]),
+        title=f"One frozen model, {len(curve)} preferences (numbers: weight of {first.name})",
+        x_label=_axis(first.name, first.unit, first.less_is_better),
+        y_label=_axis(other.name, other.unit, other.less_is_better),
+        control=_point(_NAMES[CONTROL], swept[CONTROL]) if CONTROL in swept else None,
+        less_is_better=(first.less_is_better, other.less_is_better),
     )
 
 
-def _label(setting: Setting) -> str:
-    if setting is UNGUIDED:
-        return "unguided"
-    ends = {0.0: f"{OBJECTIVES[1]} 1", 1.0: f"{OBJECTIVES[0]} 1"}
-    return ends.get(setting.first, f"{setting.first:.1f}")
+def _axis(name: str, unit: str, less_is_better: bool) -> str:
+    return f"{name}: {unit}{', turned round' if less_is_better else ''} →"
+
+
+def _point(label: str, found: Measured) -> Point:
+    return Point(label, *found.scores.values())
+
+
+def _label(material: Material, weight: float) -> str:
+    one, other = material.names
+    return {0.0: f"{other} 1", 1.0: f"{one} 1"}.get(weight, f"{weight:g}")
 
 
 def save_results(
-    path: Path, trained: Mapping[str, TrainResult], swept: Swept, *, seed: int
+    path: Path, material: Material, trained: Mapping[str, TrainResult], swept: Swept, *, seed: int
 ) -> dict[str, Any]:
     """Every number of the demo, with n, interval and seed."""
     results = {
         "trimtab": __version__,
+        "model": material.about,
         "seed": seed,
         "strength": STRENGTH,
-        "prompts": len(HELD_OUT_PROMPTS),
+        "prompts": len(material.held_out),
+        "sampling": dict(material.sampling),
         "training": {name: result.metrics for name, result in trained.items()},
-        "scores": [
-            {
-                "setting": setting.name,
-                "strength": setting.strength,
-                "preference": setting.preference,
-                **{name: asdict(estimate) for name, estimate in scores.items()},
-            }
-            for setting, scores in swept.items()
-        ],
+        "settings": {name: asdict(found) for name, found in swept.items()},
     }
     write_json(path, results)
     return results
 
 
-def save_report(path: Path, shown: Shown, swept: Swept, plot: Path, *, seed: int) -> None:
+def save_report(
+    path: Path, material: Material, shown: Shown, swept: Swept, plot: Path, *, seed: int
+) -> None:
     """The self-contained page."""
+    settings = side_by_side_settings(material)
     sections = [
-        report.paragraph(
-            "A frozen 5.7 M-parameter chat model is steered, token by token, by two small "
-            "autoregressive reward models (ARMs) that were trained a minute ago on a few hundred "
-            "preference pairs each. No weight of the model changes. The model is tiny and babbles: "
-            "judge the style, not the sense."
-        ),
+        report.paragraph(material.opening),
         report.heading("The same prompt, four ways"),
         report.paragraph(
-            "Blue: the ARMs in force like the token more than the base does; red: less. "
-            "Hover for the log-probs. Same seed in every column."
+            "Colour: what guidance changed. Blue tokens are those that the ARMs in force like more "
+            "than what the base would have said on average at that place, red ones less. Point at "
+            "a token for what else could have come: its probability under the base and steered, "
+            "and what each ARM says of it. Same seed in every column."
         ),
         f'<p class="note">−{report.STRONGEST:g} nats <span class="scale"></span> '
         f"+{report.STRONGEST:g} nats</p>",
     ]
     for prompt, answers in shown.items():
         sections.append(report.paragraph(f"“{prompt}”"))
-        sections.append(report.cards({s.name: _coloured(s, answers[s.name]) for s in SHOWN}))
-    columns = ["setting", *(f"{name}: {UNITS[name]}" for name in OBJECTIVES)]
+        cards = {s.name: _coloured(s.strength, s.preference, answers[s.name]) for s in settings}
+        sections.append(report.cards(cards))
+    n = len(material.held_out)
     sections += [
-        report.heading("Rule scores on held-out prompts"),
-        report.html_table(columns, score_rows(swept)),
+        report.heading("Scores on held-out prompts"),
+        report.html_table(columns(material), score_rows(swept)),
         report.paragraph(
-            f"Means with 95 % bootstrap intervals over {len(HELD_OUT_PROMPTS)} prompts whose "
-            f"subjects are in no training pair; strength {STRENGTH:g}, seed {seed}.",
+            f"Means with 95 % bootstrap intervals over {n} prompts whose subjects are in no "
+            f"training pair; strength {STRENGTH:g}, seed {seed}, at most "
+            f"{material.sampling['max_new_tokens']} tokens. Base NLL: nats per token of the answer "
+            "under the base alone. Distinct-2: share of different pairs of words; it falls where "
+            "an answer goes in a loop." + (_CONTROL if CONTROL in swept else ""),
             note=True,
         ),
         report.heading("The trade-off"),
-        report.picture(plot, "Mean rule scores along the preferences, with intervals"),
-        report.heading("The rules"),
-        report.paragraph("cheerful: how many different words of this list occur: "
-                         + ", ".join(sorted(CHEERFUL_WORDS)) + "."),
-        report.paragraph("dialogue: how many passages stand between double quotes."),
-    ]  # fmt: skip
-    write_text(path, report.page("Trimtab: a frozen model, steered", sections))
+        report.picture(plot, "Mean scores along the preferences, with intervals"),
+        report.heading("How the objectives are measured"),
+        *(report.paragraph(f"{o.name}: {o.explained}") for o in material.objectives),
+    ]
+    write_text(path, report.page(f"Trimtab: {material.about}, steered", sections))
 
 
-def _coloured(setting: Setting, completion: Completion) -> str:
-    weights = {n: w * setting.strength for n, w in setting.preference.items() if w > 0}
-    return report.coloured_tokens(completion.tokens, weights)
+_CONTROL = (
+    " Shuffled labels: guided, at the same strength, by an ARM trained alike on pairs whose labels "
+    "a coin decided; what it changes is no preference, but the sharpening that any guide brings."
+)
+
+
+def _coloured(strength: float, preference: Mapping[str, float], found: Completion) -> str:
+    weights = {name: w * strength for name, w in preference.items() if w * strength > 0}
+    return report.coloured_tokens(found.tokens, weights)

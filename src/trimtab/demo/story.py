@@ -1,122 +1,194 @@
-"""The demo's flow: train one ARM per objective, steer, measure, draw. No output but files."""
+"""The demo's flow: train what is not shipped, steer, measure. No output but ARMs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from trimtab.demo import MODEL, PAIRS
-from trimtab.demo.prompts import HELD_OUT_PROMPTS, SHOWN_PROMPTS
-from trimtab.demo.rules import RULES
+from trimtab.demo.material import Material
 from trimtab.engines.local import LocalEngine, load_engine
 from trimtab.engines.types import Completion
 from trimtab.evaluation.stats import Estimate, mean
+from trimtab.evaluation.texts import distinct
 from trimtab.training.callbacks import Progress
 from trimtab.training.config import TrainConfig
 from trimtab.training.run import TrainResult, train
 
-OBJECTIVES = tuple(RULES)
 STRENGTH = 1.0
-MAX_NEW_TOKENS = 64
-CURVE = (0.0, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0)
+CONTROL = "control"
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One way of answering: a name, a strength and the weight of the first objective."""
+    """One way of answering: its name, a strength and the preference."""
 
     name: str
     strength: float
-    first: float
+    preference: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Answers to the held-out prompts in one setting: means over prompts with their intervals.
+
+    Attributes:
+        scores: objective -> its measure.
+        base_nll: nats per token under the base alone; low where an answer is what it would say.
+        distinct_2: share of different pairs of words in an answer; low where it goes in a loop.
+        words: of an answer.
+    """
+
+    scores: Mapping[str, Estimate]
+    base_nll: Estimate
+    distinct_2: Estimate
+    words: Estimate
 
     @property
-    def preference(self) -> dict[str, float]:
-        """Weight per objective."""
-        return dict(zip(OBJECTIVES, (self.first, 1 - self.first), strict=True))
+    def checks(self) -> tuple[Estimate, ...]:
+        """What shows whether the scores were bought with worse language."""
+        return self.base_nll, self.distinct_2, self.words
 
 
-UNGUIDED = Setting("unguided", 0.0, 0.5)
-SHOWN = (
-    UNGUIDED,
-    Setting(f"{OBJECTIVES[0]} 1", STRENGTH, 1.0),
-    Setting("half and half", STRENGTH, 0.5),
-    Setting(f"{OBJECTIVES[1]} 1", STRENGTH, 0.0),
-)
+CHECKS = ("base NLL", "distinct-2", "words")
 
-Scores = Mapping[str, Estimate]
+Shown = Mapping[str, Mapping[str, Completion]]
+Swept = Mapping[str, Measured]
+
+
+def unguided(material: Material) -> Setting:
+    """The base alone."""
+    return Setting("unguided", 0.0, dict.fromkeys(material.names, 0.5))
+
+
+def mixed(material: Material, first: float) -> Setting:
+    """A point of the trade-off: the weight of the first objective."""
+    one, other = material.names
+    name = {0.0: f"{other} 1", 1.0: f"{one} 1"}.get(
+        first, f"{one} {first:g}, {other} {1 - first:g}"
+    )
+    return Setting(name, STRENGTH, {one: first, other: 1 - first})
+
+
+def side_by_side_settings(material: Material) -> list[Setting]:
+    """Those in which a few prompts are shown."""
+    return [unguided(material), *(mixed(material, first) for first in (1.0, 0.5, 0.0))]
 
 
 def train_arms(
-    output: Path, *, seed: int, overwrite: bool, progress: Progress
+    material: Material, model: str, output: Path, *, seed: int, overwrite: bool, progress: Progress
 ) -> dict[str, TrainResult]:
-    """Train one ARM per objective on the demo's pairs."""
-    config = TrainConfig(
-        model=MODEL,
-        data=[PAIRS],
-        objectives=",".join(OBJECTIVES),
-        output_dir=str(output / "arms"),
-        lora_r=16,
-        lora_alpha=32,
-        lora_target_modules=["all-linear"],
-        learning_rate=3e-3,
-        num_train_epochs=3,
-        per_device_train_batch_size=16,
-        gradient_accumulation_steps=1,
-        save_strategy="no",
-        seed=seed,
-        overwrite=overwrite,
-    )
-    results = train(config, progress)
-    return {result.objective: result for result in results}
+    """Train the ARMs that are not shipped; objective -> result."""
+    found = {}
+    for objective in material.trained:
+        config = TrainConfig(
+            model=model,
+            data=[material.pairs],
+            objectives=objective,
+            output_dir=str(output / "arms" / objective),
+            save_strategy="no",
+            seed=seed,
+            overwrite=overwrite,
+            **material.training,
+        )
+        [found[objective]] = train(config, progress)
+    return found
 
 
-def load_arms(output: Path) -> LocalEngine:
-    """The demo's engine: the tiny model and the two ARMs."""
-    return load_engine(MODEL, {name: str(output / "arms" / name) for name in OBJECTIVES})
+def arms_of(material: Material, output: Path) -> dict[str, str]:
+    """Objective -> folder of its ARM, once those that are trained have been."""
+    return {
+        name: material.shipped.get(name) or str(output / "arms" / name) for name in material.names
+    }
+
+
+def load(model: str, arms: Mapping[str, str]) -> LocalEngine:
+    """The frozen model and ARMs (objective -> folder)."""
+    return load_engine(model, arms, dtype=_fast_dtype())
+
+
+def _fast_dtype() -> Literal["bfloat16", "float32"]:
+    """bfloat16 where this machine computes in it, else float32."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "bfloat16"
+    capabilities = getattr(torch.cpu, "get_capabilities", None)  # of newer torch alone
+    able: Mapping[str, object] = capabilities() if capabilities else {}
+    return "bfloat16" if able.get("avx512_bf16") or able.get("amx_bf16") else "float32"
 
 
 def answer(
     engine: LocalEngine,
+    material: Material,
     prompts: Sequence[str],
     setting: Setting,
     *,
     seed: int,
-    report: bool = False,
 ) -> list[Completion]:
-    """Answer prompts in one setting, the same seeds in each."""
+    """Answer prompts in one setting, the same seeds in each, with a report of every token."""
+    preference = {n: w for n, w in setting.preference.items() if n in engine.objectives}
     return engine.generate(
         prompts,
-        preference=setting.preference,
+        preference=preference if setting.strength else None,
         strength=setting.strength,
-        max_new_tokens=MAX_NEW_TOKENS,
-        temperature=0.8,
         seed=seed,
-        batch_size=64,
-        report=report,
+        batch_size=material.batch_size,
+        report=True,
+        **material.sampling,
     )
 
 
-def side_by_side(engine: LocalEngine, *, seed: int) -> dict[str, dict[str, Completion]]:
-    """Prompt -> setting -> answer, with per-token reports."""
-    shown: dict[str, dict[str, Completion]] = {prompt: {} for prompt in SHOWN_PROMPTS}
-    for setting in SHOWN:
-        answers = answer(engine, SHOWN_PROMPTS, setting, seed=seed, report=True)
-        for prompt, completion in zip(SHOWN_PROMPTS, answers, strict=True):
-            shown[prompt][setting.name] = completion
+def side_by_side(
+    engine: LocalEngine,
+    material: Material,
+    prompts: Sequence[str],
+    settings: Sequence[Setting],
+    *,
+    seed: int,
+) -> dict[str, dict[str, Completion]]:
+    """Prompt -> name of a setting -> answer."""
+    shown: dict[str, dict[str, Completion]] = {prompt: {} for prompt in prompts}
+    for setting in settings:
+        for prompt, found in zip(
+            prompts, answer(engine, material, prompts, setting, seed=seed), strict=True
+        ):
+            shown[prompt][setting.name] = found
     return shown
 
 
-def sweep(engine: LocalEngine, *, seed: int, progress: Progress) -> dict[Setting, Scores]:
-    """Mean rule scores on the held-out prompts: unguided, and along the preferences."""
-    curve = [Setting(f"{OBJECTIVES[0]} {first:g}", STRENGTH, first) for first in CURVE]
-    settings = [UNGUIDED, *curve]
-    found: dict[Setting, Scores] = {}
+def sweep(
+    engine: LocalEngine, material: Material, model: str, *, seed: int, progress: Progress
+) -> dict[str, Measured]:
+    """Name of a setting -> what was measured on the held-out prompts.
+
+    Unguided, along the preferences and, as a control, with an ARM trained on shuffled labels.
+    """
+    settings = [unguided(material), *(mixed(material, first) for first in material.curve)]
+    steps = len(settings) + bool(material.control)
+    found: dict[str, Measured] = {}
     for number, setting in enumerate(settings):
-        progress("answering held-out prompts", number, len(settings))
-        texts = [c.text for c in answer(engine, HELD_OUT_PROMPTS, setting, seed=seed)]
-        found[setting] = {
-            name: mean([rule(text) for text in texts], seed=seed) for name, rule in RULES.items()
-        }
-    progress("answering held-out prompts", len(settings), len(settings))
+        progress("answering held-out prompts", number, steps)
+        answers = answer(engine, material, material.held_out, setting, seed=seed)
+        found[setting.name] = measured(material, answers, seed=seed)
+    if material.control:
+        progress("answering held-out prompts", len(settings), steps)
+        blind = load(model, {CONTROL: material.control})
+        setting = Setting(CONTROL, STRENGTH, {CONTROL: 1.0})
+        answers = answer(blind, material, material.held_out, setting, seed=seed)
+        found[CONTROL] = measured(material, answers, seed=seed)
+    progress("answering held-out prompts", steps, steps)
     return found
+
+
+def measured(material: Material, answers: Sequence[Completion], *, seed: int) -> Measured:
+    """Means over answers."""
+    texts = [found.text for found in answers]
+    nll = [-sum(t.logp_base for t in a.tokens) / len(a.tokens) for a in answers]
+    return Measured(
+        {o.name: mean([o.measure(text) for text in texts], seed=seed) for o in material.objectives},
+        mean(nll, seed=seed),
+        mean([distinct(text) for text in texts], seed=seed),
+        mean([len(text.split()) for text in texts], seed=seed),
+    )

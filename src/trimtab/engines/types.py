@@ -118,18 +118,15 @@ class Request:
 
 
 @dataclass(frozen=True)
-class TokenReport:
-    """One generated token and what each stream thought of it (log-probs in nats).
+class Alternative:
+    """A token that could have come, and what each stream thought of it (log-probs in nats).
 
     Attributes:
         token_id: in the base's vocabulary.
         text: the token's own text.
         logp_base: under the base.
-        rewards: objective -> the ARM's log-prob, which is the token's reward; empty where the
-            gate left the ARMs out.
+        rewards: objective -> the ARM's log-prob; empty where the gate left the ARMs out.
         logp_fused: under the fused distribution, before temperature and filters.
-        strength: what was used of the request's strength under its budget and gate.
-        kl: divergence of the fused distribution from the base's, nats.
     """
 
     token_id: int
@@ -137,8 +134,30 @@ class TokenReport:
     logp_base: float
     rewards: Mapping[str, float]
     logp_fused: float
+
+
+@dataclass(frozen=True)
+class TokenReport(Alternative):
+    """One generated token, and what each stream thought of it (log-probs in nats).
+
+    Attributes:
+        mean_rewards: objective -> the mean of the ARM's log-prob under the base's distribution at
+            this place, over the tokens that the ARM can give. A reward is low for any rare token;
+            less this mean it says what the ARM changes.
+        alternatives: the likeliest tokens of the fused distribution, best first.
+        strength: what was used of the request's strength under its budget and gate.
+        kl: divergence of the fused distribution from the base's, nats.
+    """
+
+    mean_rewards: Mapping[str, float] = field(default_factory=dict)
+    alternatives: Sequence[Alternative] = ()
     strength: float = 1.0
     kl: float = 0.0
+
+    @property
+    def advantages(self) -> dict[str, float]:
+        """Objective -> the token's reward less its mean under the base, nats."""
+        return {name: reward - self.mean_rewards[name] for name, reward in self.rewards.items()}
 
 
 @dataclass(frozen=True)

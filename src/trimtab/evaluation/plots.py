@@ -30,8 +30,22 @@ def tradeoff_plot(
     title: str,
     x_label: str,
     y_label: str,
+    control: Point | None = None,
+    less_is_better: tuple[bool, bool] = (False, False),
 ) -> None:
-    """Draw a curve of settings with 95 % intervals, and the unguided base beside it."""
+    """Draw a curve of settings with 95 % intervals, and the unguided base beside it.
+
+    Args:
+        path: where the picture goes.
+        curve: the settings, in order.
+        base: unguided.
+        title: above.
+        x_label: what the horizontal axis shows.
+        y_label: what the vertical axis shows.
+        control: a guide that has learned nothing.
+        less_is_better: for x and y, whether the axis is turned round, so that up and right is
+            always better.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -39,7 +53,9 @@ def tradeoff_plot(
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.plot([p.x.value for p in curve], [p.y.value for p in curve], color=BLUE, zorder=2)
-    for points, color, marker in ((curve, BLUE, "o"), ([base], ORANGE, "s")):
+    alone = [(base, ORANGE, "s"), *([(control, GREY, "D")] if control else [])]
+    drawn = [(curve, BLUE, "o"), *(([point], color, marker) for point, color, marker in alone)]
+    for points, color, marker in drawn:
         axes.errorbar(
             [p.x.value for p in points],
             [p.y.value for p in points],
@@ -48,20 +64,24 @@ def tradeoff_plot(
             fmt=marker,
             color=color,
             ecolor=color,
-            elinewidth=0.8,
-            capsize=2,
-            alpha=0.9,
+            elinewidth=0.6,
+            capsize=0,
             zorder=3,
         )
-    for point in (*curve, base):
-        axes.annotate(
-            point.label,
-            (point.x.value, point.y.value),
-            xytext=(7, 7),
-            textcoords="offset points",
-            fontsize=8.5,
-            color=ORANGE if point is base else BLUE,
-        )
+    for points, color, _ in drawn:
+        for point in points:
+            axes.annotate(
+                point.label,
+                (point.x.value, point.y.value),
+                xytext=(7, 7),
+                textcoords="offset points",
+                fontsize=8.5,
+                color=color,
+            )
+    if less_is_better[0]:
+        axes.invert_xaxis()
+    if less_is_better[1]:
+        axes.invert_yaxis()
     axes.set(title=title, xlabel=x_label, ylabel=y_label)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from html import escape
+from math import exp
 from pathlib import Path
 
-from trimtab.engines.types import TokenReport
+from trimtab.engines.types import Alternative, TokenReport
 
 _STYLE = """
 body { font: 16px/1.55 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto;
@@ -23,6 +24,13 @@ img { max-width: 44rem; width: 100%; }
 .text { white-space: pre-wrap; } .note { color: #666; font-size: .9rem; }
 .scale { display: inline-block; width: 12rem; height: .8rem; border: 1px solid #ddd;
          background: linear-gradient(90deg, rgb(214,96,77), #fff, rgb(67,147,195)); }
+.t { position: relative; border-radius: .15rem; }
+.t:hover { outline: 1px solid #2563a8; }
+.tip { display: none; position: absolute; left: 0; top: 1.5em; z-index: 9; background: #fff;
+       border: 1px solid #bbb; border-radius: .3rem; box-shadow: 0 2px 8px #0003;
+       font-size: .75rem; line-height: 1.3; white-space: nowrap; padding: .2rem; }
+.t:hover .tip { display: block; } .tip th, .tip td { padding: .1rem .4rem; border: 0; }
+.tip tr:nth-child(2) { font-weight: 600; background: #eef3f9; }
 code { background: #f3f4f6; padding: .1rem .3rem; border-radius: .2rem; }
 """
 
@@ -75,25 +83,48 @@ def cards(answers: Mapping[str, str]) -> str:
 
 
 def coloured_tokens(tokens: Sequence[TokenReport], weights: Mapping[str, float]) -> str:
-    """An answer with every token coloured by how much more the ARMs like it than the base does.
+    """An answer with every token coloured by what its guide changed.
 
-    The colour is `Σ_i w_i (reward_i − logp_base) / Σ_i w_i` in nats, blue above zero and red below;
-    all numbers are in the tooltip. With no weight the text stays uncoloured.
+    The colour is the weighted mean of the ARMs' advantages, `log π_i(y_t)` less its mean under the
+    base's distribution at that place, in nats: blue above zero and red below. A raw log-prob would
+    be low for any rare word. What else could have stood there opens over the token. Without a
+    weight the text stays uncoloured.
     """
     total = sum(weights.values())
     spans = []
     for token in tokens:
-        pull = 0.0
-        if total > 0:
-            pull = sum(w * (token.rewards[n] - token.logp_base) for n, w in weights.items()) / total
-        facts = [f"base {token.logp_base:.2f}"]
-        facts += [f"{name} {token.rewards[name]:.2f}" for name in weights]
-        facts.append(f"fused {token.logp_fused:.2f} (nats)")
+        pull = sum(w * token.advantages.get(n, 0.0) for n, w in weights.items())
+        shade = colour(pull / total) if total > 0 else "none"
         spans.append(
-            f'<span style="background:{colour(pull)}" title="{escape(" · ".join(facts))}">'
-            f"{escape(token.text)}</span>"
+            f'<span class="t" style="background:{shade}">{escape(token.text)}'
+            f"{_alternatives(token, list(weights))}</span>"
         )
     return "".join(spans)
+
+
+def _alternatives(token: TokenReport, names: Sequence[str]) -> str:
+    """A small table of the token and of the likeliest ones, shown while one points at the token."""
+    head = "".join(f"<th>{escape(h)}</th>" for h in ("", "base", "steered", *names))
+    others = [a for a in token.alternatives if a.token_id != token.token_id]
+    rows = "".join(
+        f"<tr><td>{escape(_visible(seen.text))}</td>"
+        f"<td>{exp(seen.logp_base):.1%}</td><td>{exp(seen.logp_fused):.1%}</td>"
+        + "".join(f"<td>{_advantage(token, seen, name)}</td>" for name in names)
+        + "</tr>"
+        for seen in (token, *others)
+    )
+    return f'<span class="tip"><table><tr>{head}</tr>{rows}</table></span>'
+
+
+def _advantage(token: TokenReport, seen: Alternative, name: str) -> str:
+    if name not in seen.rewards:
+        return "–"  # the gate left the ARM out
+    return f"{seen.rewards[name] - token.mean_rewards[name]:+.1f}"
+
+
+def _visible(text: str) -> str:
+    """A token's text with its white space to be seen."""
+    return text.replace("\n", "⏎").replace(" ", "␣") or "∅"
 
 
 def colour(nats: float) -> str:

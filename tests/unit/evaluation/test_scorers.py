@@ -63,7 +63,9 @@ def test_rules_of_response_and_of_both(tmp_path: Path) -> None:
     assert rule(tmp_path, "length").score(["x", "y"], ["four", ""]) == [4.0, 0.0]
     assert rule(tmp_path, "asked").score(["a", "b"], ["aab", "aab"]) == [4.0, 2.0]
     assert rule(tmp_path, "yes").score(["x"], [""]) == [1.0]
-    assert load_scorer("trimtab.demo.rules:cheerful", "good").score(["x"], ["happy joy"]) == [2.0]
+    assert load_scorer("trimtab.demo.tiny.rules:cheerful", "good").score(["x"], ["happy joy"]) == [
+        2.0
+    ]
 
 
 @pytest.mark.usefixtures("rules")
@@ -122,7 +124,7 @@ def test_the_identity_of_a_rule_is_its_source(tmp_path: Path) -> None:
 
 def test_a_rubric_is_for_a_judge() -> None:
     with pytest.raises(ConfigError, match="a rubric for 'good', whose scorer is no judge"):
-        load_scorer("trimtab.demo.rules:cheerful", "good", rubric="be nice")
+        load_scorer("trimtab.demo.tiny.rules:cheerful", "good", rubric="be nice")
 
 
 # --- reward models ------------------------------------------------------------------------------
@@ -267,7 +269,7 @@ def test_scores_of_other_responses_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_rule_is_a_rule() -> None:
-    assert isinstance(load_scorer("trimtab.demo.rules:dialogue", "speech"), Rule)
+    assert isinstance(load_scorer("trimtab.demo.tiny.rules:dialogue", "speech"), Rule)
 
 
 def test_missing_scores_are_asked_for_again(tmp_path: Path) -> None:

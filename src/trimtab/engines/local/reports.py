@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from trimtab import fusion
 from trimtab.engines.local.choosing import Fused
 from trimtab.engines.local.rows import Row
-from trimtab.engines.types import TokenReport
+from trimtab.engines.types import Alternative, TokenReport
+
+ALTERNATIVES = 5
 
 
 def record(
@@ -37,24 +40,39 @@ def record(
     ]
     device = fused.logp_BV.device
     at_N = torch.tensor([place for _, _, place in places], device=device)
-    token_N1 = torch.tensor([token for _, token, _ in places], device=device)[:, None]
-    columns = [
-        logp_BV[at_N].gather(-1, token_N1).squeeze(-1).tolist()
-        for logp_BV in (fused.logp_base_BV, fused.logp_BV, *fused.logp_arms_KBV)
-    ]
+    base_NV, fused_NV, *arms_KNV = (
+        logp_BV[at_N] for logp_BV in (fused.logp_base_BV, fused.logp_BV, *fused.logp_arms_KBV)
+    )
+    own_N1 = torch.tensor([token for _, token, _ in places], device=device)[:, None]
+    best_NA = fused_NV.topk(min(ALTERNATIVES, fused_NV.shape[-1]), dim=-1).indices
+    ids_NA = torch.cat([own_N1, best_NA], dim=-1)
+    columns = [_at(logp_NV, ids_NA) for logp_NV in (base_NV, fused_NV, *arms_KNV)]
+    means = [fusion.mean_under(arm_NV, base_NV).tolist() for arm_NV in arms_KNV]
     share = fused.share_B[at_N].tolist()
     shut = [False] * len(places) if fused.gated_B is None else fused.gated_B[at_N].tolist()
-    kl = fusion.divergence(fused.logp_BV[at_N], fused.logp_base_BV[at_N]).tolist()
-    for n, (row, token, _) in enumerate(places):
-        base, of_fused, *rewards = [column[n] for column in columns]
-        row.reports.append(
-            TokenReport(
+    kl = fusion.divergence(fused_NV, base_NV).tolist()
+    for n, (row, _, _) in enumerate(places):
+        names = [] if shut[n] else list(fleet.arms)
+        own, *others = [
+            Alternative(
                 token,
                 fleet.tokenizer.decode([token]),
-                base,
-                dict(zip(fleet.arms, rewards, strict=True)) if not shut[n] else {},
-                of_fused,
+                columns[0][n][a],
+                {name: rewards[n][a] for name, rewards in zip(names, columns[2:], strict=False)},
+                columns[1][n][a],
+            )
+            for a, token in enumerate(ids_NA[n].tolist())
+        ]
+        row.reports.append(
+            TokenReport(
+                **vars(own),
+                mean_rewards={name: mean[n] for name, mean in zip(names, means, strict=False)},
+                alternatives=[token for token in others if token.logp_fused > fusion.NEVER],
                 strength=share[n] * row.plan.steering.strength,
                 kl=kl[n],
             )
         )
+
+
+def _at(logp_NV: Tensor, ids_NA: Tensor) -> list[list[float]]:
+    return logp_NV.gather(-1, ids_NA).tolist()

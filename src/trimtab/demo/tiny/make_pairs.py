@@ -1,4 +1,4 @@
-"""Makes the demo's preference pairs: `python -m trimtab.demo.make_pairs [OUTPUT]`.
+"""Makes the demo's preference pairs: `python -m trimtab.demo.tiny.make_pairs [OUTPUT]`.
 
 For each training prompt the tiny model writes eight answers; for each objective the best and the
 worst by its rule make a pair, unless the rule sees too little difference. Takes a few minutes.
@@ -11,9 +11,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from trimtab.demo import MODEL, PAIRS
-from trimtab.demo.prompts import TRAINING_PROMPTS
-from trimtab.demo.rules import RULES
+from trimtab.demo.tiny import MODEL, PAIRS
+from trimtab.demo.tiny.prompts import TRAINING_PROMPTS
+from trimtab.demo.tiny.rules import RULES
 from trimtab.engines.local import load_engine
 from trimtab.files import write_text
 

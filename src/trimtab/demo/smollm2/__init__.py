@@ -1,0 +1,1 @@
+"""The demo on SmolLM2-135M-Instruct: questions, scorers, pairs, shipped ARMs."""
