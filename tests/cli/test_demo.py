@@ -82,8 +82,10 @@ def test_a_shipped_arm_speaks_before_training_and_a_control_stands_in_the_table(
     results = json.loads((tmp_path / "trimtab-demo/results.json").read_text())
     assert list(results["training"]) == ["cheerful"]
     # the control guides with the same ARM as `dialogue 1` does, at the same strength and seeds
-    assert results["settings"]["control"] == results["settings"]["dialogue 1"]
-    assert results["settings"]["control"] != results["settings"]["unguided"]
+    settings = results["settings"]
+    assert settings["shuffled labels, as dialogue"] == settings["dialogue 1"]
+    assert settings["shuffled labels, as cheerful"] == settings["dialogue 1"]  # its scale is 1, too
+    assert settings["dialogue 1"] != settings["unguided"]
 
 
 def unreachable() -> str:

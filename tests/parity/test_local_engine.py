@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,12 @@ from oracle import GREEDY, is_specified, next_logits, next_logp, specified, spec
 from rounding import close, nats
 
 import trimtab
+from trimtab.arms.folder import weights_fingerprint
+from trimtab.arms.sidecar import Sidecar
 from trimtab.engines.local.engine import LocalEngine
 from trimtab.engines.local.slots import Slots
 from trimtab.engines.types import Request, Sampling
+from trimtab.errors import ModelLoadError
 
 PROMPTS = [
     "the cat sat",
@@ -128,6 +132,24 @@ def requests_for(engine: LocalEngine, sampling: Sampling = GREEDY) -> list[Reque
         )
         for i, prompt in enumerate(PROMPTS)
     ]
+
+
+def test_an_adapter_that_names_a_hub_id_reads_with_the_base_it_was_trained_on(
+    base_dir: Path, lora_dir: Path, tmp_path: Path
+) -> None:
+    """It brings no tokenizer, and its base is here, not on the hub: the weights say so."""
+    named = shutil.copytree(lora_dir, tmp_path / "named")
+    config = json.loads((named / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = "somebody/somewhere"
+    (named / "adapter_config.json").write_text(json.dumps(config))
+    Sidecar(base_fingerprint=weights_fingerprint(str(base_dir))).save(named)
+    engines = [trimtab.load(str(base_dir), {"helpful": str(arm)}) for arm in (named, lora_dir)]
+    assert len(engines[0].groups) == 1
+    found, wanted = (engine.generate(PROMPTS, temperature=0) for engine in engines)
+    assert [answer.token_ids for answer in found] == [answer.token_ids for answer in wanted]
+    Sidecar(base_fingerprint="of another model").save(named)
+    with pytest.raises(ModelLoadError, match="somebody/somewhere"):
+        trimtab.load(str(base_dir), {"helpful": str(named)})
 
 
 class TestGreedy:

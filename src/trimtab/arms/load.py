@@ -69,12 +69,17 @@ def require_device(name: str) -> str:
     return name
 
 
+def has_tokenizer(name: str) -> bool:
+    """Whether a model or an ARM brings its own; an adapter's folder need not."""
+    return not is_adapter(name) or (Path(name) / "tokenizer_config.json").is_file()
+
+
 def load_tokenizer(
     name: str, *, trust_remote_code: bool = False, revision: str | None = None
 ) -> Any:
     """The tokenizer of a model or an ARM; an adapter folder without one uses its base's."""
     source = name
-    if is_adapter(name) and not (Path(name) / "tokenizer_config.json").is_file():
+    if not has_tokenizer(name):
         source, revision = backbone_of(name)
     try:
         return transformers.AutoTokenizer.from_pretrained(

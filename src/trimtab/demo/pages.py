@@ -26,8 +26,6 @@ from trimtab.evaluation.stats import Estimate
 from trimtab.files import write_json, write_text
 from trimtab.training.run import TrainResult
 
-_NAMES = {CONTROL: "shuffled labels"}
-
 
 def columns(material: Material) -> list[str]:
     """Of the table."""
@@ -43,7 +41,7 @@ def score_rows(swept: Swept, *, narrow: bool = False) -> list[list[str]]:
     """
     return [
         [
-            _NAMES.get(name, name),
+            name,
             *(_cell(e, "\n" if narrow else " ") for e in found.scores.values()),
             *(_cell(e, "" if narrow else " ") for e in found.checks),
         ]
@@ -72,7 +70,7 @@ def draw(path: Path, material: Material, swept: Swept) -> None:
         title=f"One frozen model, {len(curve)} preferences (numbers: weight of {first.name})",
         x_label=_axis(first.name, first.unit, first.less_is_better),
         y_label=_axis(other.name, other.unit, other.less_is_better),
-        control=_point(_NAMES[CONTROL], swept[CONTROL]) if CONTROL in swept else None,
+        controls=[_point(name, swept[name]) for name in swept if name.startswith(CONTROL)],
         less_is_better=(first.less_is_better, other.less_is_better),
     )
 
@@ -138,7 +136,7 @@ def save_report(
             f"training pair; strength {STRENGTH:g}, seed {seed}, at most "
             f"{material.sampling['max_new_tokens']} tokens. Base NLL: nats per token of the answer "
             "under the base alone. Distinct-2: share of different pairs of words; it falls where "
-            "an answer goes in a loop." + (_CONTROL if CONTROL in swept else ""),
+            "an answer goes in a loop." + (_CONTROL if material.control else ""),
             note=True,
         ),
         report.heading("The trade-off"),
@@ -150,8 +148,9 @@ def save_report(
 
 
 _CONTROL = (
-    " Shuffled labels: guided, at the same strength, by an ARM trained alike on pairs whose labels "
-    "a coin decided; what it changes is no preference, but the sharpening that any guide brings."
+    " Shuffled labels: guided, as hard as by that objective's ARM, by one trained alike on pairs "
+    "whose labels a coin decided; what it changes is no preference, but the sharpening that any "
+    "guide brings."
 )
 
 

@@ -17,7 +17,7 @@ from trimtab.training.config import TrainConfig
 from trimtab.training.run import TrainResult, train
 
 STRENGTH = 1.0
-CONTROL = "control"
+CONTROL = "shuffled labels"
 
 
 @dataclass(frozen=True)
@@ -163,23 +163,30 @@ def sweep(
 ) -> dict[str, Measured]:
     """Name of a setting -> what was measured on the held-out prompts.
 
-    Unguided, along the preferences and, as a control, with an ARM trained on shuffled labels.
+    Unguided, along the preferences and, as controls, with an ARM trained on shuffled labels.
     """
     settings = [unguided(material), *(mixed(material, first) for first in material.curve)]
-    steps = len(settings) + bool(material.control)
+    blind = controls(material, engine)
+    steps = len(settings) + len(blind)
     found: dict[str, Measured] = {}
-    for number, setting in enumerate(settings):
+    for number, setting in enumerate([*settings, *blind]):
         progress("answering held-out prompts", number, steps)
+        if number == len(settings):
+            engine = load(model, {CONTROL: material.control})
         answers = answer(engine, material, material.held_out, setting, seed=seed)
         found[setting.name] = measured(material, answers, seed=seed)
-    if material.control:
-        progress("answering held-out prompts", len(settings), steps)
-        blind = load(model, {CONTROL: material.control})
-        setting = Setting(CONTROL, STRENGTH, {CONTROL: 1.0})
-        answers = answer(blind, material, material.held_out, setting, seed=seed)
-        found[CONTROL] = measured(material, answers, seed=seed)
     progress("answering held-out prompts", steps, steps)
     return found
+
+
+def controls(material: Material, engine: LocalEngine) -> list[Setting]:
+    """Guidance as strong as each objective's ARM alone, by the ARM trained on shuffled labels."""
+    if not material.control:
+        return []
+    return [
+        Setting(f"{CONTROL}, as {arm.name}", STRENGTH * arm.scale, {CONTROL: 1.0})
+        for arm in engine.arms
+    ]
 
 
 def measured(material: Material, answers: Sequence[Completion], *, seed: int) -> Measured:

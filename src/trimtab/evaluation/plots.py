@@ -30,7 +30,7 @@ def tradeoff_plot(
     title: str,
     x_label: str,
     y_label: str,
-    control: Point | None = None,
+    controls: Sequence[Point] = (),
     less_is_better: tuple[bool, bool] = (False, False),
 ) -> None:
     """Draw a curve of settings with 95 % intervals, and the unguided base beside it.
@@ -42,7 +42,7 @@ def tradeoff_plot(
         title: above.
         x_label: what the horizontal axis shows.
         y_label: what the vertical axis shows.
-        control: a guide that has learned nothing.
+        controls: guides that have learned nothing.
         less_is_better: for x and y, whether the axis is turned round, so that up and right is
             always better.
     """
@@ -53,8 +53,7 @@ def tradeoff_plot(
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.plot([p.x.value for p in curve], [p.y.value for p in curve], color=BLUE, zorder=2)
-    alone = [(base, ORANGE, "s"), *([(control, GREY, "D")] if control else [])]
-    drawn = [(curve, BLUE, "o"), *(([point], color, marker) for point, color, marker in alone)]
+    drawn = [(curve, BLUE, "o"), ([base], ORANGE, "s"), (controls, GREY, "D")]
     for points, color, marker in drawn:
         axes.errorbar(
             [p.x.value for p in points],

@@ -47,10 +47,9 @@ def main() -> None:
         write_text(shuffled, shuffle(Path(PAIRS).read_text(encoding="utf-8")))
         for name, data in (("warm", PAIRS), ("shuffled", str(shuffled))):
             made = Path(scratch) / name
-            options = {**SMOLLM2.training, "seed": 0}
+            options = {**SMOLLM2.training, "save_strategy": "no", "scale": 1.0}
             train(TrainConfig(
-                model=fetch_smollm2(), data=[data], objectives=name, output_dir=str(made),
-                save_strategy="no", **options,
+                model=fetch_smollm2(), data=[data], objectives=name, output_dir=str(made), **options
             ))  # fmt: skip
             ship(name, made, folder / name)
 

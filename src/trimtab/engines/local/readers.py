@@ -10,7 +10,7 @@ from typing import Any
 import transformers
 
 from trimtab.arms.folder import is_adapter
-from trimtab.arms.load import load_config, load_tokenizer, same_backbone
+from trimtab.arms.load import has_tokenizer, load_config, load_tokenizer, same_backbone
 from trimtab.arms.origins import Origins
 from trimtab.arms.vocab import VocabularyMap, match_vocabularies
 from trimtab.engines.local.streams import BASE, DRAFT
@@ -57,17 +57,19 @@ def load_readers(base: str, others: Mapping[str, str], origins: Origins) -> dict
     options = {
         name: origins.options(name) if name == BASE else _local(origins, name) for name in folders
     }
+    on_base = {
+        name: is_adapter(folder) and same_backbone(folder, base, origins.revision(BASE))
+        for name, folder in folders.items()
+    }
     read: dict[str, Any] = {}  # a folder's once, so that streams of one folder can be told alike
+    tokenizers, configs = {}, {}
     for name, folder in folders.items():
-        if folder not in read:
-            read[folder] = load_tokenizer(folder, **options[name])
-    tokenizers = {name: read[folder] for name, folder in folders.items()}
-    configs = {}
-    for name, folder in folders.items():
-        on_base = is_adapter(folder) and same_backbone(folder, base, origins.revision(BASE))
-        configs[name] = load_config(
-            base if on_base else folder, **options[BASE if on_base else name]
-        )
+        owner = BASE if on_base[name] else name  # the base is here, wherever the adapter says it is
+        configs[name] = load_config(folders[owner], **options[owner])
+        owner = name if has_tokenizer(folder) else owner
+        if folders[owner] not in read:
+            read[folders[owner]] = load_tokenizer(folders[owner], **options[owner])
+        tokenizers[name] = read[folders[owner]]
     heads = {name: int(config.get_text_config().vocab_size) for name, config in configs.items()}
     ends = _end_ids(base, origins)
     size = min(heads[BASE], max(tokenizers[BASE].get_vocab().values()) + 1)
