@@ -17,7 +17,7 @@ from trimtab.training.config import TrainConfig
 from trimtab.training.run import TrainResult, train
 
 STRENGTH = 1.0
-CONTROL = "shuffled labels"
+CONTROL = "shuffled"
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def controls(material: Material, engine: LocalEngine) -> list[Setting]:
     if not material.control:
         return []
     return [
-        Setting(f"{CONTROL}, as {arm.name}", STRENGTH * arm.scale, {CONTROL: 1.0})
+        Setting(f"{CONTROL} labels, as {arm.name}", STRENGTH * arm.scale, {CONTROL: 1.0})
         for arm in engine.arms
     ]
 

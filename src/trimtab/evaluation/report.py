@@ -17,6 +17,7 @@ h1 { font-size: 1.7rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
 table { border-collapse: collapse; }
 th, td { padding: .35rem .9rem; border-bottom: 1px solid #ddd; }
 td:not(:first-child), th:not(:first-child) { text-align: right; }
+.wide { overflow-x: auto; }
 img { max-width: 44rem; width: 100%; }
 .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(16rem, 1fr)); gap: 1rem; }
 .card { border: 1px solid #ddd; border-radius: .5rem; padding: .8rem 1rem; }
@@ -70,7 +71,7 @@ def html_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
-    return f"<table><tr>{head}</tr>{body}</table>"
+    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
 
 
 def cards(answers: Mapping[str, str]) -> str:

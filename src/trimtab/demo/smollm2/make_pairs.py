@@ -26,7 +26,7 @@ from trimtab.files import write_text
 
 SAMPLES = 3
 SHORTEST = 12  # words
-LEAST_DISTINCT = 0.85
+LEAST_DISTINCT = 0.93
 SPREAD = {"plain": 3.0, "warm": 0.2}  # about a standard deviation of each score, for the trade
 SMALLEST_GAP = {"plain": 3.0, "warm": 0.25}
 _END = re.compile(r"[.!?](?=\s|$)")

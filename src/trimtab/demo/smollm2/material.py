@@ -45,7 +45,7 @@ SMOLLM2 = Material(
         "gradient_accumulation_steps": 2,
         "scale": 0.5,
     },
-    sampling={"max_new_tokens": 80, "temperature": 0.7},
+    sampling={"max_new_tokens": 80, "temperature": 0.8},
     shipped={"warm": WARM},
     control=str(Path(WARM).parent / "shuffled"),
     batch_size=len(HELD_OUT),
