@@ -74,7 +74,7 @@ def write_manifest(
         answering: responses are made now; otherwise what an earlier run made them with is kept.
     """
     path = folder / MANIFEST
-    made = _made_with(sweep)
+    made = made_with(sweep.device, sweep.batch_size)
     if not answering and path.is_file():
         made = json.loads(path.read_text(encoding="utf-8")).get("made_with", made)
     write_json(
@@ -94,15 +94,16 @@ def write_manifest(
     )
 
 
-def _made_with(sweep: Sweep) -> dict[str, Any]:
+def made_with(device: str | None, batch_size: int) -> dict[str, Any]:
+    """Date, machine and versions behind numbers that are made now."""
     import torch
 
-    accelerated = torch.cuda.is_available() and not (sweep.device or "").startswith("cpu")
+    accelerated = torch.cuda.is_available() and not (device or "").startswith("cpu")
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": torch.cuda.get_device_name() if accelerated else platform.machine(),
         "threads": torch.get_num_threads(),
-        "batch_size": sweep.batch_size,
+        "batch_size": batch_size,
         "trimtab": trimtab.__version__,
         "python": platform.python_version(),
         **{name: version(name) for name in _LIBRARIES},
