@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STRENGTHS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
-MOST_STEPS = 6  # of the search between two strengths of the grid
+MOST_STEPS = 8  # of the search between two strengths of the grid
 Progress = Callable[[str, int, int], None]
 
 
@@ -351,7 +351,7 @@ def _calibrate(
     meter = Meter(plan, progress)
     try:
         curve = meter.measure(grid)
-        curve, chosen, why = _search(meter, curve, goal)
+        curve, chosen, why = search(meter, curve, goal)
     finally:
         meter.close()
     found = Calibration(plan.arm, goal, curve, chosen, scale_before, False, facts)
@@ -372,7 +372,7 @@ def _calibrate(
     return found
 
 
-def _search(
+def search(
     meter: Any, curve: list[CurvePoint], goal: Goal
 ) -> tuple[list[CurvePoint], CurvePoint | None, ConfigError | None]:
     """The curve with all that was measured, the point to take, and why there is none."""

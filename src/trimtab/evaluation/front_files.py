@@ -135,7 +135,7 @@ def draw(path: Path, report: Mapping[str, Any]) -> None:
         FrontLine(
             name,
             {objective: _means(found["points"], objective) for objective in objectives},
-            (_end(found["points"][0]), _end(found["points"][-1])),
+            marks_of([point["preference"] for point in found["points"]], objectives),
         )
         for name, found in report["guides"].items()
         if name != BASE
@@ -149,6 +149,8 @@ def draw(path: Path, report: Mapping[str, Any]) -> None:
         costs=report["costs"],
         title=f"Mean scores on {report['n_prompts']} prompts at {len(report['preferences'])} "
         "preferences, 95 % intervals",
+        note="Written at points: the objective with all the weight, or the weights of "
+        f"{' : '.join(objectives)}",
     )
 
 
@@ -156,5 +158,22 @@ def _means(points: Sequence[Mapping[str, Any]], objective: str) -> list[Estimate
     return [Estimate(**point["raw"][objective]) for point in points]
 
 
-def _end(point: Mapping[str, Any]) -> str:
-    return front_table.weights_text(point["preference"])
+def marks_of(
+    preferences: Sequence[Mapping[str, float]], objectives: Sequence[str]
+) -> dict[int, str]:
+    """What a picture writes at which points: at each objective's own end, and at the middle.
+
+    Args:
+        preferences: of the points, weight per objective.
+        objectives: their order.
+    """
+    weights = [[point[name] for name in objectives] for point in preferences]
+    numbers = range(len(weights))
+    ends = [max(numbers, key=lambda i: weights[i][k]) for k in range(len(objectives))]
+    middle = max(numbers, key=lambda i: min(weights[i]))
+    return {i: _mark(weights[i], objectives) for i in (*ends, middle)}
+
+
+def _mark(weights: Sequence[float], objectives: Sequence[str]) -> str:
+    alone = [name for name, weight in zip(objectives, weights, strict=True) if weight == 1]
+    return alone[0] if alone else ":".join(f"{round(weight, 2):g}" for weight in weights)

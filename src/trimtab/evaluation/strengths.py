@@ -70,14 +70,18 @@ def bracket(curve: Sequence[CurvePoint], target: float) -> tuple[CurvePoint, Cur
 
 
 def between(low: CurvePoint, high: CurvePoint, target: float) -> float:
-    """Where a target KL is expected: near 0 the KL is quadratic, so its root is interpolated.
+    """Where a target KL is expected: on the power law through two points, from 0 on the square.
 
-    Four significant digits, so that a stored scale is one that a person can read; kept off the
-    ends of the bracket, so that it always shrinks.
+    (The KL of a small strength is quadratic in it.) Kept off the ends of the bracket, so that it
+    always shrinks; four significant digits, so that a stored scale is one that a person can read.
     """
-    below, wanted, above = (math.sqrt(x) for x in (low.kl.value, target, high.kl.value))
-    share = min(max((wanted - below) / (above - below), 0.05), 0.95)
-    return float(f"{low.strength + share * (high.strength - low.strength):.4g}")
+    x0, x1, y0, y1 = low.strength, high.strength, low.kl.value, high.kl.value
+    if x0 > 0 and y0 > 0:
+        found = x0 * (x1 / x0) ** (math.log(target / y0) / math.log(y1 / y0))
+    else:
+        found = x0 + (x1 - x0) * math.sqrt((target - y0) / (y1 - y0))
+    margin = 0.05 * (x1 - x0)
+    return float(f"{min(max(found, x0 + margin), x1 - margin):.4g}")
 
 
 def off_target(point: CurvePoint, target: float) -> float:
