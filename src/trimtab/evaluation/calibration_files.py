@@ -64,28 +64,32 @@ def write_calibration(folder: Path, found: Calibration) -> None:
 
 def columns(found: Calibration) -> list[str]:
     """Headings of the table."""
-    scored = [str(found.facts["objective"])] if found.facts["scorer"] else ["reward/token"]
-    return ["strength", *scored, "KL/token", "base NLL/token", "loops", "tokens"]
+    scored = [str(found.facts["objective"])] if found.facts["scorer"] else ["reward"]
+    return ["strength", *scored, "KL", "base NLL", "loops", "tokens"]
 
 
 def rows(found: Calibration) -> list[list[str]]:
     """A row per strength; the one that was taken is marked."""
+    worths = [point.score or point.reward for point in found.curve]
+    largest = max(abs(end) for worth in worths for end in (worth.low, worth.high))
+    digits = 2 if largest < 100 else 0
     return [
         [
             f"{point.strength:g}" + (" *" if point is found.chosen else ""),
-            _cell(point.score or point.reward),
-            _cell(point.kl),
-            _cell(point.base_nll),
+            _cell(worth, digits),
+            _cell(point.kl, 3),
+            _cell(point.base_nll, 2),
             f"{100 * point.loops.value:.0f} %",
             f"{point.tokens:.0f}",
         ]
-        for point in found.curve
+        for point, worth in zip(found.curve, worths, strict=True)
     ]
 
 
-def _cell(found: Estimate) -> str:
-    value, low, high = (round(x, 3) + 0.0 for x in (found.value, found.low, found.high))  # no −0
-    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+def _cell(found: Estimate, digits: int) -> str:
+    ends = (round(x, digits) + 0.0 for x in (found.value, found.low, found.high))  # no −0
+    value, low, high = (f"{x:.{digits}f}" for x in ends)
+    return f"{value} [{low}, {high}]"
 
 
 def notes(found: Calibration) -> list[str]:
@@ -96,8 +100,9 @@ def notes(found: Calibration) -> list[str]:
         f"n = {facts['prompts']} prompts"
         + (f" at {several} one-hot preferences" if several > 1 else "")
         + f", seed {facts['sampling']['seed']} (the same at every strength); means over prompts, "
-        f"95 % intervals from {facts['resamples']} bootstrap resamples of them. KL and base NLL in "
-        "nats per generated token. Loops: answers more than half of whose 4-grams repeat.",
+        f"95 % intervals from {facts['resamples']} bootstrap resamples of them. KL, base NLL and "
+        "reward (the ARM's log-prob) in nats per generated token. Loops: answers more than half of "
+        "whose 4-grams repeat.",
     ]
     if found.scale_before != 1:
         said.append(

@@ -41,12 +41,12 @@ class _Style:
 
 
 _STYLES = (
-    _Style("#0072b2", "o", 8.0, 2.6, "-"),
-    _Style("#d55e00", "^", 7.0, 2.0, (0, (6, 3))),
-    _Style("#009e73", "D", 5.2, 1.6, (0, (3, 2))),
-    _Style("#a2387d", "v", 5.2, 1.4, (0, (7, 2, 1.5, 2))),
-    _Style("#b07d00", "P", 5.0, 1.2, (0, (1.5, 1.5))),
-    _Style("#3f9fd0", "X", 4.4, 1.0, (0, (2, 3))),
+    _Style("#0072b2", "o", 9.6, 2.2, "-"),
+    _Style("#d55e00", "^", 7.4, 1.9, (0, (6, 2.5))),
+    _Style("#009e73", "D", 5.6, 1.7, (0, (3, 2))),
+    _Style("#a2387d", "v", 5.8, 1.5, (0, (7, 2, 1.5, 2))),
+    _Style("#b07d00", "P", 7.0, 1.4, (0, (1.5, 1.5))),
+    _Style("#3f9fd0", "X", 6.6, 1.3, (0, (2, 3))),
 )
 
 
@@ -124,24 +124,34 @@ def front_figure(
     for axes, (x, y) in zip(panels, pairs, strict=False):
         _front_panel(axes, fronts, base, shown, x, y, joined=len(pairs) == 1)
         _name_axes(axes, x, y, costs)
-    reference_mark, *guides = panels[0].get_legend_handles_labels()[0]
-    keys = [*guides, reference_mark]
-    figure.legend(
-        handles=keys,
-        loc="outside lower center",
-        ncols=min(len(keys), 6),
-        frameon=False,
-        fontsize=9,
-        handlelength=3.2,
-        title=note or None,
-        title_fontsize=8.5,
-    )
+    _add_legend(figure, panels[0].get_legend_handles_labels()[0], note)
     figure.suptitle(title, fontsize=11)
     figure.canvas.draw()  # places the axes, so that the marks can find room
     figure.set_layout_engine("none")
     for axes, (x, y) in zip(panels, pairs, strict=False):
-        _write_marks(figure, axes, fronts, base, x, y, joined=len(pairs) == 1)
+        marked = [(base[x].value, base[y].value), *([(shown[x], shown[y])] if shown else [])]
+        _write_marks(figure, axes, fronts, marked, x, y, joined=len(pairs) == 1)
     return figure
+
+
+def _add_legend(figure: Any, keys: Sequence[Any], note: str) -> None:
+    """Below the panels, in as many columns as there is width for."""
+    for columns in range(min(len(keys), 8), 0, -1):
+        legend = figure.legend(
+            handles=keys,
+            loc="outside lower center",
+            ncols=columns,
+            frameon=False,
+            fontsize=9,
+            handlelength=2.6,
+            columnspacing=1.5,
+            title=note or None,
+            title_fontsize=8.5,
+        )
+        width = legend.get_window_extent(figure.canvas.get_renderer()).width
+        if width <= figure.bbox.width or columns == 1:
+            return
+        legend.remove()
 
 
 def _front_panel(
@@ -243,7 +253,7 @@ def _write_marks(
     figure: Any,
     axes: Any,
     fronts: Sequence[FrontLine],
-    base: Mapping[str, Estimate],
+    others: Sequence[tuple[float, float]],
     x: str,
     y: str,
     *,
@@ -261,12 +271,14 @@ def _write_marks(
     notes = [_note(axes, mark, size) for mark in marks]
     boxes = [note.get_window_extent(renderer) for note in notes]
     frame = axes.get_window_extent(renderer)
-    center = _spot(to_pixels, base[x].value, base[y].value)
+    points = around([spot for own in spots for spot in own], 7.0)
+    marks_of_others = around([_spot(to_pixels, *at) for at in others], 11.0)
     places = label_places.place(
-        [Wanted(m.point, (b.width + 3, b.height + 1)) for m, b in zip(marks, boxes, strict=True)],
+        [Wanted(m.point, (b.width + 8, b.height + 2)) for m, b in zip(marks, boxes, strict=True)],
         (frame.x0 + 2, frame.y0 + 2, frame.x1, frame.y1),
-        hidden=around([center, *(spot for own in spots for spot in own)], 7.0),
-        crossed=_crossed(to_pixels, fronts, spots, x, y, joined=joined),
+        hidden=np.concatenate([points, marks_of_others]),
+        lines=_lines(spots) if joined else as_boxes([]),
+        bars=_bars(to_pixels, fronts, x, y),
     )
     back = axes.transData.inverted().transform
     for note, mark, found in zip(notes, marks, places, strict=True):
@@ -282,28 +294,24 @@ def _spot(to_pixels: Any, x: float, y: float) -> tuple[float, float]:
     return float(right), float(up)
 
 
-def _crossed(
-    to_pixels: Any,
-    fronts: Sequence[FrontLine],
-    spots: Sequence[Sequence[tuple[float, float]]],
-    x: str,
-    y: str,
-    *,
-    joined: bool,
-) -> Boxes:
-    """Boxes along the fronts' lines and over their intervals."""
-    found = [as_boxes([])]
-    for front, own in zip(fronts, spots, strict=True):
-        if joined:
-            found += [along(start, end, 2.0) for start, end in pairwise(own)]
+def _lines(spots: Sequence[Sequence[tuple[float, float]]]) -> Boxes:
+    """Boxes along the fronts' lines."""
+    pieces = [along(start, end, 2.0) for own in spots for start, end in pairwise(own)]
+    return np.concatenate([as_boxes([]), *pieces])
+
+
+def _bars(to_pixels: Any, fronts: Sequence[FrontLine], x: str, y: str) -> Boxes:
+    """Boxes over the fronts' intervals."""
+    found = []
+    for front in fronts:
         for a, b in zip(front.points[x], front.points[y], strict=True):
             for start, end in (
                 ((a.low, b.value), (a.high, b.value)),
                 ((a.value, b.low), (a.value, b.high)),
             ):
                 corners = np.array([_spot(to_pixels, *start), _spot(to_pixels, *end)])
-                found.append(as_boxes([[*(corners.min(0) - 0.5), *(corners.max(0) + 0.5)]]))
-    return np.concatenate(found)
+                found.append([*(corners.min(0) - 0.5), *(corners.max(0) + 0.5)])
+    return as_boxes(found)
 
 
 def _note(axes: Any, mark: _Mark, size: float) -> Any:

@@ -73,7 +73,8 @@ def place(
     frame: Sequence[float],
     *,
     hidden: Boxes,
-    crossed: Boxes,
+    lines: Boxes,
+    bars: Boxes,
     reach: float = 140.0,
 ) -> list[Placed | None]:
     """A place for each label, or None where there is no room within reach.
@@ -82,14 +83,15 @@ def place(
         labels: those with the least room near by are placed first.
         frame: left, low, right, high of where labels may be.
         hidden: boxes that no label may cover: points.
-        crossed: boxes that a label had better not cover: lines, intervals.
+        lines: boxes along lines, which a label had better not cover.
+        bars: likewise of intervals.
         reach: pixels from a point to its label at most.
     """
     found: list[Placed | None] = [None] * len(labels)
-    taken, lines = hidden, crossed
+    taken = hidden
     left = list(range(len(labels)))
     while left:
-        options = {i: _free(labels[i], frame, taken, lines, reach) for i in left}
+        options = {i: _free(labels[i], frame, taken, (lines, bars), reach) for i in left}
         i = min(left, key=lambda i: (sum(cost < NEAR for cost, _ in options[i]), i))
         left.remove(i)
         if not options[i]:
@@ -102,23 +104,31 @@ def place(
 
 
 def _free(
-    label: Wanted, frame: Sequence[float], taken: Boxes, lines: Boxes, reach: float
+    label: Wanted,
+    frame: Sequence[float],
+    taken: Boxes,
+    crossed: tuple[Boxes, Boxes],
+    reach: float,
 ) -> list[tuple[float, Placed]]:
-    """Places that cover nothing which is taken, each with its cost."""
-    found = []
+    """Places that cover nothing which is taken, each with its cost: the near ones and the best."""
+    found: list[tuple[float, Placed]] = []
+    best = math.inf
     for gap, box in _candidates(label, reach):
+        if gap > max(NEAR, best):  # a cost is the gap and more: nothing further is better
+            break
         inside = (
             frame[0] <= box[0] and box[2] <= frame[2] and frame[1] <= box[1] and box[3] <= frame[3]
         )
         if not inside or overlapping(box, taken):
             continue
         leader = _nearest(label.point, box) if gap > NEAR else None
-        crossings = overlapping(box, lines)
-        cost = gap + 3.0 * min(crossings, 8)
+        lines, bars = (overlapping(box, boxes) for boxes in crossed)
+        cost = gap + 3.0 * min(lines, 8) + 8.0 * min(bars, 4)
         if leader is not None:
             path = along(label.point, leader, 0.5)[2:-1]
             cost += 12.0 + 6.0 * sum(overlapping(spot, taken) > 0 for spot in path)
         found.append((cost, Placed(box, leader)))
+        best = min(best, cost)
     return found
 
 
