@@ -207,7 +207,7 @@ def test_a_kl_out_of_reach_is_refused_with_the_largest(
     top = found["curve"][1]["kl"]["value"]
     last = said.err.splitlines()[-1]
     assert f"50 nats per token is not reached: the largest is {top:.3g}, at strength 1" in last
-    assert found["chosen"] is None and "KL/token" in said.out
+    assert found["chosen"] is None and "base NLL" in said.out
     assert tree(arm) == before and (out / "calibration.png").is_file()
     with pytest.raises(NoStrengthError) as caught:
         trimtab.calibrate(str(base_dir), str(arm), PROMPTS, target_kl=50, strengths=[1], **SHORT)
