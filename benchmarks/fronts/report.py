@@ -1,12 +1,14 @@
 """`python benchmarks/fronts/report.py`: what `run.py` left in `work/`, as results.json and tables.
 
 Also measures, alone on the machine, what decoding costs with each guide: time per token and memory.
+With `--redraw` it only draws the pictures again, from results.json.
 """
 
 from __future__ import annotations
 
 import json
 import platform
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +258,14 @@ def notes(found: dict[str, Any]) -> list[str]:
     return lines
 
 
+def redraw() -> None:
+    """Every picture again, from results.json alone."""
+    tasks = json.loads((HERE / "results.json").read_text())["tasks"]
+    for name, found in tasks.items():
+        draw(HERE / f"{name}.png", found["front"])
+    picture(tasks["rules-2"]["front"], HERE / "front.png")
+
+
 def main() -> None:
     tasks = all_tasks(WORK, MODEL, "")
     names = [name for name in tasks if (WORK / name / "front/front.json").exists()]
@@ -278,4 +288,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    redraw() if sys.argv[1:] == ["--redraw"] else main()

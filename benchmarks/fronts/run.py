@@ -35,6 +35,7 @@ from tasks import (
     all_tasks,
 )  # fmt: skip
 
+from trimtab.arms.sidecar import store_scale
 from trimtab.demo.tiny import MODEL
 from trimtab.demo.tiny.prompts import HELD_OUT_PROMPTS, TRAINING_PROMPTS
 
@@ -218,8 +219,7 @@ def measure(task: Task, work: Path, chosen: dict[str, Any], jobs: ThreadPoolExec
 def set_scale(folder: Path, scale: float) -> None:
     """Store how hard the ARMs of a folder pull at strength 1."""
     for sidecar in folder.rglob("trimtab.json"):
-        facts = json.loads(sidecar.read_text())
-        sidecar.write_text(json.dumps({**facts, "scale": scale}, indent=2) + "\n")
+        store_scale(sidecar.parent, scale)
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trimtab.api import accuracy, export, load, score, train
+    from trimtab.api import accuracy, calibrate, export, load, score, train
     from trimtab.engines.types import Completion, Request, Sampling
     from trimtab.errors import TrimtabError
     from trimtab.steering import Steering
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "calibrate": "trimtab.api",
     "export": "trimtab.api",
     "load": "trimtab.api",
     "train": "trimtab.api",
@@ -33,6 +34,7 @@ __all__ = [
     "Steering",
     "TrimtabError",
     "accuracy",
+    "calibrate",
     "export",
     "load",
     "score",

@@ -9,12 +9,13 @@ from typing import Any
 from trimtab.arms.export import export_arm as export
 from trimtab.engines.local.loading import load_engine as load
 from trimtab.evaluation.accuracy import AccuracyReport, measure_accuracy
+from trimtab.evaluation.calibration import calibrate as calibrate
 from trimtab.evaluation.scoring import Scored, score_responses
 from trimtab.training.config import TrainConfig
 from trimtab.training.run import TrainResult
 from trimtab.training.run import train as _train
 
-__all__ = ["accuracy", "export", "load", "score", "train"]
+__all__ = ["accuracy", "calibrate", "export", "load", "score", "train"]
 
 
 def train(*, data: str | os.PathLike[str] | Sequence[str], **options: Any) -> list[TrainResult]:

@@ -57,6 +57,7 @@ def test_before_pytorch_is_imported(
     at = ["--preference", "a=1,b=0,c=0"]
     train = ["train", "--model", base_dir, "--data", pairs_file, "--output-dir"]
     score = ["score", "--input", pairs_file, "--arm"]
+    calibrate = ["calibrate", "--base", base_dir, "--prompts", pairs_file, "--arm"]
     cases: list[tuple[list[object], str]] = [
         (["export", "--arm", parm, *at, "--output-dir", full], "is not empty"),
         (["export", "--arm", lora, "--output-dir", new], "is a standard LoRA folder"),
@@ -72,6 +73,9 @@ def test_before_pytorch_is_imported(
         ([*train, new, "--data", odd], "odd.jsonl"),
         ([*train, new, "--data", pairs_file, "--method", "parm"], "names no objective"),
         (["demo", "--output-dir", full], "is not empty"),
+        ([*calibrate, lora], "nothing to calibrate to"),
+        ([*calibrate, "some/arm", "--target-kl", "1", "--save"], "is on the hub"),
+        ([*calibrate, lora, "--target-kl", "1", "--output-dir", full], "is not empty"),
         (["bench", "speed", "--output-dir", full], "is not empty"),
     ]
     commands = json.dumps([[str(word) for word in command] for command, _ in cases])

@@ -78,6 +78,13 @@ class Sidecar:
         return cls(**facts)
 
 
+def store_scale(folder: str | Path, scale: float) -> None:
+    """Put a calibration into a folder's sidecar; all else that it holds stays as it is."""
+    path = Path(folder) / NAME
+    facts = read_json(path) if path.is_file() else {}
+    write_json(path, {**facts, "scale": scale})
+
+
 def arm_facts(name: str) -> Sidecar:
     """An ARM folder's sidecar, after checking that the folder can be loaded and is an ARM's."""
     check_folder(name, what="ARM")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trimtab.arms.folder import weights_fingerprint
+from trimtab.arms.sidecar import Sidecar
 from trimtab.cli.options import EngineOptions, SamplingOptions
 from trimtab.cli.parse import parse
 from trimtab.data.chats import prompt_of, require_characters
@@ -183,6 +184,7 @@ def _settings(options: GenerateOptions) -> dict[str, Any]:
     return {
         **settings,
         "weights": [weights_fingerprint(model) for model in models],
+        "scales": [Sidecar.load(arm).scale for arm in options.arms.values()],
         "input_sha256": fingerprint([options.input] if options.input else []),
     }
 

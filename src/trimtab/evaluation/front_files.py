@@ -74,7 +74,7 @@ def write_manifest(
         answering: responses are made now; otherwise what an earlier run made them with is kept.
     """
     path = folder / MANIFEST
-    made = _made_with(sweep)
+    made = made_with(sweep.device, sweep.batch_size)
     if not answering and path.is_file():
         made = json.loads(path.read_text(encoding="utf-8")).get("made_with", made)
     write_json(
@@ -94,15 +94,16 @@ def write_manifest(
     )
 
 
-def _made_with(sweep: Sweep) -> dict[str, Any]:
+def made_with(device: str | None, batch_size: int) -> dict[str, Any]:
+    """Date, machine and versions behind numbers that are made now."""
     import torch
 
-    accelerated = torch.cuda.is_available() and not (sweep.device or "").startswith("cpu")
+    accelerated = torch.cuda.is_available() and not (device or "").startswith("cpu")
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": torch.cuda.get_device_name() if accelerated else platform.machine(),
         "threads": torch.get_num_threads(),
-        "batch_size": sweep.batch_size,
+        "batch_size": batch_size,
         "trimtab": trimtab.__version__,
         "python": platform.python_version(),
         **{name: version(name) for name in _LIBRARIES},
@@ -134,7 +135,7 @@ def draw(path: Path, report: Mapping[str, Any]) -> None:
         FrontLine(
             name,
             {objective: _means(found["points"], objective) for objective in objectives},
-            (_end(found["points"][0]), _end(found["points"][-1])),
+            marks_of([point["preference"] for point in found["points"]], objectives),
         )
         for name, found in report["guides"].items()
         if name != BASE
@@ -148,6 +149,8 @@ def draw(path: Path, report: Mapping[str, Any]) -> None:
         costs=report["costs"],
         title=f"Mean scores on {report['n_prompts']} prompts at {len(report['preferences'])} "
         "preferences, 95 % intervals",
+        note="Written at points: the objective with all the weight, or the weights of "
+        f"{' : '.join(objectives)}",
     )
 
 
@@ -155,5 +158,22 @@ def _means(points: Sequence[Mapping[str, Any]], objective: str) -> list[Estimate
     return [Estimate(**point["raw"][objective]) for point in points]
 
 
-def _end(point: Mapping[str, Any]) -> str:
-    return front_table.weights_text(point["preference"])
+def marks_of(
+    preferences: Sequence[Mapping[str, float]], objectives: Sequence[str]
+) -> dict[int, str]:
+    """What a picture writes at which points: at each objective's own end, and at the middle.
+
+    Args:
+        preferences: of the points, weight per objective.
+        objectives: their order.
+    """
+    weights = [[point[name] for name in objectives] for point in preferences]
+    numbers = range(len(weights))
+    ends = [max(numbers, key=lambda i: weights[i][k]) for k in range(len(objectives))]
+    middle = max(numbers, key=lambda i: min(weights[i]))
+    return {i: _mark(weights[i], objectives) for i in (*ends, middle)}
+
+
+def _mark(weights: Sequence[float], objectives: Sequence[str]) -> str:
+    alone = [name for name, weight in zip(objectives, weights, strict=True) if weight == 1]
+    return alone[0] if alone else ":".join(f"{round(weight, 2):g}" for weight in weights)

@@ -2,26 +2,52 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
-from trimtab.evaluation.plots import BLUE, GREY, ORANGE, error_bars
+import numpy as np
+
+from trimtab.evaluation import label_places
+from trimtab.evaluation.label_places import Boxes, Placed, Wanted, along, around, as_boxes
+from trimtab.evaluation.plots import error_bars
 from trimtab.evaluation.stats import Estimate
 from trimtab.files import storage_errors
 
 INK = "#1c2330"
-_STYLES = (  # of guides: colours that differ in print too, each with a marker of its own
-    (BLUE, "o"), (ORANGE, "^"), ("#2f8f5b", "D"), ("#a83279", "v"), ("#7a5c2e", "P"), (GREY, "X"),
-)  # fmt: skip
-_OFFSETS = (  # of a label from its point: points to the right, points up, the side that is aligned
-    (6, 8, "left"), (-6, 8, "right"), (6, -8, "left"), (-6, -8, "right"), (9, 0, "left"),
-    (-9, 0, "right"), (6, 16, "left"), (-6, 16, "right"), (6, -16, "left"), (-6, -16, "right"),
-    (0, 13, "center"), (0, -13, "center"), (12, 26, "left"), (-12, 26, "right"), (12, -26, "left"),
-    (-12, -26, "right"),
-)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Style:
+    """Of a guide: what differs also in print and for the colour-blind (Okabe and Ito's colours).
+
+    Guides that lie on each other stay visible: each is drawn smaller than those under it, and
+    its line has gaps.
+    """
+
+    color: str
+    marker: str
+    size: float
+    width: float
+    dashes: Any
+
+    @property
+    def faded(self) -> tuple[str, float]:
+        """For intervals."""
+        return self.color, 0.3
+
+
+_STYLES = (
+    _Style("#0072b2", "o", 9.6, 2.2, "-"),
+    _Style("#d55e00", "^", 7.4, 1.9, (0, (6, 2.5))),
+    _Style("#009e73", "D", 5.6, 1.7, (0, (3, 2))),
+    _Style("#a2387d", "v", 5.8, 1.5, (0, (7, 2, 1.5, 2))),
+    _Style("#b07d00", "P", 7.0, 1.4, (0, (1.5, 1.5))),
+    _Style("#3f9fd0", "X", 6.6, 1.3, (0, (2, 3))),
+)
 
 
 @dataclass(frozen=True)
@@ -31,12 +57,12 @@ class FrontLine:
     Attributes:
         name: in the legend.
         points: objective -> mean in raw units, one per preference in their order.
-        ends: what to write at the first and the last point.
+        marks: number of a point -> what to write at it.
     """
 
     name: str
     points: Mapping[str, Sequence[Estimate]]
-    ends: tuple[str, str]
+    marks: Mapping[int, str]
 
 
 def front_plot(
@@ -47,13 +73,37 @@ def front_plot(
     *,
     costs: Sequence[str],
     title: str,
+    note: str = "",
 ) -> None:
     """Draw fronts with 95 % intervals: one picture for two objectives, a panel per pair for more.
 
     Better is always up and right: the axis of a cost runs backwards. With two objectives a line
     joins the points in the order of the preferences. A reference point that lies far outside is
     left out, and the legend says so.
+
+    Args:
+        path: of the PNG file.
+        fronts: the guides.
+        base: objective -> mean of the unguided base.
+        reference: of the hypervolume, in raw units.
+        costs: objectives of which less is better.
+        title: above the picture.
+        note: what the marks mean, below it.
     """
+    with storage_errors(path):
+        front_figure(fronts, base, reference, costs=costs, title=title, note=note).savefig(path)
+
+
+def front_figure(
+    fronts: Sequence[FrontLine],
+    base: Mapping[str, Estimate],
+    reference: Mapping[str, float],
+    *,
+    costs: Sequence[str],
+    title: str,
+    note: str = "",
+) -> Any:
+    """The picture as a matplotlib figure, with every mark in its place."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -65,7 +115,7 @@ def front_plot(
     shown = reference if near else None
     across = min(len(pairs), 3)
     down = -(-len(pairs) // across)
-    size = (7.6, 5.4) if len(pairs) == 1 else (4.6 * across, 3.9 * down + 0.8)
+    size = (7.6, 5.6) if len(pairs) == 1 else (4.8 * across, 4.2 * down + 0.9)
     figure = Figure(figsize=size, dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(down, across, squeeze=False).ravel()
@@ -74,17 +124,34 @@ def front_plot(
     for axes, (x, y) in zip(panels, pairs, strict=False):
         _front_panel(axes, fronts, base, shown, x, y, joined=len(pairs) == 1)
         _name_axes(axes, x, y, costs)
-    reference_mark, *guides = panels[0].get_legend_handles_labels()[0]
-    keys = [*guides, reference_mark]
-    figure.legend(
-        handles=keys, loc="outside lower center", ncols=min(len(keys), 6), frameon=False, fontsize=9
-    )
+    _add_legend(figure, panels[0].get_legend_handles_labels()[0], note)
     figure.suptitle(title, fontsize=11)
-    with storage_errors(path):
-        figure.canvas.draw()  # places the axes, so that the labels can find room
-        if len(pairs) == 1:
-            _label_ends(figure, panels[0], fronts, base, *pairs[0])
-        figure.savefig(path)
+    figure.canvas.draw()  # places the axes, so that the marks can find room
+    figure.set_layout_engine("none")
+    for axes, (x, y) in zip(panels, pairs, strict=False):
+        marked = [(base[x].value, base[y].value), *([(shown[x], shown[y])] if shown else [])]
+        _write_marks(figure, axes, fronts, marked, x, y, joined=len(pairs) == 1)
+    return figure
+
+
+def _add_legend(figure: Any, keys: Sequence[Any], note: str) -> None:
+    """Below the panels, in as many columns as there is width for."""
+    for columns in range(min(len(keys), 8), 0, -1):
+        legend = figure.legend(
+            handles=keys,
+            loc="outside lower center",
+            ncols=columns,
+            frameon=False,
+            fontsize=9,
+            handlelength=2.6,
+            columnspacing=1.5,
+            title=note or None,
+            title_fontsize=8.5,
+        )
+        width = legend.get_window_extent(figure.canvas.get_renderer()).width
+        if width <= figure.bbox.width or columns == 1:
+            return
+        legend.remove()
 
 
 def _front_panel(
@@ -98,31 +165,45 @@ def _front_panel(
     joined: bool,
 ) -> None:
     """The fronts seen on two objectives."""
-    lines = [(f.name, f.points[x], f.points[y]) for f in fronts]
-    drawn = [("base", [base[x]], [base[y]]), *lines]
-    for i, (name, xs, ys) in enumerate(drawn):
-        color, marker = (INK, "s") if i == 0 else _STYLES[(i - 1) % len(_STYLES)]
-        axes.errorbar(
-            [p.value for p in xs],
-            [p.value for p in ys],
-            xerr=error_bars(xs),
-            yerr=error_bars(ys),
-            fmt=marker,
-            linestyle="-" if joined else "none",
-            linewidth=1.4,
-            markersize=7 if i == 0 else 5,
-            color=color,
-            ecolor=_faded(color),
-            elinewidth=0.8,
-            label=name,
-            zorder=4 if i == 0 else 3,
-        )
+    own = _Style(INK, "s", 7.0, 0.0, "none")
+    _draw(axes, "base", [base[x]], [base[y]], own, order=20, joined=False)
+    for i, front in enumerate(fronts):
+        style = _STYLES[i % len(_STYLES)]
+        _draw(axes, front.name, front.points[x], front.points[y], style, order=5 + i, joined=joined)
     shown = ([reference[x]], [reference[y]]) if reference else ([], [])
     label = "HV reference" if reference else "HV reference (outside)"
     axes.plot(*shown, "x", color=INK, markersize=9, markeredgewidth=1.6, label=label, zorder=2)
-    axes.margins(0.09)
-    axes.grid(alpha=0.25)
+    axes.margins(0.1)
+    axes.grid(alpha=0.2)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw(
+    axes: Any,
+    name: str,
+    xs: Sequence[Estimate],
+    ys: Sequence[Estimate],
+    style: _Style,
+    *,
+    order: int,
+    joined: bool,
+) -> None:
+    """One guide: its intervals behind everything, its points and line above them."""
+    at = [p.value for p in xs], [p.value for p in ys]
+    bars = {"xerr": error_bars(xs), "yerr": error_bars(ys), "ecolor": style.faded}
+    axes.errorbar(*at, **bars, fmt="none", elinewidth=0.7, zorder=1)
+    axes.plot(
+        *at,
+        marker=style.marker,
+        linestyle=style.dashes if joined else "none",
+        linewidth=style.width,
+        markersize=style.size,
+        color=style.color,
+        markeredgecolor="white",
+        markeredgewidth=0.6,
+        label=name,
+        zorder=order,
+    )
 
 
 def _name_axes(axes: Any, x: str, y: str, costs: Sequence[str]) -> None:
@@ -140,84 +221,129 @@ def _is_near(value: float, estimates: Sequence[Estimate]) -> bool:
     return low - (high - low) <= value <= high + (high - low)
 
 
-def _faded(color: str) -> tuple[str, float]:
-    return color, 0.45
+@dataclass(frozen=True)
+class _Mark:
+    """A text at a point in pixels; where guides meet, one stands for all of them."""
+
+    text: str
+    point: tuple[float, float]
+    color: str
 
 
-def _label_ends(
+_SAME = 9.0  # pixels within which equal marks of two guides are one
+
+
+def _marks(
+    fronts: Sequence[FrontLine], spots: Sequence[Sequence[tuple[float, float]]]
+) -> list[_Mark]:
+    found: list[_Mark] = []
+    for i, (front, own) in enumerate(zip(fronts, spots, strict=True)):
+        for number, text in front.marks.items():
+            mark = _Mark(text, own[number], _STYLES[i % len(_STYLES)].color)
+            for j, other in enumerate(found):
+                if other.text == text and math.dist(other.point, mark.point) <= _SAME:
+                    found[j] = _Mark(text, other.point, INK)
+                    break
+            else:
+                found.append(mark)
+    return found
+
+
+def _write_marks(
     figure: Any,
     axes: Any,
     fronts: Sequence[FrontLine],
-    base: Mapping[str, Estimate],
+    others: Sequence[tuple[float, float]],
     x: str,
     y: str,
+    *,
+    joined: bool,
 ) -> None:
-    """Write each front's ends where there is room: off points, lines and labels, or not at all.
-
-    A place off the error bars too is taken where there is one.
-    """
+    """Write each front's marks where there is room, with a line to the point where it is far."""
+    to_pixels = axes.transData.transform
     renderer = figure.canvas.get_renderer()
-    place = axes.transData.transform
-    spots = {f.name: list(zip(f.points[x], f.points[y], strict=True)) for f in fronts}
-    centre = place((base[x].value, base[y].value))
-    bars, taken = [], [_box(centre, centre, 6.0)]
-    for own in spots.values():
-        marks = [place((a.value, b.value)) for a, b in own]
-        taken += [_box(mark, mark, 5.0) for mark in marks]
-        for start, end in pairwise(marks):
-            taken += [_box(m := start + (end - start) * i / 20, m, 1.0) for i in range(1, 20)]
-        for a, b in own:
-            bars.append(_box(place((a.low, b.value)), place((a.high, b.value))))
-            bars.append(_box(place((a.value, b.low)), place((a.value, b.high))))
+    spots = [
+        [_spot(to_pixels, a.value, b.value) for a, b in zip(f.points[x], f.points[y], strict=True)]
+        for f in fronts
+    ]
+    marks = _marks(fronts, spots)
+    size = 8.5 if joined else 7.5
+    notes = [_note(axes, mark, size) for mark in marks]
+    boxes = [note.get_window_extent(renderer) for note in notes]
     frame = axes.get_window_extent(renderer)
-    for i, front in enumerate(fronts):
-        color, own = _STYLES[i % len(_STYLES)][0], spots[front.name]
-        for text, (a, b) in zip(front.ends, (own[0], own[-1]), strict=True):
-            for blocked in ([*taken, *bars], taken):
-                box = _write(axes, renderer, text, (a.value, b.value), color, frame, blocked)
-                if box is not None:
-                    taken.append(box)
-                    break
+    points = around([spot for own in spots for spot in own], 7.0)
+    marks_of_others = around([_spot(to_pixels, *at) for at in others], 11.0)
+    places = label_places.place(
+        [Wanted(m.point, (b.width + 8, b.height + 2)) for m, b in zip(marks, boxes, strict=True)],
+        (frame.x0 + 2, frame.y0 + 2, frame.x1, frame.y1),
+        hidden=np.concatenate([points, marks_of_others]),
+        lines=_lines(spots) if joined else as_boxes([]),
+        bars=_bars(to_pixels, fronts, x, y),
+    )
+    back = axes.transData.inverted().transform
+    for note, mark, found in zip(notes, marks, places, strict=True):
+        if found is None:
+            note.remove()
+            continue
+        note.set_position(back(found.centre))
+        _lead(axes, back, mark, found)
 
 
-def _write(
-    axes: Any,
-    renderer: Any,
-    text: str,
-    point: tuple[float, float],
-    color: str,
-    frame: Any,
-    blocked: Sequence[Any],
-) -> Any:
-    """Write beside a point, inside the frame and off what is blocked; the text's box, or None."""
+def _spot(to_pixels: Any, x: float, y: float) -> tuple[float, float]:
+    right, up = to_pixels((x, y))
+    return float(right), float(up)
+
+
+def _lines(spots: Sequence[Sequence[tuple[float, float]]]) -> Boxes:
+    """Boxes along the fronts' lines."""
+    pieces = [along(start, end, 2.0) for own in spots for start, end in pairwise(own)]
+    return np.concatenate([as_boxes([]), *pieces])
+
+
+def _bars(to_pixels: Any, fronts: Sequence[FrontLine], x: str, y: str) -> Boxes:
+    """Boxes over the fronts' intervals."""
+    found = []
+    for front in fronts:
+        for a, b in zip(front.points[x], front.points[y], strict=True):
+            for start, end in (
+                ((a.low, b.value), (a.high, b.value)),
+                ((a.value, b.low), (a.value, b.high)),
+            ):
+                corners = np.array([_spot(to_pixels, *start), _spot(to_pixels, *end)])
+                found.append([*(corners.min(0) - 0.5), *(corners.max(0) + 0.5)])
+    return as_boxes(found)
+
+
+def _note(axes: Any, mark: _Mark, size: float) -> Any:
     from matplotlib.patheffects import withStroke
 
-    for right, up, side in _OFFSETS:
-        note = axes.annotate(
-            text,
-            point,
-            xytext=(right, up),
-            textcoords="offset points",
-            ha=side,
-            va="center",
-            fontsize=8.5,
-            color=color,
-            path_effects=[withStroke(linewidth=2.5, foreground="white")],
-            zorder=5,
-        )
-        box = note.get_window_extent(renderer)
-        inside = (
-            frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 <= box.y1 <= frame.y1
-        )
-        if inside and not any(box.overlaps(other) for other in blocked):
-            return box
-        note.remove()
-    return None
+    note = axes.text(
+        0.5,
+        0.5,
+        mark.text,
+        ha="center",
+        va="center",
+        fontsize=size,
+        color=mark.color,
+        path_effects=[withStroke(linewidth=2.2, foreground="white")],
+        zorder=30,
+        gid="mark",
+    )
+    note.set_in_layout(False)
+    return note
 
 
-def _box(start: Any, end: Any, margin: float = 0.5) -> Any:
-    """The rectangle around two places, in pixels."""
-    from matplotlib.transforms import Bbox
-
-    (left, right), (low, high) = (sorted(pair) for pair in zip(start, end, strict=True))
-    return Bbox.from_extents(left - margin, low - margin, right + margin, high + margin)
+def _lead(axes: Any, back: Any, mark: _Mark, found: Placed) -> None:
+    """A thin line from a point to its text, where the text is not beside it."""
+    if found.leader is None:
+        return
+    ends = [back(mark.point), back(found.leader)]
+    axes.plot(
+        *zip(*ends, strict=True),
+        color=mark.color,
+        linewidth=0.6,
+        alpha=0.8,
+        zorder=4,
+        scalex=False,
+        scaley=False,
+    )

@@ -217,15 +217,24 @@ def missing(files: Iterable[ScoreFile], scores: Scores) -> list[str]:
     return found
 
 
-def _score(file: ScoreFile, answers: Sequence[Answer]) -> list[float | None]:
-    scores = file.scorer.score(*_texts(answers), **_facts(answers))
+def rate(scorer: Scorer, objective: str, answers: Sequence[Answer]) -> list[float | None]:
+    """One scorer's scores of some answers, None where one is missing.
+
+    Raises:
+        ConfigError: it gives what is no finite number.
+    """
+    scores = scorer.score(*_texts(answers), **_facts(answers))
     for answer, score in zip(answers, scores, strict=True):
         if score is not None and not math.isfinite(score):
             raise ConfigError(
-                f"the scorer of {file.objective!r} gives {score} for {answer.place}",
+                f"the scorer of {objective!r} gives {score} for {answer.place}",
                 "a score is a finite number",
             )
     return scores
+
+
+def _score(file: ScoreFile, answers: Sequence[Answer]) -> list[float | None]:
+    return rate(file.scorer, file.objective, answers)
 
 
 def _texts(answers: Sequence[Answer]) -> tuple[list[Prompt], list[str]]:

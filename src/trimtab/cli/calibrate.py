@@ -1,0 +1,168 @@
+"""`trimtab calibrate`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from trimtab.arms.origins import Origins, parse_revisions
+from trimtab.cli.options import SamplingOptions
+from trimtab.cli.parse import parse, quiet_libraries
+from trimtab.cli.scorer_options import ScorerOptions
+from trimtab.errors import ConfigError
+from trimtab.steering import parse_strength
+
+if TYPE_CHECKING:
+    from trimtab.evaluation.calibration import Calibration
+
+DESCRIPTION = "Find the strength that an ARM should have, and store it as the ARM's scale."
+_PASSED = (
+    *("target_kl", "tolerance", "max_kl", "max_loops", "preference", "save", "output_dir"),
+    *("overwrite", "prompts_limit", "resamples", "batch_size", "prompt_format", "dtype", "device"),
+)
+
+
+@dataclass(kw_only=True)
+class CalibrateOptions(ScorerOptions, SamplingOptions):
+    """Find the strength that an ARM should have, and store it as the ARM's scale."""
+
+    base: str
+    """The frozen base: a folder or a hub id."""
+
+    arm: str
+    """The ARM, as FOLDER_OR_HUB_ID or OBJECTIVE=FOLDER_OR_HUB_ID."""
+
+    prompts: str
+    """File of rows with `prompt` (text or chat messages), or of preference pairs; each different
+    prompt is taken once. None that the ARM was trained on."""
+
+    target_kl: float | None = None
+    """Nats per generated token that the answers' distribution should be from the base's, mean over
+    prompts (0.2 is a clear effect). Without it the one --scorer decides: the strength with the best
+    mean score is taken. With it a --scorer is only shown."""
+
+    tolerance: float = 0.05
+    """How far the KL may be from --target-kl, as a share of it. Between two of --strengths it is
+    interpolated, and measured, until it is within."""
+
+    max_kl: float | None = None
+    """Nats per token that the best score may cost at most; no limit by default."""
+
+    max_loops: float = 0.1
+    """Share of answers that may loop beyond the base's own for the best score to count."""
+
+    strengths: str = "0,0.25,0.5,1,2,4"
+    """Strengths to measure first, as if no scale were stored with the ARM."""
+
+    preference: str | None = None
+    """Of a conditioned ARM, such as `helpful=0.7,harmless=0.3`; by default every prompt is answered
+    for each objective by itself, and the mean counts."""
+
+    save: bool = False
+    """Store the strength found as `scale` in the ARM's trimtab.json, so that strength 1 means it.
+    Nothing else in the folder changes; without this nothing does."""
+
+    output_dir: str | None = None
+    """Folder for calibration.json and calibration.png."""
+
+    overwrite: bool = False
+    """Replace what is in the output directory."""
+
+    prompts_limit: int | None = None
+    """Take this many prompts, from the beginning of the file."""
+
+    resamples: int = 2000
+    """Bootstrap resamples of the prompts behind every interval."""
+
+    batch_size: int = 16
+    """Answers decoded together, whatever their strengths."""
+
+    prompt_format: Literal["auto", "chat", "raw"] = "auto"
+    """How a plain-text prompt is read: as one user turn, as it stands, or by the tokenizer."""
+
+    json: bool = False
+    """Print calibration.json."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Check everything, measure, choose, show."""
+    options = parse(CalibrateOptions, argv, "calibrate", DESCRIPTION)
+    name, folder = _arm(options.arm)
+    settings = _settings(options, name)
+    scored = options.objectives() if options.scorer else []
+    if len(scored) > 1:
+        raise ConfigError("several scorers", "one decides on a strength: give one --scorer")
+    for objective in scored:
+        settings["objective"] = objective
+        settings["cost"] = bool(options.cost_names(scored))
+        settings["scorer"] = options.scorers()[objective]
+    from trimtab.cli import show
+    from trimtab.evaluation.calibration import NoStrengthError, calibrate
+
+    quiet_libraries()
+    try:
+        with show.progress() as progress:
+            found = calibrate(options.base, folder, options.prompts, progress=progress, **settings)
+    except NoStrengthError as error:
+        _show(error.measured, options)
+        raise
+    _show(found, options)
+    return 0
+
+
+def _arm(entry: str) -> tuple[str | None, str]:
+    """The ARM's name, where one is given, and its place."""
+    if Path(entry).exists() or "=" not in entry:
+        return None, entry
+    name, _, folder = entry.partition("=")
+    if not name or not folder:
+        raise ConfigError(f"--arm {entry} names no ARM", "write --arm helpful=FOLDER")
+    return name, folder
+
+
+def _settings(options: CalibrateOptions, name: str | None) -> dict[str, Any]:
+    """The options as `calibrate` takes them, but for the scorer."""
+    own = ("base", name or "arm")
+    revisions = parse_revisions(options.revision)
+    if options.scorer:
+        options.require_names(*own)
+    else:
+        Origins.of(own, options.trust_remote_code, revisions)
+    sampling = asdict(options.sampling())
+    del sampling["ignore_eos"]
+    return {
+        **sampling,
+        **{key: getattr(options, key) for key in _PASSED},
+        "name": name,
+        "strengths": _strengths(options.strengths),
+        "trust_remote_code": [one for one in options.trust_remote_code if one in own],
+        "revisions": {one: revisions[one] for one in own if one in revisions},
+    }
+
+
+def _strengths(text: str) -> list[float]:
+    return [parse_strength(part.strip()) for part in text.split(",") if part.strip()]
+
+
+def _show(found: Calibration, options: CalibrateOptions) -> None:
+    from trimtab.cli import show
+    from trimtab.evaluation import calibration_files
+
+    if options.json:
+        show.print_json(calibration_files.as_json(found))
+        return
+    screen = show.console()
+    columns, rows = calibration_files.columns(found), calibration_files.rows(found)
+    lines = [[cell.replace(" [", "\n[") for cell in row] for row in rows]
+    screen.print(show.table(f"{found.arm} against its strength", columns, lines))
+    for note in calibration_files.notes(found):
+        screen.print(note, style="dim", markup=False)
+    if found.saved:
+        screen.print(f"Stored scale {found.scale:g} in {found.arm}: strength 1 now means it.")
+    elif found.chosen:
+        screen.print(f"Scale {found.scale:g}; nothing is stored without --save.")
+    if options.output_dir:
+        folder = Path(options.output_dir)
+        screen.print(f"Open {folder / calibration_files.PICTURE}.", soft_wrap=True)

@@ -1,0 +1,395 @@
+"""Calibration: measure an ARM at several strengths, take one, store it as the ARM's scale."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from trimtab.arms.folder import check_folder, conditioned_on, fetch, weights_fingerprint
+from trimtab.arms.origins import Origins
+from trimtab.arms.sidecar import Sidecar, arm_facts, store_scale
+from trimtab.data.pairs import Prompt
+from trimtab.engines.types import Sampling
+from trimtab.errors import ConfigError, ModelLoadError, OutputError
+from trimtab.evaluation.prompts import read_prompts
+from trimtab.evaluation.scorers import Scorer, load_scorer
+from trimtab.evaluation.strengths import CurvePoint, best_scored, between, bracket, off_target
+from trimtab.files import only_writer, require_fresh
+from trimtab.steering import PreferenceLike, Steering, parse_strength
+
+if TYPE_CHECKING:
+    from trimtab.arms.load import DType
+
+logger = logging.getLogger(__name__)
+
+STRENGTHS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
+MOST_STEPS = 8  # of the search between two strengths of the grid
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a calibration looks for.
+
+    Attributes:
+        target_kl: nats per generated token; None where the score decides.
+        tolerance: how far the KL found may be from it, as a share of it.
+        cost: the score is one of which less is better.
+        max_kl: nats per token that the best score may cost.
+        max_loops: share of answers that may loop beyond those of the base itself.
+    """
+
+    target_kl: float | None = None
+    tolerance: float = 0.05
+    cost: bool = False
+    max_kl: float | None = None
+    max_loops: float = 0.1
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a calibration found.
+
+    Attributes:
+        arm: folder.
+        goal: what was looked for.
+        curve: by strength, from 0; strengths count as if no scale were stored with the ARM.
+        chosen: the point taken; None if none would do.
+        scale_before: the scale that the ARM came with.
+        saved: the chosen strength is now the ARM's scale.
+        facts: everything that the numbers depend on, as `calibration.json` holds it.
+    """
+
+    arm: str
+    goal: Goal
+    curve: Sequence[CurvePoint]
+    chosen: CurvePoint | None
+    scale_before: float
+    saved: bool
+    facts: Mapping[str, Any]
+
+    @property
+    def scale(self) -> float | None:
+        """The strength that was taken: what strength 1 means once it is stored."""
+        return self.chosen.strength if self.chosen else None
+
+
+class NoStrengthError(ConfigError):
+    """No strength does what was asked for.
+
+    Attributes:
+        measured: the curve that shows it.
+    """
+
+    measured: Calibration
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that the curve depends on, checked before a weight is loaded.
+
+    Attributes:
+        base: folder, GGUF file or hub id.
+        name: of the ARM in the engine.
+        arm: its folder.
+        prompts: what is answered.
+        preferences: what every prompt is answered at; a prompt's numbers are the mean over them.
+        sampling: how; prompt number i takes `seed + i` at every strength and preference.
+        scorer: rates the answers.
+        objective: what the scorer is called.
+        resamples: bootstrap resamples of the prompts.
+        batch_size: answers decoded together.
+        loading: further options of `load_engine`.
+    """
+
+    base: str
+    name: str
+    arm: str
+    prompts: Sequence[Prompt]
+    preferences: Sequence[Mapping[str, float]]
+    sampling: Sampling
+    scorer: Scorer | None
+    objective: str
+    resamples: int
+    batch_size: int
+    loading: Mapping[str, Any]
+
+
+def calibrate(
+    base: str,
+    arm: str,
+    prompts: str | Sequence[Prompt],
+    *,
+    target_kl: float | None = None,
+    tolerance: float = 0.05,
+    scorer: str | Scorer | None = None,
+    cost: bool = False,
+    max_kl: float | None = None,
+    max_loops: float = 0.1,
+    strengths: Sequence[float] = STRENGTHS,
+    preference: PreferenceLike | None = None,
+    save: bool = False,
+    output_dir: str | Path | None = None,
+    overwrite: bool = False,
+    name: str | None = None,
+    objective: str = "score",
+    prompts_limit: int | None = None,
+    max_new_tokens: int = 128,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    seed: int = 0,
+    stop: Sequence[str] = (),
+    resamples: int = 2000,
+    batch_size: int = 16,
+    prompt_format: Literal["auto", "chat", "raw"] = "auto",
+    dtype: DType = "auto",
+    device: str | None = None,
+    trust_remote_code: Collection[str] = (),
+    revisions: Mapping[str, str] | None = None,
+    progress: Progress = lambda what, done, total: None,
+) -> Calibration:
+    """Find the strength that an ARM should have, and store it as the ARM's `scale` if asked to.
+
+    Every prompt is answered at every strength with the same seeds. With `target_kl`, the two
+    strengths between which the mean KL first reaches it are narrowed down by interpolation, each
+    step measured, until the KL is within `tolerance`. Otherwise the strength of the grid with the
+    best mean score is taken, among those within `max_kl` and `max_loops`.
+
+    Args:
+        base: the frozen model: folder, GGUF file or hub id.
+        arm: folder or hub id of one ARM.
+        prompts: file, hub data set or list of prompts; none that the ARM was trained on.
+        target_kl: nats per generated token from the base, mean over prompts. KL is of the fused
+            distribution, before temperature and filters.
+        tolerance: how far from it the KL may be, as a share of it.
+        scorer: folder of a reward model, `module:function`, `judge:MODEL@URL`, or a `Scorer`.
+            Beside a `target_kl` it is shown and decides nothing.
+        cost: less is better on the scorer.
+        max_kl: nats per token that the best score may cost.
+        max_loops: share of answers that may loop beyond those of the base itself.
+        strengths: the grid, as if no scale were stored with the ARM; 0 is always measured.
+        preference: of a conditioned ARM; by default the mean over one-hot preferences.
+        save: write the scale into the ARM's `trimtab.json`, where nothing else changes.
+        output_dir: where `calibration.json` and `calibration.png` go, if anywhere.
+        overwrite: replace what is there.
+        name: what the ARM is called, also in `trust_remote_code` and `revisions`, where it is
+            `arm` by default.
+        objective: what the scorer rates.
+        prompts_limit: take this many prompts, from the beginning.
+        max_new_tokens, temperature, top_k, top_p, min_p, seed, stop: as for `generate`; prompt
+            number i takes `seed + i`.
+        resamples: bootstrap resamples of the prompts behind every interval.
+        batch_size: answers decoded together.
+        prompt_format, dtype, device, trust_remote_code, revisions: as for `load`.
+        progress: is told (what, done, total).
+
+    Raises:
+        NoStrengthError: no strength reaches the target, or scores better than the base; it carries
+            the curve. Nothing is stored.
+        TrimtabError: bad options, prompts or models; nothing is written.
+    """
+    goal = _goal(target_kl, tolerance, scorer is not None, cost, max_kl, max_loops)
+    grid = _grid(strengths)
+    for what, number, least in (
+        ("resamples", resamples, 100),
+        ("batch size", batch_size, 1),
+        ("largest number of prompts", prompts_limit, 1),
+    ):
+        if number is not None and number < least:
+            raise ConfigError(f"the {what} is {number}", f"it must be {least} or more")
+    sampling = Sampling(max_new_tokens, temperature, top_k, top_p, min_p, seed, tuple(stop))
+    origins = Origins.of(("base", name or "arm"), trust_remote_code, revisions or {})
+    if save:
+        _require_storable(arm)
+    check_folder(base, what="base model")
+    arm = fetch(arm, revision=origins.revision(name or "arm"))
+    told = _name_of(arm)
+    own = name or told
+    if isinstance(scorer, str):
+        scorer = load_scorer(scorer, objective, dtype=dtype, device=device)
+    plan = Plan(
+        base,
+        own,
+        arm,
+        _prompts(prompts, prompts_limit),
+        _preferences(arm, own, preference, scored=goal.target_kl is None),
+        sampling,
+        scorer,
+        objective,
+        resamples,
+        batch_size,
+        {
+            "dtype": dtype,
+            "device": device,
+            "prompt_format": prompt_format,
+            "trust_remote_code": [own if one != "base" else one for one in trust_remote_code],
+            "revisions": {one: r for one, r in (revisions or {}).items() if one == "base"},
+        },
+    )
+    if output_dir is None:
+        return _calibrate(plan, goal, grid, None, save, progress)
+    with only_writer(Path(output_dir), folder=True):
+        require_fresh(Path(output_dir), overwrite=overwrite)
+        return _calibrate(plan, goal, grid, Path(output_dir), save, progress)
+
+
+def _name_of(arm: str) -> str:
+    """What an ARM is called in the engine.
+
+    Raises:
+        ModelLoadError, ConfigError: it is no ARM, or one that is steered away from.
+    """
+    facts = arm_facts(arm)
+    if facts.scale < 0:
+        raise ConfigError(
+            f"the ARM {arm} has the scale {facts.scale:g}, which steers away from it",
+            "calibration finds positive scales: put 1 into its trimtab.json first",
+        )
+    return "+".join(conditioned_on(arm)) or facts.objective or "arm"
+
+
+def _goal(
+    target_kl: float | None,
+    tolerance: float,
+    scored: bool,
+    cost: bool,
+    max_kl: float | None,
+    max_loops: float,
+) -> Goal:
+    if target_kl is None and not scored:
+        raise ConfigError("nothing to calibrate to", "give a target KL (0.2), or a scorer")
+    if target_kl is not None and max_kl is not None:
+        raise ConfigError("a target KL and a largest KL", "the target alone decides: leave one out")
+    bounds = (
+        ("the target KL", target_kl, math.ulp(0.0), math.inf, "more than 0 nats per token"),
+        ("the tolerance", tolerance, 0.001, 1.0, "0.001 to 1"),
+        ("the largest KL", max_kl, math.ulp(0.0), math.inf, "more than 0 nats per token"),
+        ("the share of loops", max_loops, 0.0, 1.0, "0 to 1"),
+    )
+    for what, number, least, most, hint in bounds:
+        if number is not None and not (least <= number <= most and math.isfinite(number)):
+            raise ConfigError(f"{what} is {number:g}", f"it must be {hint}")
+    return Goal(target_kl, tolerance, cost, max_kl, max_loops)
+
+
+def _grid(strengths: Sequence[float]) -> list[float]:
+    """The strengths to begin with, each once, from 0."""
+    grid = sorted({0.0, *map(parse_strength, strengths)})
+    if len(grid) < 2:
+        raise ConfigError("no strength to measure but 0", "give some, such as 0.5,1,2")
+    return grid
+
+
+def _require_storable(arm: str) -> None:
+    """Refuse an ARM beside which no scale can be stored.
+
+    Raises:
+        ModelLoadError, OutputError: it is on the hub, a file, or may not be written to.
+    """
+    if not Path(arm).exists() and arm.count("/") == 1 and not Path(arm).parent.is_dir():
+        raise ModelLoadError(
+            f"the ARM {arm} is on the hub, where no scale can be stored from here",
+            f"copy it first (hf download {arm} --local-dir FOLDER) and name that folder, or leave "
+            "out --save and pass the strength yourself",
+        )
+    check_folder(arm, what="ARM")
+    if not Path(arm).is_dir():
+        raise ModelLoadError(
+            f"the ARM {arm} is one file, with no place for a scale",
+            "leave out --save and pass the strength yourself",
+        )
+    if not os.access(arm, os.W_OK | os.X_OK):
+        raise OutputError(
+            f"the ARM's folder {arm} cannot be written to, so no scale can be stored in it",
+            "copy it and name the copy, or leave out --save and pass the strength yourself",
+        )
+
+
+def _preferences(
+    arm: str, name: str, preference: PreferenceLike | None, *, scored: bool
+) -> list[Mapping[str, float]]:
+    """What every prompt is answered at: the preference given, or each objective by itself."""
+    objectives = conditioned_on(arm)
+    if preference is not None or not objectives:
+        return [Steering.of(objectives or [name], preference).preference]
+    if scored:
+        raise ConfigError(
+            f"the ARM {arm} takes a preference, and its scores would be of none",
+            f"give one: --preference {','.join(f'{o}=1' for o in objectives)}",
+        )
+    return [{o: float(o == one) for o in objectives} for one in objectives]
+
+
+def _prompts(prompts: str | Sequence[Prompt], limit: int | None) -> list[Prompt]:
+    if not isinstance(prompts, str):
+        if not prompts:
+            raise ConfigError("no prompts", "give one or more")
+        return list(prompts)[:limit]
+    found, unusable = read_prompts(prompts, limit)
+    for line in unusable.lines():
+        logger.warning(line)
+    return found
+
+
+def _calibrate(
+    plan: Plan, goal: Goal, grid: list[float], folder: Path | None, save: bool, progress: Progress
+) -> Calibration:
+    """Measure, choose, write, store: in this order, so that an interrupt leaves all as it was."""
+    from trimtab.evaluation.calibration_files import facts_of, write_calibration
+    from trimtab.evaluation.measuring import Meter
+
+    before = weights_fingerprint(plan.arm)
+    scale_before = Sidecar.load(plan.arm).scale
+    facts = facts_of(plan)
+    meter = Meter(plan, progress)
+    try:
+        curve = meter.measure(grid)
+        curve, chosen, why = search(meter, curve, goal)
+    finally:
+        meter.close()
+    found = Calibration(plan.arm, goal, curve, chosen, scale_before, False, facts)
+    if chosen and save:
+        with only_writer(Path(plan.arm), folder=True):
+            if weights_fingerprint(plan.arm) != before:
+                raise ModelLoadError(
+                    f"the ARM {plan.arm} has changed since it was measured", "calibrate it again"
+                )
+            store_scale(plan.arm, chosen.strength)
+        found = Calibration(plan.arm, goal, curve, chosen, scale_before, True, facts)
+    if folder is not None:
+        write_calibration(folder, found)
+    if why is not None:
+        error = NoStrengthError(why.args[0], why.hint)
+        error.measured = found
+        raise error
+    return found
+
+
+def search(
+    meter: Any, curve: list[CurvePoint], goal: Goal
+) -> tuple[list[CurvePoint], CurvePoint | None, ConfigError | None]:
+    """The curve with all that was measured, the point to take, and why there is none."""
+    try:
+        if goal.target_kl is None:
+            best = best_scored(curve, cost=goal.cost, max_kl=goal.max_kl, max_loops=goal.max_loops)
+            return curve, best, None
+        for _ in range(MOST_STEPS):
+            ends = bracket(curve, goal.target_kl)
+            if min(off_target(point, goal.target_kl) for point in ends) <= goal.tolerance:
+                break
+            strength = between(*ends, goal.target_kl)
+            if strength in [point.strength for point in curve]:
+                break  # four digits tell no more
+            curve = sorted([*curve, *meter.measure([strength])], key=lambda p: p.strength)
+        ends = bracket(curve, goal.target_kl)
+    except ConfigError as why:
+        return curve, None, why
+    target = goal.target_kl
+    return curve, min(ends, key=lambda point: off_target(point, target)), None
