@@ -62,9 +62,9 @@ def main(argv: Sequence[str]) -> int:
         trust_remote_code=options.trust_remote_code,
     )
     if options.json:
-        show.print_json(
-            {**asdict(report), "rows": {"read": report.rows.rows, **report.rows.counts}}
-        )
+        read = {"read": report.rows.rows, **report.rows.counts}
+        named = {"model": options.arm, "data": options.data}
+        show.print_json({**named, **asdict(report), "n": report.arm.n, "rows": read})
         return 0
     names = {"reward model": report.arm, "prefer longer": report.longer}
     rows = [
@@ -79,6 +79,7 @@ def main(argv: Sequence[str]) -> int:
     )
     for line in report.rows.lines():
         print(line)
-    title = f"pairs ranked right ({report.split} split)"
+    on = f" on {report.objective}" if report.objective else ""
+    title = f"pairs ranked right{on} ({report.split} split)"
     show.console().print(show.table(title, ("", "accuracy", "95 % interval", "n"), rows))
     return 0

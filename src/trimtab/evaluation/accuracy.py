@@ -38,6 +38,7 @@ class AccuracyReport:
         longer: prefer the longer response.
         bag_of_words: a linear model over uni- and bigrams, fitted on the training split of the same
             data; None when there is no training split apart from the measured pairs, or too little.
+        objective: what was measured; "" where neither model nor data name it.
         split: which pairs were measured.
         rows: what became of the rows of the data.
     """
@@ -45,6 +46,7 @@ class AccuracyReport:
     arm: Estimate
     longer: Estimate
     bag_of_words: Estimate | None
+    objective: str
     split: EvalSplit
     rows: RowReport
 
@@ -108,6 +110,7 @@ def measure_accuracy(
         arm=share(_ranked_right(model, measured, batch_size, preference), n),
         longer=share(longer_is_better(measured), n),
         bag_of_words=None if floor is None else share(floor, n),
+        objective=name or measured[0].objective or "",
         split=split,
         rows=report,
     )
