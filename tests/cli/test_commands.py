@@ -242,8 +242,8 @@ def test_chat(
 ) -> None:
     lines = [
         "the cat", "/strength 0", "/preference happy=2", "/preference funny=1", "/strength much",
-        "/reset", "the cat", "/strength 4", "/reset", "the cat", "/nonsense", "/strenght 1", "/help", "/quit",
-        "never read",
+        "/reset", "the cat", "/strength 4", "/reset", "the cat", "/nonsense", "/strenght 1",
+        "/help", "/quit", "never read",
     ]  # fmt: skip
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines)))
     model = ["--base", base_dir, "--arm", f"happy={trained}"]
