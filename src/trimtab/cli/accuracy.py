@@ -17,7 +17,7 @@ class AccuracyOptions(OneModelOptions):
     """Pairwise accuracy of a reward model."""
 
     arm: str
-    """The reward model: a folder that `trimtab train` wrote."""
+    """The reward model: a folder that `trimtab train` wrote, or a hub id."""
 
     data: list[str]
     """Preference files or hub ids."""
@@ -60,6 +60,7 @@ def main(argv: Sequence[str]) -> int:
         dtype=options.dtype,
         device=options.device,
         trust_remote_code=options.trust_remote_code,
+        revision=options.revision,
     )
     if options.json:
         read = {"read": report.rows.rows, **report.rows.counts}

@@ -63,6 +63,7 @@ def measure_accuracy(
     dtype: DType = "auto",
     device: str | None = None,
     trust_remote_code: bool = False,
+    revision: str | None = None,
 ) -> AccuracyReport:
     """Measure a reward model on one split of the data.
 
@@ -79,6 +80,7 @@ def measure_accuracy(
         dtype: of the weights.
         device: where to put them; the GPU by default where there is one.
         trust_remote_code: run model code that comes with the checkpoint.
+        revision: of the model's hub id: a branch, tag or commit.
 
     Raises:
         DataError: no pair in the split, several objectives, or none that the model can read.
@@ -86,7 +88,7 @@ def measure_accuracy(
     """
     if batch_size < 1:
         raise ConfigError(f"--batch-size is {batch_size}", "it must be 1 or more")
-    arm = fetch(arm, what="reward model")
+    arm = fetch(arm, what="reward model", revision=revision)
     sidecar = Sidecar.load(arm)
     if sidecar.split == "none" and sidecar.data_sha256 == fingerprint(data):
         logger.warning("%s was trained on every row of these data: nothing is held out", arm)
