@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trimtab.api import accuracy, calibrate, export, load, score, train
-    from trimtab.engines.types import Completion, Request, Sampling
+    from trimtab.engines.processor import ArmLogitsProcessor
+    from trimtab.engines.types import Chunk, Completion, Request, Sampling
     from trimtab.errors import TrimtabError
     from trimtab.steering import Steering
 
@@ -20,6 +21,8 @@ _HOME = {
     "train": "trimtab.api",
     "score": "trimtab.api",
     "accuracy": "trimtab.api",
+    "ArmLogitsProcessor": "trimtab.engines.processor",
+    "Chunk": "trimtab.engines.types",
     "Request": "trimtab.engines.types",
     "Sampling": "trimtab.engines.types",
     "Completion": "trimtab.engines.types",
@@ -28,6 +31,8 @@ _HOME = {
 }
 
 __all__ = [
+    "ArmLogitsProcessor",
+    "Chunk",
     "Completion",
     "Request",
     "Sampling",

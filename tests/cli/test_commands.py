@@ -74,8 +74,11 @@ def test_accuracy(trained: Path, pairs_file: Path, capsys: Capture) -> None:
     assert found["arm"]["value"] == 1.0  # every pair says the same, and it was trained on most
     assert found["longer"]["value"] == 0.5  # both sides have 19 characters: ties count one half
     assert found["rows"] == {"read": 40}
+    assert (found["model"], found["data"]) == (str(trained), [str(pairs_file)])
+    assert (found["objective"], found["split"], found["n"]) == ("happy", "all", 40)
     run(*command)
-    assert "prefer longer" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "prefer longer" in said and "pairs ranked right on happy (all split)" in said
 
 
 def test_score(trained: Path, pairs_file: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -239,7 +242,8 @@ def test_chat(
 ) -> None:
     lines = [
         "the cat", "/strength 0", "/preference happy=2", "/preference funny=1", "/strength much",
-        "/reset", "the cat", "/strength 4", "/reset", "the cat", "/nonsense", "/quit", "never read",
+        "/reset", "the cat", "/strength 4", "/reset", "the cat", "/nonsense", "/strenght 1",
+        "/help", "/quit", "never read",
     ]  # fmt: skip
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines)))
     model = ["--base", base_dir, "--arm", f"happy={trained}"]
@@ -252,6 +256,8 @@ def test_chat(
     assert [line for line in err.splitlines() if line.startswith("trimtab: ")] == [
         "trimtab: unknown objective 'funny'; the objectives here are: happy",
         "trimtab: strength is not a number ('much'); use a number >= 0",
+        "trimtab: no command '/nonsense'; /help lists the commands",
+        "trimtab: no command '/strenght'; did you mean /strength?",
     ]
     steered, base = (
         run_json(capsys, "generate", *model, *sampling, "--prompt", "the cat", "--strength", s)
@@ -261,7 +267,7 @@ def test_chat(
     assert out.count(base[0]["text"] + "\n") == 1
     assert (
         out.count("/preference helpful=0.7,harmless=0.3") == 2
-    )  # the help: at first and when lost
+    )  # the help: at first and when asked for
 
 
 # --- options ------------------------------------------------------------------------------------
@@ -296,6 +302,19 @@ def test_the_command_line_wins_over_the_config_file(
     found = run_json(capsys, *command)
     assert [(row["id"], row["seed"]) for row in found] == [("a", 0), ("b", 3)]
     assert [row["preference"]["happy"] for row in found] == [0.5, 1.0]
+
+
+@pytest.mark.parametrize(
+    "command", [[c] for c in COMMANDS if c != "bench"] + [["bench", "speed"]], ids=" ".join
+)
+def test_help_shows_what_is_read_before_the_options(command: list[str], capsys: Capture) -> None:
+    """`--config`, which every command takes, and the names that TRL's users type."""
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--help"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert "--config FILE" in said
+    assert ("--model-name-or-path (--model)" in said) == (command == ["train"])
 
 
 def test_train_from_a_config_file(

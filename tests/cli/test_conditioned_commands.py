@@ -86,9 +86,7 @@ def test_what_training_leaves(arm: Path, base_dir: Path) -> None:
     )
     assert (facts["objective"], facts["betas"]) == ("", {"up": 0.1, "down": 0.1})
     card = (arm / "README.md").read_text()
-    assert (
-        f"trimtab generate --base {base_dir} --arm THIS_FOLDER --preference up=0.5,down=0.5" in card
-    )
+    assert f"trimtab generate --base {base_dir} --arm {arm} --preference up=0.5,down=0.5" in card
     assert "library_name: trimtab" in card
 
 

@@ -201,6 +201,19 @@ def test_guided_text_is_the_specifications(smollm2: str, arm: Path) -> None:
             [QUESTION], strength=strength, max_new_tokens=10, temperature=temperature, seed=11
         )
         assert answer.token_ids == expected
+        if temperature == 0:
+            assert in_generate(base, smollm2, arm, prompts[0], len(expected)) == expected
+
+
+def in_generate(base: Any, smollm2: str, arm: Path, prompt: list[int], tokens: int) -> list[int]:
+    """Greedy ids of transformers' `generate` with the ARM as a logits processor."""
+    guide = trimtab.ArmLogitsProcessor(str(arm), base, load_tokenizer(smollm2))
+    ids = torch.tensor([prompt])
+    out = base.generate(
+        input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens,
+        do_sample=False, logits_processor=[guide],
+    )  # fmt: skip
+    return list(out[0, len(prompt) :].tolist())
 
 
 def test_a_real_arm_in_bfloat16_is_verified(

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
 import trimtab
-from trimtab.arms.card import model_card
-from trimtab.arms.folder import conditioned_on, fetch, is_adapter, is_conditioned
+from trimtab.arms.card import Made, model_card
+from trimtab.arms.folder import conditioned_on, fetch, is_adapter, is_conditioned, read_json
+from trimtab.arms.hub import destination, push
 from trimtab.arms.sidecar import Sidecar, arm_facts, require_base
 from trimtab.errors import ConfigError
 from trimtab.files import OTHER_MODEL, only_writer, require_fresh, whole_directory
 from trimtab.steering import PreferenceLike, Steering
+
+logger = logging.getLogger(__name__)
 
 TRAINED = ("run.json", "results.json")
 """What would have `trimtab train` take the folder for its own."""
@@ -24,8 +28,16 @@ def export_arm(
     preference: PreferenceLike | None = None,
     merge: bool = False,
     overwrite: bool = False,
+    revision: str | None = None,
+    push_to_hub: bool = False,
+    hub_model_id: str | None = None,
+    hub_private_repo: bool = False,
 ) -> str:
     """Write an ARM at one preference as a folder that needs nothing of Trimtab.
+
+    PARM becomes a plain LoRA, with PEFT the same bits. UniARM's shift makes a bias beside it
+    (`lora_bias`): PEFT applies that, the same but for rounding, and merges it only into layers
+    that have a bias themselves. `merge` gives them one, where their architecture can have it.
 
     Args:
         arm: folder or hub id of a conditioned ARM; with `merge`, of any LoRA ARM.
@@ -33,6 +45,10 @@ def export_arm(
         preference: what the ARM is fixed at; needed for a conditioned ARM.
         merge: write a whole model instead of a LoRA.
         overwrite: allow an output directory that is not empty.
+        revision: of the ARM's hub id: a branch, tag or commit.
+        push_to_hub: put the folder at the hub, too; needs a login.
+        hub_model_id: OWNER/NAME; by default the output directory's name, among your own.
+        hub_private_repo: make the repository private, where it has to be made.
 
     Returns:
         The folder.
@@ -41,7 +57,7 @@ def export_arm(
         PreferenceError, ConfigError: no preference, nothing to export, or a bias that the model
             has no place for.
     """
-    arm, folder = fetch(str(arm)), Path(output_dir)
+    arm, folder = fetch(str(arm), revision=revision), Path(output_dir)
     facts = arm_facts(arm)
     if not is_adapter(arm):
         raise ConfigError(f"{arm} is a whole model", "there is nothing to export")
@@ -52,13 +68,28 @@ def export_arm(
         raise ConfigError(f"{folder} is what is exported", "choose another --output-dir")
     if text:
         facts = replace(facts, objective="+".join(conditioned_on(arm)), preference=text)
+    if (hub_model_id or hub_private_repo) and not push_to_hub:
+        raise ConfigError("a hub id or --hub-private-repo without --push-to-hub", "add it")
+    require_fresh(folder, overwrite=overwrite)  # before anybody is asked for a login
+    name = hub_model_id or folder.resolve().name
+    to = destination(name, private=hub_private_repo) if push_to_hub else None
     with only_writer(folder, folder=True):
         require_fresh(folder, overwrite=overwrite)
-        _write(arm, folder, facts, text, merge=merge)
+        _write(arm, folder, facts, text, merge=merge, place=to.repo if to else str(folder))
+        if to:
+            logger.info("pushed to %s", push(folder, to))
     return str(folder)
 
 
-def _write(arm: str, folder: Path, facts: Sidecar, preference: str, *, merge: bool) -> None:
+def has_bias(folder: str | Path) -> bool:
+    """Whether a LoRA folder has a bias beside the low-rank update, as UniARM's shift makes one."""
+    path = Path(folder) / "adapter_config.json"
+    return path.is_file() and bool(read_json(path).get("lora_bias"))
+
+
+def _write(
+    arm: str, folder: Path, facts: Sidecar, preference: str, *, merge: bool, place: str
+) -> None:
     from trimtab.arms import folding  # PyTorch, once all that is cheap to know is known
     from trimtab.arms.load import load_tokenizer
 
@@ -71,16 +102,14 @@ def _write(arm: str, folder: Path, facts: Sidecar, preference: str, *, merge: bo
         load_tokenizer(arm).save_pretrained(staging)
         facts = replace(facts, trimtab_version=trimtab.__version__)
         facts.save(staging)
-        card = model_card(
-            facts,
+        made = Made(
             model=require_base(arm),
+            place=place,
             is_adapter=not merge,
-            datasets=[],
-            results={},
-            counts={},
             settings={"merged": merge},
+            has_bias=has_bias(staging),
         )
-        (staging / "README.md").write_text(card, encoding="utf-8")
+        (staging / "README.md").write_text(model_card(facts, made), encoding="utf-8")
 
 
 def _fixed(arm: str, preference: PreferenceLike | None) -> str:

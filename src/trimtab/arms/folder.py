@@ -47,10 +47,20 @@ def fetch(name: str, *, what: str = "ARM", revision: str | None = None) -> str:
             raise ConfigError(f"a revision for {name}, which is on this machine", "leave it out")
         return name
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     patterns = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
     try:
         return str(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except RevisionNotFoundError as error:
+        raise MissingFileError(
+            f"the hub's {name} has no revision {revision!r}", "name a branch, tag or commit"
+        ) from error
+    except RepositoryNotFoundError as error:  # gated ones with it
+        raise MissingFileError(
+            f"no folder and no hub model {name!r}",
+            "check the path or the hub id; a private or gated one needs `hf auth login`",
+        ) from error
     except Exception as error:  # the hub client raises a zoo of types: all mean "not to be had"
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else "no reason"
         raise MissingFileError(

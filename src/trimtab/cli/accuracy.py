@@ -17,7 +17,7 @@ class AccuracyOptions(OneModelOptions):
     """Pairwise accuracy of a reward model."""
 
     arm: str
-    """The reward model: a folder that `trimtab train` wrote."""
+    """The reward model: a folder that `trimtab train` wrote, or a hub id."""
 
     data: list[str]
     """Preference files or hub ids."""
@@ -60,11 +60,12 @@ def main(argv: Sequence[str]) -> int:
         dtype=options.dtype,
         device=options.device,
         trust_remote_code=options.trust_remote_code,
+        revision=options.revision,
     )
     if options.json:
-        show.print_json(
-            {**asdict(report), "rows": {"read": report.rows.rows, **report.rows.counts}}
-        )
+        read = {"read": report.rows.rows, **report.rows.counts}
+        named = {"model": options.arm, "data": options.data}
+        show.print_json({**named, **asdict(report), "n": report.arm.n, "rows": read})
         return 0
     names = {"reward model": report.arm, "prefer longer": report.longer}
     rows = [
@@ -79,6 +80,7 @@ def main(argv: Sequence[str]) -> int:
     )
     for line in report.rows.lines():
         print(line)
-    title = f"pairs ranked right ({report.split} split)"
+    on = f" on {report.objective}" if report.objective else ""
+    title = f"pairs ranked right{on} ({report.split} split)"
     show.console().print(show.table(title, ("", "accuracy", "95 % interval", "n"), rows))
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from trimtab.cli.parse import parse
 from trimtab.data.pairs import Message
 from trimtab.data.templates import require_template
 from trimtab.engines.types import Request
-from trimtab.errors import TrimtabError
+from trimtab.errors import ConfigError, TrimtabError
 from trimtab.steering import PreferenceLike, Steering, parse_strength
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ HELP = """\
 /strength 1.5                          change the strength (0: the base alone)
 /reset                                 forget the conversation
 /help  /quit"""
+
+COMMANDS = ("/preference", "/strength", "/reset", "/help", "/quit", "/exit")
 
 
 @dataclass(kw_only=True)
@@ -70,8 +73,10 @@ class Session:
             self.strength = parse_strength(value)
         elif name == "/reset":
             self.messages = []
-        else:
+        elif name in COMMANDS:
             print(HELP)
+        else:
+            raise _unknown(name)
         self.show()
         return True
 
@@ -80,6 +85,12 @@ class Session:
         steering = Steering.of(self._engine.objectives, self.preference, self.strength)
         weights = ", ".join(f"{k}={v:.2g}" for k, v in steering.preference.items()) or "no ARM"
         print(f"[preference {weights}; strength {steering.strength:g}]")
+
+
+def _unknown(name: str) -> ConfigError:
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    hint = f"did you mean {near[0]}?" if near else "/help lists the commands"
+    return ConfigError(f"no command {name!r}", hint)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -6,15 +6,17 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import field, fields, make_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from trimtab.errors import ConfigError
 
 T = TypeVar("T")
 
 _ALIASES = {"--model-name-or-path": "--model", "--train-data": "--data", "--dataset-name": "--data"}
+
+CONFIG_HELP = "YAML file with options, one `name: value` a line; the command line wins over it."
 
 
 def parse(options: type[T], argv: Sequence[str], command: str, description: str) -> T:
@@ -29,7 +31,26 @@ def parse(options: type[T], argv: Sequence[str], command: str, description: str)
     set_up_logging()
     arguments = [_alias(argument) for argument in argv]
     arguments = _joined(options, _with_config(options, arguments))
-    return tyro.cli(options, prog=f"trimtab {command}", description=description, args=arguments)
+    shown: Any = _as_shown(options)
+    text = _with_aliases(options, description)
+    found = tyro.cli(shown, prog=f"trimtab {command}", description=text, args=arguments)
+    return options(**{f.name: getattr(found, f.name) for f in fields(options)})  # type: ignore[arg-type]
+
+
+def _as_shown(options: type[Any]) -> type[Any]:
+    """The options and `--config`, which is read before tyro reads: so that `--help` has it."""
+    import tyro
+
+    kind = Annotated[str | None, tyro.conf.arg(help=CONFIG_HELP, metavar="FILE")]
+    added = [("config", kind, field(default=None))]
+    return make_dataclass(options.__name__, added, bases=(options,), kw_only=True)
+
+
+def _with_aliases(options: type[Any], description: str) -> str:
+    """A command's description, and the other names that its options have."""
+    own = {f"--{f.name}" for f in fields(options)}
+    also = ", ".join(f"{alias} ({name})" for alias, name in _ALIASES.items() if name in own)
+    return f"{description} Also understood: {also}." if also else description
 
 
 def set_up_logging() -> None:

@@ -53,7 +53,8 @@ def main(argv: Sequence[str]) -> int:
     for result in results:
         continued = " (continued)" if result.resumed else ""
         name = result.objective or "reward model"
-        print(f"{name} is in {result.output_dir}{continued}")
+        at_hub = f" and at {result.url}" if result.url else ""
+        print(f"{name} is in {result.output_dir}{continued}{at_hub}")
         rows = [(name, f"{value:.4g}") for name, value in result.metrics.items()]
         show.console().print(show.table("", ("measured", "value"), rows))
         if "eval_n" not in result.metrics:

@@ -38,6 +38,7 @@ class AccuracyReport:
         longer: prefer the longer response.
         bag_of_words: a linear model over uni- and bigrams, fitted on the training split of the same
             data; None when there is no training split apart from the measured pairs, or too little.
+        objective: what was measured; "" where neither model nor data name it.
         split: which pairs were measured.
         rows: what became of the rows of the data.
     """
@@ -45,6 +46,7 @@ class AccuracyReport:
     arm: Estimate
     longer: Estimate
     bag_of_words: Estimate | None
+    objective: str
     split: EvalSplit
     rows: RowReport
 
@@ -61,6 +63,7 @@ def measure_accuracy(
     dtype: DType = "auto",
     device: str | None = None,
     trust_remote_code: bool = False,
+    revision: str | None = None,
 ) -> AccuracyReport:
     """Measure a reward model on one split of the data.
 
@@ -77,6 +80,7 @@ def measure_accuracy(
         dtype: of the weights.
         device: where to put them; the GPU by default where there is one.
         trust_remote_code: run model code that comes with the checkpoint.
+        revision: of the model's hub id: a branch, tag or commit.
 
     Raises:
         DataError: no pair in the split, several objectives, or none that the model can read.
@@ -84,7 +88,7 @@ def measure_accuracy(
     """
     if batch_size < 1:
         raise ConfigError(f"--batch-size is {batch_size}", "it must be 1 or more")
-    arm = fetch(arm, what="reward model")
+    arm = fetch(arm, what="reward model", revision=revision)
     sidecar = Sidecar.load(arm)
     if sidecar.split == "none" and sidecar.data_sha256 == fingerprint(data):
         logger.warning("%s was trained on every row of these data: nothing is held out", arm)
@@ -108,6 +112,7 @@ def measure_accuracy(
         arm=share(_ranked_right(model, measured, batch_size, preference), n),
         longer=share(longer_is_better(measured), n),
         bag_of_words=None if floor is None else share(floor, n),
+        objective=name or measured[0].objective or "",
         split=split,
         rows=report,
     )

@@ -3,35 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import sqrt
 
 import numpy as np
 
-Z95 = 1.959963984540054  # two-sided 95 % point of the normal distribution
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value with its 95 % interval and the number of observations it rests on."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}] (n={self.n})"
-
-
-def share(successes: float, n: int) -> Estimate:
-    """A share of n trials with its Wilson score interval (ties may count one half)."""
-    if n == 0:
-        return Estimate(float("nan"), 0.0, 1.0, 0)
-    p = successes / n
-    centre = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
-    half = Z95 / (1 + Z95**2 / n) * sqrt(p * (1 - p) / n + Z95**2 / (4 * n * n))
-    return Estimate(p, max(0.0, centre - half), min(1.0, centre + half), n)
+from trimtab.stats import Z95 as Z95
+from trimtab.stats import Estimate as Estimate
+from trimtab.stats import share as share
 
 
 def mean(values: Sequence[float], *, seed: int = 0, resamples: int = 2000) -> Estimate:

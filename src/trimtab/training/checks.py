@@ -36,6 +36,9 @@ def check(config: TrainConfig) -> None:
     good = 0 <= config.label_smoothing < 0.5
     _require(config, "label_smoothing", good, "it must be in [0, 0.5)")
     _require(config, "seed", 0 <= config.seed < 2**32, "it must be in [0, 4294967295]")
+    for name in ("hub_model_id", "hub_private_repo"):
+        if getattr(config, name) and not config.push_to_hub:
+            raise ConfigError(f"--{name.replace('_', '-')} without --push-to-hub", "add it")
     if not config.data:
         raise ConfigError("no data", "name at least one file or hub id with --data")
     _check_betas(config)

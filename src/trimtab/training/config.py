@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from trimtab.arms.descriptions import parse_descriptions
@@ -183,6 +184,17 @@ class TrainConfig:
     overwrite: bool = False
     """Allow an output directory that is not empty."""
 
+    push_to_hub: bool = False
+    """Put the finished reward model at the Hugging Face hub (no checkpoints, no logs); needs a
+    login (`hf auth login`, or HF_TOKEN)."""
+
+    hub_model_id: str | None = None
+    """With --push-to-hub: OWNER/NAME, or NAME for one of your own; by default the output folder's
+    name. With several objectives each has its own after it: NAME-helpful."""
+
+    hub_private_repo: bool = False
+    """With --push-to-hub: make the repository private, where it has to be made."""
+
     report_to: list[str] = field(default_factory=list)
     """Trackers, as transformers names them (wandb, …). `metrics.jsonl` is always written."""
 
@@ -265,6 +277,14 @@ class TrainConfig:
                 )
         return {name: self.descriptions[name] for name in objectives}
 
+    def hub_repo(self, objective: str = "") -> str:
+        """The hub id that a reward model is pushed to; "" where it is not."""
+        if not self.push_to_hub:
+            return ""
+        name = self.hub_model_id or Path(self.output_dir).resolve().name
+        several = not self.conditions and len(self.objective_names) > 1
+        return f"{name}-{objective}" if several else name
+
     def identity(self) -> dict[str, Any]:
         """The settings that a resumed run must share with the one it continues."""
         free = {
@@ -273,6 +293,9 @@ class TrainConfig:
             "report_to",
             "output_dir",
             "save_total_limit",
+            "push_to_hub",
+            "hub_model_id",
+            "hub_private_repo",
         }
         beta = self.beta if self.betas else self.loss_beta()  # its default may change
         return {**{k: v for k, v in asdict(self).items() if k not in free}, "beta": beta}

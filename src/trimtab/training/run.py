@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trimtab.arms.hub import Destination, destination, warn_of_a_local_base
 from trimtab.data.pairs import RowReport
 from trimtab.data.sources import fingerprint
 from trimtab.errors import ConfigError
@@ -27,6 +29,7 @@ class TrainResult:
         metrics: of training and, unless `eval_strategy` is `no`, of the last evaluation.
         report: which rows of the data were used.
         resumed: whether an interrupted run was continued.
+        url: its address at the hub, where it was pushed.
     """
 
     output_dir: str
@@ -34,6 +37,7 @@ class TrainResult:
     metrics: dict[str, float]
     report: RowReport
     resumed: bool = False
+    url: str = ""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -49,6 +53,7 @@ class Plan:
     folder: Path
     identity: dict[str, Any]
     data: TrainData
+    destination: Destination | None = None
 
     def start(self) -> Start:
         """Where the run starts, as its folder is now.
@@ -78,6 +83,8 @@ def train(config: TrainConfig, progress: Progress | None = None) -> list[TrainRe
 
 def plan_runs(config: TrainConfig) -> list[Plan]:
     """What is to be trained, one run per objective or one for all; nothing is written."""
+    if config.push_to_hub and config.finetuning == "lora":
+        warn_of_a_local_base(config.model)
     names = [""] if config.conditions else config.objective_names
     folders = {n: Path(config.output_dir) / (n if len(names) > 1 else "") for n in names}
     return [_plan(config, name, folder) for name, folder in folders.items()]
@@ -89,4 +96,13 @@ def _plan(config: TrainConfig, objective: str, folder: Path) -> Plan:
     identity = {**config.identity(), "data_sha256": fingerprint(config.data)}
     wanted, overwrite = config.resume_from_checkpoint, config.overwrite
     find_start(folder, identity, wanted, overwrite=overwrite)  # refused before data are read
-    return Plan(config, objective, folder, identity, read_data(config, objective))
+    data = read_data(config, objective)
+    return Plan(config, objective, folder, identity, data, _destination(config, objective))
+
+
+def _destination(config: TrainConfig, objective: str) -> Destination | None:
+    """Where the first process will push to; it logs in before anything is trained."""
+    repo = config.hub_repo(objective)
+    if not repo or int(os.environ.get("RANK", "0")):
+        return None
+    return destination(repo, private=config.hub_private_repo)

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import trimtab
-from trimtab.arms.card import model_card
+from trimtab.arms.card import Made, is_hub_id, model_card
 from trimtab.arms.conditioned_files import save_adapter
 from trimtab.arms.folder import canonical, weights_fingerprint
 from trimtab.arms.sidecar import Sidecar
 from trimtab.data.sources import fingerprint, split_name
 from trimtab.files import OTHER_MODEL, whole_directory, write_json
+from trimtab.stats import Estimate, share
 from trimtab.training.config import TrainConfig
 from trimtab.training.inputs import Inputs
 from trimtab.training.resume import RESULTS
@@ -28,6 +29,7 @@ def save_result(
     inputs: Inputs,
     metrics: dict[str, float],
     state: dict[str, Any] | None = None,
+    place: str = "",
 ) -> None:
     """Write one reward model into its folder.
 
@@ -39,6 +41,7 @@ def save_result(
         inputs: tokenizer and splits.
         metrics: measured at the end.
         state: gathered weights, where the model's own are sharded over processes.
+        place: the hub id where it will be found, if not in its folder.
     """
     with whole_directory(folder, OTHER_MODEL) as staging:
         is_lora = hasattr(model, "peft_config") or config.conditions
@@ -52,20 +55,52 @@ def save_result(
         inputs.tokenizer.save_pretrained(staging)
         sidecar = _sidecar(model, config, objective, inputs)
         sidecar.save(staging)
-        files = [split_name(entry)[1] for entry in config.data]
-        names = [Path(path).name if Path(path).exists() else path for path in files]
-        card = model_card(
-            sidecar,
-            model=config.model,
-            is_adapter=is_lora,
-            datasets=names,
-            results=metrics,
-            counts={name: len(pairs) for name, pairs in inputs.splits.items()},
-            settings=asdict(replace(config, data=names)),
-            objectives=inputs.objectives,
-        )
-        (staging / "README.md").write_text(card, encoding="utf-8")
+        made = _made(place or str(folder), config, objective, inputs, metrics, is_adapter=is_lora)
+        (staging / "README.md").write_text(model_card(sidecar, made), encoding="utf-8")
         write_json(staging / RESULTS, metrics)
+
+
+def _made(
+    place: str,
+    config: TrainConfig,
+    objective: str,
+    inputs: Inputs,
+    metrics: dict[str, float],
+    *,
+    is_adapter: bool,
+) -> Made:
+    """What the card tells of a training."""
+    files = [split_name(entry)[1] for entry in config.data]
+    names = [Path(path).name if Path(path).exists() else path for path in files]
+    sets = [path.partition(":")[0] for path in files if is_hub_id(path.partition(":")[0])]
+    return Made(
+        model=config.model,
+        place=place,
+        is_adapter=is_adapter,
+        objectives=inputs.objectives,
+        data=names,
+        datasets=list(dict.fromkeys(sets)),
+        pairs={name: len(pairs) for name, pairs in inputs.splits.items()},
+        accuracy=_accuracy(metrics, objective, inputs),
+        results=metrics,
+        settings=asdict(replace(config, data=names)),
+    )
+
+
+def _accuracy(metrics: dict[str, float], objective: str, inputs: Inputs) -> dict[str, Estimate]:
+    """Objective -> share of held-out pairs ranked right, with its interval."""
+    if "eval_accuracy" not in metrics:
+        return {}
+    if not inputs.objectives:
+        return {objective: _share(metrics["eval_accuracy"], int(metrics["eval_n"]))}
+    pairs = inputs.splits.get("validation", [])
+    counts = {name: sum(name in pair.verdicts for pair in pairs) for name in inputs.objectives}
+    found = {name: metrics.get(f"eval_accuracy_{name}") for name in counts}
+    return {name: _share(value, counts[name]) for name, value in found.items() if value is not None}
+
+
+def _share(accuracy: float, n: int) -> Estimate:
+    return share(accuracy * n, n)
 
 
 def _sidecar(model: Any, config: TrainConfig, objective: str, inputs: Inputs) -> Sidecar:

@@ -6,11 +6,12 @@ import json
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import transformers
 
+from trimtab.arms.hub import push
 from trimtab.errors import TrainingError
 from trimtab.files import only_writer, storage_errors
 from trimtab.training.build import build_trainer
@@ -41,7 +42,7 @@ def carry_out(plans: Sequence[Plan], progress: Progress | None) -> list[TrainRes
         processes().wait_for_everyone()  # no process looks before the folders are ours
         runs = [_prepare(plan, progress) for plan in plans]
         processes().wait_for_everyone()  # no process writes before all have looked
-        return [run.go(progress) for run in runs]
+        return [run.publish(run.go(progress)) for run in runs]
 
 
 def _prepare(plan: Plan, progress: Progress | None) -> _Run:
@@ -76,10 +77,16 @@ class _Run:
             state = _gathered(trainer)
             if first:
                 model = trainer.accelerator.unwrap_model(trainer.model)
-                objective = self.plan.objective
-                save_result(folder, model, config, objective, self.inputs, metrics, state)
+                objective, to = self.plan.objective, self.plan.destination
+                place = to.repo if to else ""
+                save_result(folder, model, config, objective, self.inputs, metrics, state, place)
             trainer.accelerator.wait_for_everyone()
         return self._result(metrics)
+
+    def publish(self, result: TrainResult) -> TrainResult:
+        """Push what is finished, where that was asked for."""
+        to = self.plan.destination
+        return replace(result, url=push(self.plan.folder, to)) if to else result
 
     def _train(self, trainer: PreferenceTrainer, stop: CleanStop) -> None:
         """Train to the end, or say where it ended and what is kept."""

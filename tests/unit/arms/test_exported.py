@@ -81,7 +81,8 @@ def test_its_sidecar_and_card(
     assert facts.trimtab_version == trimtab.__version__
     assert conditioned_on(str(tmp_path)) == []
     card = (tmp_path / "README.md").read_text()
-    assert "library_name: peft" in card and f"base_model: {base_dir}" in card
+    assert "library_name: peft" in card and f"on `{base_dir}`" in card
+    assert ("which PEFT applies and cannot merge" in card) == (core == "affine")
     assert "Exported at the preference a=0.5,b=0.3,c=0.2." in card
     own = transformers.AutoTokenizer.from_pretrained(tmp_path)
     assert own.get_vocab() == transformers.AutoTokenizer.from_pretrained(base_dir).get_vocab()
