@@ -13,8 +13,8 @@ from trimtab.arms.folder import conditioned_on, fetch
 from trimtab.cli.options import OneModelOptions
 from trimtab.cli.parse import parse, quiet_libraries
 from trimtab.data.chats import prompt_of, require_characters
-from trimtab.data.formats import Unusable, pairs_of
-from trimtab.data.pairs import Prompt
+from trimtab.data.formats import pairs_of
+from trimtab.data.pairs import Prompt, Unusable
 from trimtab.data.sources import Row, fingerprint, read_rows
 from trimtab.errors import ConfigError, DataError
 from trimtab.files import only_writer

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.data.comparisons import require_objectives
-from trimtab.data.formats import Unusable, comparison_of, usable_rows
-from trimtab.data.pairs import Comparison, RowReport
+from trimtab.data.formats import comparison_of, usable_rows
+from trimtab.data.pairs import Comparison, RowReport, Unusable
 from trimtab.data.sources import Row, fingerprint, split_name
 from trimtab.errors import DataError, OutputError
 from trimtab.evaluation.labels import Sides, label_of

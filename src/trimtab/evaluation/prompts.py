@@ -7,8 +7,8 @@ import json
 from collections.abc import Sequence
 
 from trimtab.data.chats import prompt_of
-from trimtab.data.formats import Unusable, pairs_of, read_cells
-from trimtab.data.pairs import Prompt, RowReport
+from trimtab.data.formats import pairs_of, read_cells
+from trimtab.data.pairs import Prompt, RowReport, Unusable
 from trimtab.data.sources import Row, read_rows
 from trimtab.errors import DataError
 
