@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from trimtab.data.formats import comparison_of, usable_rows
 from trimtab.data.pairs import Comparison, RowReport
+from trimtab.data.reading import EVERYTHING, Reading
 from trimtab.data.sources import Row
 from trimtab.errors import DataError
 from trimtab.steering import require_name
 
 
 def read_comparisons(
-    sources: Sequence[str], objectives: Sequence[str] = (), *, skip_bad_rows: bool = False
+    sources: Sequence[str],
+    objectives: Sequence[str] = (),
+    *,
+    skip_bad_rows: bool = False,
+    reading: Reading = EVERYTHING,
 ) -> tuple[list[Comparison], list[str], RowReport]:
     """Read pairs with a verdict per objective, or files with one objective each.
 
@@ -21,6 +27,7 @@ def read_comparisons(
         sources: what `read_rows` takes; `NAME=FILE` names the objective of a file.
         objectives: those wanted, in their order; by default all that the data name.
         skip_bad_rows: count malformed rows as unusable instead of refusing the data.
+        reading: columns by hand, pairs per prompt.
 
     Returns:
         The pairs that are judged on any of the objectives, the objectives, and the report.
@@ -29,7 +36,8 @@ def read_comparisons(
         DataError: a malformed row, a row that names no objective, or an objective without pairs.
     """
     report = RowReport()
-    found = list(usable_rows(sources, _judged, report, skip_bad_rows=skip_bad_rows))
+    how: dict[str, Any] = {"skip_bad_rows": skip_bad_rows, "reading": reading}
+    found = list(usable_rows(sources, _judged, report, **how))
     named = list(dict.fromkeys(name for item in found for name in item.verdicts))
     for name in objectives or named:
         require_name(name)

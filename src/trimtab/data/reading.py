@@ -95,7 +95,8 @@ def read_preferences(
         try:
             row = _renamed(raw, reading.columns, place)
             layout = layout_of(row, place)
-            report.count(layout.name, [c for c in row if _is_filled(row[c]) and not layout.reads(c)])
+            filled = [column for column, value in row.items() if _is_filled(value)]
+            report.count(layout.name, [c for c in filled if not layout.reads(c)])
             found = layout.read(row, place)
         except (Unusable, DataError) as error:
             report.rows = counted + 1  # also where no layout counted it
@@ -112,6 +113,21 @@ def read_preferences(
             continue
         for where, pair in _pairs(judged, "", reading, report):
             yield where, _of_objective({**extra, **pair}, objective)
+
+
+def pairs_in(row: Row, place: str) -> list[tuple[str, Row]]:
+    """The pairs of one row alone, as `read_preferences` gives them.
+
+    Of a row that holds one answer, its prompt.
+
+    Raises:
+        DataError: a row in no layout, or in two, or that cannot be read.
+    """
+    found = layout_of(row, place).read(row, place)
+    if isinstance(found, Judged) and len(found.answers) == 1:
+        return [(place, {**_prompt_columns(row), "prompt": found.prompt})]
+    pairs = _pairs(found, place, EVERYTHING, RowReport())
+    return [(where, {**_prompt_columns(row), **pair}) for where, pair in pairs]
 
 
 def _add_to_group(groups: dict[str, tuple[Row, Judged]], found: Judged, extra: Row) -> None:
@@ -195,5 +211,3 @@ def _opened(value: Any) -> Any:
         return read_literal(value)
     except ValueError:
         return value
-
-

@@ -38,6 +38,7 @@ def check(config: TrainConfig) -> None:
     _require(config, "seed", 0 <= config.seed < 2**32, "it must be in [0, 4294967295]")
     if not config.data:
         raise ConfigError("no data", "name at least one file or hub id with --data")
+    _ = config.reading  # refused here, before anything is read
     _check_betas(config)
     _check_method(config)
     if config.conditions:

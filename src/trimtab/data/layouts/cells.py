@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
@@ -33,10 +34,8 @@ def number(value: Any, place: str, column: str) -> float | None:
             return None
         if text.lower() in ("true", "false"):
             return float(text.lower() == "true")
-        try:
+        with contextlib.suppress(ValueError):
             value = float(text)
-        except ValueError:
-            pass
     if value is None:
         return None
     if not isinstance(value, int | float):

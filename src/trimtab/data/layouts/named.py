@@ -30,16 +30,15 @@ def fits_sharegpt(row: Row) -> bool:
     """A chat up to the question, and each answer as one turn or a text, not as a whole chat."""
     if row.get("prompt") is not None or _chat_column(row) is None:
         return False
-    return all(
-        row.get(side) is not None and not _is_whole(row[side], "") for side in ("chosen", "rejected")
-    )
+    sides = (row.get("chosen"), row.get("rejected"))
+    return not any(side is None or _is_whole(side) for side in sides)
 
 
 def sharegpt(row: Row, place: str) -> Row:
     """LLaMA-Factory's ShareGPT style, axolotl's chats: `conversations` or `messages`, two turns."""
     sides = {side: as_openai(row[side]) for side in ("chosen", "rejected")}
     return {
-        **{column: row[column] for column in VERDICTS if column in row},
+        **_verdicts(row),
         "prompt": as_openai(row[str(_chat_column(row))]),
         **{side: [turn] if isinstance(turn, dict) else turn for side, turn in sides.items()},
     }
@@ -58,9 +57,8 @@ def fits_alpaca(row: Row) -> bool:
 def alpaca(row: Row, place: str) -> Row:
     """LLaMA-Factory's Alpaca style with `output: [chosen, rejected]`."""
     chosen, rejected = literal(row["output"])
-    verdicts = {column: row[column] for column in VERDICTS if column in row}
     prompt = _prompt(row, "instruction")
-    return {**verdicts, "prompt": prompt, "chosen": chosen, "rejected": rejected}
+    return {**_verdicts(row), "prompt": prompt, "chosen": chosen, "rejected": rejected}
 
 
 def fits_named(row: Row) -> bool:
@@ -69,7 +67,7 @@ def fits_named(row: Row) -> bool:
     if sides is None:
         return False
     if sides == SIDES[0]:
-        whole = any(_is_whole(row[side], "") for side in sides)
+        whole = any(_is_whole(row[side]) for side in sides)
         return row.get("prompt") is None and bool(_prompts(row)) and not whole
     return row.get("prompt") is not None or bool(_prompts(row))
 
@@ -91,8 +89,15 @@ def named(row: Row, place: str) -> Row:
                 f"say which: --columns prompt={columns[0]}",
             )
         prompt = _prompt(row, columns[0])
-    verdicts = {column: row[column] for column in VERDICTS if column in row}
-    return {**verdicts, "prompt": prompt, "chosen": row[sides[0]], "rejected": row[sides[1]]}
+    return {**_verdicts(row), "prompt": prompt, "chosen": row[sides[0]], "rejected": row[sides[1]]}
+
+
+def _verdicts(row: Row) -> Row:
+    """How a pair was judged. argilla's orca pairs say `tie` in `status`: their sides mean nothing."""
+    found = {column: row[column] for column in VERDICTS if column in row}
+    if str(row.get("status")).lower() == "tie" and not found.keys() & {"labels", "scores"}:
+        found["scores"] = {text(row, "objective"): [0.0, 0.0]}
+    return found
 
 
 def _sides(row: Row) -> tuple[str, str] | None:
@@ -117,9 +122,9 @@ def _prompt(row: Row, column: str) -> Any:
     return [*messages, {"role": "user", "content": prompt}]
 
 
-def _is_whole(side: Any, place: str) -> bool:
+def _is_whole(side: Any) -> bool:
     """Whether a side is a chat that holds its own prompt."""
-    side = as_openai(text_of(side, place, "chosen"))
+    side = as_openai(text_of(side, "", "chosen"))
     if isinstance(side, str):
         return bool(DIALOGUE_START.match(side))
     return isinstance(side, list) and len(side) > 1
@@ -143,10 +148,13 @@ def trl(row: Row, place: str) -> Row:
             f"{place} has {said!r} in `chosen`, which names an answer and is none",
             "say so: --columns winner=chosen (with response_a and response_b)",
         )
-    ties = {"tie", "Tie", "TIE"}
-    if row.get("status") in ties:  # argilla's orca pairs, whose sides then mean nothing
-        return {**row, "scores": {text(row, "objective"): [0.0, 0.0]}}
-    return {**row, **{c: _from_sharegpt(row[c]) for c in ("prompt", *SIDES[0]) if c in row}}
+    return {
+        **row,
+        **{
+            column: _from_sharegpt(row[column]) for column in ("prompt", *SIDES[0]) if column in row
+        },
+        **_verdicts(row),
+    }
 
 
 def _from_sharegpt(value: Any) -> Any:

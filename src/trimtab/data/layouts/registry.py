@@ -13,6 +13,10 @@ from trimtab.data.sources import Row
 from trimtab.errors import DataError
 
 
+class UnknownLayoutError(DataError):
+    """A row that is in no layout."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """How one kind of preference data is laid out in columns.
@@ -93,8 +97,7 @@ LAYOUTS = (
         ("prompt", "response_a", "response_b", "winner_model_a", "winner_model_b"),
         two_sides.arena_answers,
         ("winner_tie",),
-        fits=lambda row: "winner" not in row
-        and {"prompt", "response_a", "response_b", "winner_model_a", "winner_model_b"} <= row.keys(),
+        fits=two_sides.fits_one_hot,
     ),
     Layout(
         "AlpacaFarm",
@@ -131,14 +134,12 @@ LAYOUTS = (
         "question pairs",
         ("question", "chosen", "rejected"),
         named.named,
-        (*named.PROMPTS, *(c for pair in named.SIDES for c in pair), *_OURS, "history"),
+        ("status", *named.PROMPTS, *(c for pair in named.SIDES for c in pair), *_OURS, "history"),
         fits=named.fits_named,
     ),
 )
 
-TRL = Layout(
-    "TRL", ("prompt", "chosen", "rejected"), named.trl, (*_OURS, "status"), named.fits_trl
-)
+TRL = Layout("TRL", ("prompt", "chosen", "rejected"), named.trl, (*_OURS, "status"), named.fits_trl)
 TEXTS = Layout("text lists", ("text",), named.texts, ("score", *_OURS), named.fits_texts)
 EVERY = (*LAYOUTS, TRL, TEXTS)
 
@@ -170,13 +171,13 @@ def layout_of(row: Row, place: str) -> Layout:
 _BY_HAND = "--columns prompt=…,chosen=…,rejected=…"
 
 
-def _unknown(row: Row, place: str) -> DataError:
+def _unknown(row: Row, place: str) -> UnknownLayoutError:
     nearest = max(EVERY, key=lambda layout: _nearness(layout, row))
     lacks = [column for column in nearest.needs if column not in row]
     near = f"the nearest layout is {nearest.name}, which also needs {', '.join(lacks)}"
     if not lacks:
         near = f"{nearest.name} has such columns, but not what is in them"
-    return DataError(
+    return UnknownLayoutError(
         f"{place} is in no layout that is known: its columns are {_listed(row)}",
         f"{near}; or map columns by hand: {_BY_HAND}",
     )

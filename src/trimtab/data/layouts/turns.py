@@ -8,9 +8,9 @@ from trimtab.data.layouts.cells import literal
 from trimtab.data.sources import Row
 
 _SHAREGPT = {
-    **{name: "user" for name in ("human", "user")},
-    **{name: "assistant" for name in ("gpt", "assistant", "model", "bot", "chatgpt")},
-    **{name: "tool" for name in ("observation", "tool", "function")},
+    **dict.fromkeys(("human", "user"), "user"),
+    **dict.fromkeys(("gpt", "assistant", "model", "bot", "chatgpt"), "assistant"),
+    **dict.fromkeys(("observation", "tool", "function"), "tool"),
 }
 
 

@@ -113,6 +113,12 @@ def arena_answers(row: Row, place: str) -> Judged:
     return Judged(row["prompt"], _texts(row, "response_a", "response_b"), {"": verdict})
 
 
+def fits_one_hot(row: Row) -> bool:
+    """Two responses and one column per outcome, but no `winner`."""
+    needs = {"prompt", "response_a", "response_b", "winner_model_a", "winner_model_b"}
+    return "winner" not in row and needs <= row.keys()
+
+
 def _is_turn(item: Any) -> bool:
     return item is None or isinstance(item, str)
 
