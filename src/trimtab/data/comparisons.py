@@ -54,7 +54,7 @@ def read_comparisons(
             f"the data have no label for {', '.join(missing)}", f"they have: {', '.join(named)}"
         )
     if not kept:
-        reasons = "; ".join(report.lines()) or "no rows"
+        reasons = "; ".join(report.reasons()) or "no rows"
         raise DataError(f"no usable pair in {', '.join(map(str, sources))}", reasons)
     return kept, wanted, report
 
@@ -76,3 +76,21 @@ def require_objectives(item: Comparison) -> None:
             f"{item.source} names no objective",
             "write --data NAME=FILE, or give rows `objective`, `labels` or `scores`",
         )
+
+
+def read_everything(
+    sources: Sequence[str], reading: Reading = EVERYTHING
+) -> tuple[list[Comparison], RowReport]:
+    """Every pair that can be used, whatever it is judged on; malformed rows are counted, too.
+
+    Raises:
+        DataError: there is none; where that is a row's fault, what is wrong with the first one.
+    """
+    report = RowReport()
+    found = list(usable_rows(sources, comparison_of, report, skip_bad_rows=True, reading=reading))
+    if not found:
+        if report.malformed:
+            list(usable_rows(sources, comparison_of, RowReport(), reading=reading))
+        reasons = "; ".join(report.reasons()) or "no rows"
+        raise DataError(f"no usable pair in {', '.join(map(str, sources))}", reasons)
+    return found, report

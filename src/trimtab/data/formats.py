@@ -72,7 +72,7 @@ def read_pairs(
             raise DataError(
                 f"the data have no objective {objective!r}", f"they have: {', '.join(named)}"
             )
-        reasons = "; ".join(report.lines()) or "no rows"
+        reasons = "; ".join(report.reasons()) or "no rows"
         raise DataError(f"no usable pair in {', '.join(map(str, sources))}", reasons)
     return pairs, report
 
@@ -108,7 +108,8 @@ def usable_rows(
             except DataError as error:
                 if not skip_bad_rows:
                     raise
-                report.leave_out(error.args[0].removeprefix(f"{place} "), place)
+                report.leave_out(wrong := error.args[0].removeprefix(f"{place} "), place)
+                report.malformed.add(wrong)
             else:
                 yield found
 

@@ -89,6 +89,7 @@ class RowReport:
     layouts: dict[str, int] = field(default_factory=dict)
     unused: dict[str, None] = field(default_factory=dict)
     several: bool = False
+    malformed: set[str] = field(default_factory=set)
 
     def count(self, layout: str, unused: Iterable[str]) -> None:
         """Count one row of a layout, with those of its columns that nothing reads."""
@@ -122,17 +123,21 @@ class RowReport:
         return dict(Counter({reason: len(rows) for reason, rows in self.unusable.items()}))
 
     def lines(self, examples: int = 3) -> list[str]:
+        """One line per reason, naming the first few rows, and one for columns not used."""
+        unused = [f"columns not used: {', '.join(self.unused)}"] if self.unused else []
+        return self.reasons(examples) + unused
+
+    def reasons(self, examples: int = 3) -> list[str]:
         """One line per reason, naming the first few rows."""
         counts = [f"pairs judged on: {', '.join(f'{o} {n}' for o, n in self.judged.items())}"]
         said = [(f" left out: {reason}", rows) for reason, rows in self.unusable.items()]
         said += [(f": {what}", rows) for what, rows in self.noted.items()]
         unit = "pair" if self.several else "row"
-        lines = counts[: len(self.judged)] + [
+        return counts[: len(self.judged)] + [
             f"{len(rows)} {unit if len(rows) == 1 else f'{unit}s'}{what} "
             f"({', '.join(rows[:examples])}" + (", …)" if len(rows) > examples else ")")
             for what, rows in said
         ]
-        return lines + [f"columns not used: {', '.join(self.unused)}"][: len(self.unused)]
 
 
 def first_user_turn(prompt: Prompt) -> str:

@@ -162,7 +162,7 @@ def _readable(model: RewardModel, pairs: Sequence[Pair], report: RowReport) -> l
         else:
             kept.append(pair)
     if not kept:
-        raise DataError(f"none of {len(pairs)} pairs can be used", "; ".join(report.lines()))
+        raise DataError(f"none of {len(pairs)} pairs can be used", "; ".join(report.reasons()))
     return kept
 
 

@@ -67,7 +67,7 @@ def read_for_labelling(
     how: dict[str, Any] = {"skip_bad_rows": skip_bad_rows, "reading": reading}
     pairs = list(usable_rows(sources, one, report, **how))
     if not pairs:
-        raise DataError(f"no usable pair in {', '.join(sources)}", "; ".join(report.lines()))
+        raise DataError(f"no usable pair in {', '.join(sources)}", "; ".join(report.reasons()))
     return pairs, report
 
 

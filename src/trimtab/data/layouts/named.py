@@ -93,7 +93,7 @@ def named(row: Row, place: str) -> Row:
 
 
 def _verdicts(row: Row) -> Row:
-    """How a pair was judged. argilla's orca pairs say `tie` in `status`: their sides mean nothing."""
+    """How a pair was judged. Sides that argilla's orca pairs call a tie in `status` say nothing."""
     found = {column: row[column] for column in VERDICTS if column in row}
     if str(row.get("status")).lower() == "tie" and not found.keys() & {"labels", "scores"}:
         found["scores"] = {text(row, "objective"): [0.0, 0.0]}
@@ -133,6 +133,13 @@ def _is_whole(side: Any) -> bool:
 def fits_trl(row: Row) -> bool:
     """TRL's columns: the row that has one of them is meant to have both."""
     return "chosen" in row or "rejected" in row
+
+
+def fits_dialogues(row: Row) -> bool:
+    """Two whole dialogues, as HH-RLHF writes them."""
+    sides = [row.get(side) for side in SIDES[0]]
+    whole = all(isinstance(side, str) and DIALOGUE_START.match(side) for side in sides)
+    return whole and row.get("prompt") is None
 
 
 def trl(row: Row, place: str) -> Row:

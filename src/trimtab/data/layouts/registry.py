@@ -139,9 +139,12 @@ LAYOUTS = (
     ),
 )
 
+HH_RLHF = Layout(
+    "HH-RLHF dialogues", ("chosen", "rejected"), named.trl, _OURS, fits=named.fits_dialogues
+)
 TRL = Layout("TRL", ("prompt", "chosen", "rejected"), named.trl, (*_OURS, "status"), named.fits_trl)
 TEXTS = Layout("text lists", ("text",), named.texts, ("score", *_OURS), named.fits_texts)
-EVERY = (*LAYOUTS, TRL, TEXTS)
+EVERY = (*LAYOUTS, HH_RLHF, TRL, TEXTS)
 
 
 def layout_of(row: Row, place: str) -> Layout:
@@ -162,7 +165,7 @@ def layout_of(row: Row, place: str) -> Layout:
         )
     if found:
         return found[0]
-    for layout in (TRL, TEXTS):
+    for layout in (HH_RLHF, TRL, TEXTS):
         if layout.takes(row):
             return layout
     raise _unknown(row, place)
@@ -172,11 +175,13 @@ _BY_HAND = "--columns prompt=…,chosen=…,rejected=…"
 
 
 def _unknown(row: Row, place: str) -> UnknownLayoutError:
-    nearest = max(EVERY, key=lambda layout: _nearness(layout, row))
+    nearest = max((TRL, *EVERY), key=lambda layout: _nearness(layout, row))
     lacks = [column for column in nearest.needs if column not in row]
     near = f"the nearest layout is {nearest.name}, which also needs {', '.join(lacks)}"
     if not lacks:
-        near = f"{nearest.name} has such columns, but not what is in them"
+        near = f"{nearest.name} have such columns, but two answers where this row has none or one"
+    if _nearness(nearest, row) < 0.25:
+        near = "none has columns like these"
     return UnknownLayoutError(
         f"{place} is in no layout that is known: its columns are {_listed(row)}",
         f"{near}; or map columns by hand: {_BY_HAND}",
