@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from trimtab.api import accuracy, export, load, score, train
     from trimtab.engines.types import Completion, Request, Sampling
     from trimtab.errors import TrimtabError
+    from trimtab.evaluation.data_report import inspect_data
     from trimtab.steering import Steering
 
 __version__ = "0.1.0"
@@ -19,6 +20,7 @@ _HOME = {
     "train": "trimtab.api",
     "score": "trimtab.api",
     "accuracy": "trimtab.api",
+    "inspect_data": "trimtab.evaluation.data_report",
     "Request": "trimtab.engines.types",
     "Sampling": "trimtab.engines.types",
     "Completion": "trimtab.engines.types",
@@ -34,6 +36,7 @@ __all__ = [
     "TrimtabError",
     "accuracy",
     "export",
+    "inspect_data",
     "load",
     "score",
     "train",

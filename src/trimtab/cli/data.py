@@ -103,11 +103,8 @@ def _facts(screen: Console, report: DataReport) -> None:
     def fact(name: str, text: str) -> None:
         facts.add_row(name, Text(text))
 
-    layouts = rows.layouts.items()
-    fact(
-        "layout",
-        ", ".join(f"{name} ({n:,} rows)" if len(layouts) > 1 else name for name, n in layouts),
-    )
+    layouts = [f"{name} ({n:,} rows)" for name, n in rows.layouts.items()]
+    fact("layout", ", ".join(layouts if len(layouts) > 1 else rows.layouts))
     fact("rows", f"{rows.rows:,}")
     fact("pairs", f"{report.pairs:,} that can be used")
     if report.repeated:
@@ -126,7 +123,7 @@ def _facts(screen: Console, report: DataReport) -> None:
 
 
 def _interval(found: Estimate) -> str:
-    return f"{found.value:.3f}  {found.low:.3f} – {found.high:.3f}" if found.n else "–"
+    return f"{found.value:.2f} ({found.low:.2f} – {found.high:.2f})" if found.n else "–"
 
 
 def _objectives(screen: Console, report: DataReport) -> None:
@@ -140,7 +137,7 @@ def _objectives(screen: Console, report: DataReport) -> None:
         )
         for name, own in report.objectives.items()
     ]
-    columns = ("objective", "pairs", "train", "validation", "test", "longer is better")
+    columns = ("objective", "pairs", "train", "valid.", "test", "longer is better")
     screen.print(show.table("pairs by objective and split", columns, rows))
 
 
@@ -149,21 +146,24 @@ def _agreement(screen: Console, agreement: Mapping[str, Estimate]) -> None:
 
     rows = [(name, _interval(own), f"{own.n:,}") for name, own in agreement.items()]
     if rows:
-        columns = ("", "agree", "pairs both decide")
-        screen.print(show.table("how often two objectives agree", columns, rows))
+        columns = ("", "agree", "pairs")
+        screen.print(show.table("agreement, on pairs that both decide", columns, rows))
 
 
 def _lengths(screen: Console, report: DataReport) -> None:
     from trimtab.cli import show
 
-    some = "" if report.measured == report.pairs else f", of {report.measured:,} pairs"
-    hint = "" if report.unit == "tokens" else " (--model NAME for its tokens)"
-    names = {"prompt": "prompt", "answer": "longer answer", "pair": "both (--max-length)"}
+    some = "" if report.measured == report.pairs else f", {report.measured:,} pairs"
+    limit = " (--max-length)" if report.unit == "tokens" else ""
+    names = {"prompt": "prompt", "answer": "longer answer", "pair": f"both{limit}"}
     rows = [
         (names[name], *(f"{n:,}" for n in own.values())) for name, own in report.lengths.items()
     ]
-    title = f"lengths in {report.unit}{some}{hint}"
+    title = f"lengths in {report.unit}{some}"
     screen.print(show.table(title, ("", "median", "95 %", "longest"), rows))
+    if report.unit == "words":
+        screen.print("--model NAME counts its tokens and shows its chat template.")
+    screen.print("In brackets: 95 % intervals, as wide as if each prompt had but one pair.\n")
 
 
 def _example(screen: Console, pair: Rendered) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from trimtab.data.comparisons import read_everything
 from trimtab.data.pairs import Comparison, Pair, RowReport, first_user_turn, split_of
 from trimtab.data.reading import Reading
+from trimtab.errors import ConfigError
 from trimtab.evaluation.floors import longer_is_better
 from trimtab.evaluation.labels import agreement
 from trimtab.evaluation.rendered import Rendered, example_of, lengths_of
@@ -94,6 +95,8 @@ def inspect_data(
         TrimtabError: a model whose tokenizer cannot be loaded.
     """
     sources = [str(data)] if isinstance(data, str | os.PathLike) else [str(file) for file in data]
+    if not sources:
+        raise ConfigError("no data", "name a file, a folder of `datasets` or a hub id")
     pairs, report = read_everything(sources, Reading.of(columns, pairs_per_prompt))
     tokenizer = _tokenizer(model, trust_remote_code)
     prompts = {repr(pair.prompt): pair.prompt for pair in pairs}
