@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from trimtab.engines.processor import ArmLogitsProcessor
     from trimtab.engines.types import Chunk, Completion, Request, Sampling
     from trimtab.errors import TrimtabError
+    from trimtab.evaluation.data_report import inspect_data
     from trimtab.steering import Steering
 
 __version__ = "0.1.0"
@@ -23,6 +24,7 @@ _HOME = {
     "accuracy": "trimtab.api",
     "ArmLogitsProcessor": "trimtab.engines.processor",
     "Chunk": "trimtab.engines.types",
+    "inspect_data": "trimtab.evaluation.data_report",
     "Request": "trimtab.engines.types",
     "Sampling": "trimtab.engines.types",
     "Completion": "trimtab.engines.types",
@@ -41,6 +43,7 @@ __all__ = [
     "accuracy",
     "calibrate",
     "export",
+    "inspect_data",
     "load",
     "score",
     "train",

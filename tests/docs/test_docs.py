@@ -12,6 +12,7 @@ import pytest
 from conftest import save_model, write_jsonl
 from gguf_files import write_gguf
 
+from trimtab.arms.folder import conditioned_on
 from trimtab.cli.main import main
 
 ROOT = Path(__file__).parents[2]
@@ -36,10 +37,10 @@ def commands_of(page: str) -> list[list[str]]:
     return [shlex.split(line) for line in lines]
 
 
-METHODS = sorted((ROOT / "docs/methods").glob("*.md"))
+PAGES = [ROOT / "README.md", ROOT / "docs/data.md", *sorted((ROOT / "docs/methods").glob("*.md"))]
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *METHODS], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_command_lines_of_a_page_run(
     page: Path,
     tmp_path: Path,
@@ -57,6 +58,7 @@ def test_the_command_lines_of_a_page_run(
     write_jsonl(tmp_path / "labelled.jsonl", [{**row, "labels": labels} for row in rows])
     for name in ("helpful", "harmless"):
         write_jsonl(tmp_path / f"{name}.jsonl", rows)
+    _write_published(tmp_path)
     write_jsonl(tmp_path / "prompts.jsonl", [{"prompt": "hello"}, {"prompt": "yes", "strength": 0}])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("builtins.input", _end_of_input)
@@ -75,6 +77,40 @@ def test_the_command_lines_of_a_page_run(
         assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
         assert (tmp_path / "arms/harmless/adapter_model.safetensors").is_file()
         assert (tmp_path / "front/front.png").is_file()
+    if page.stem == "data":
+        three = (
+            ["helpfulness", "honesty", "truthfulness"],
+            ["helpfulness", "coherence", "verbosity"],
+        )
+        assert tuple(conditioned_on(f"arms/{n}") for n in ("ultrafeedback", "helpsteer2")) == three
+
+
+def _write_published(folder: Path) -> None:
+    """Rows made up in the shape of UltraFeedback and HelpSteer2, and a table of no known layout."""
+    answers = [("happy dog", (5, 1, 2)), ("sad cat", (2, 3, 5)), ("the dog", (1, 2, 3))]
+    aspects = ("helpfulness", "honesty", "truthfulness")
+    completions = [
+        {
+            "response": text,
+            "annotations": {
+                name: {"Rating": str(rating)} for name, rating in zip(aspects, own, strict=True)
+            },
+            "overall_score": float(sum(own)),
+        }
+        for text, own in answers
+    ]
+    prompts = [f"the cat {i}" for i in range(40)]
+    rated = [{"instruction": prompt, "completions": completions} for prompt in prompts]
+    write_jsonl(folder / "ultrafeedback.jsonl", rated)
+    columns = ("helpfulness", "coherence", "verbosity")
+    one_each = [
+        {"prompt": prompt, "response": text, **dict(zip(columns, own, strict=True))}
+        for prompt in prompts
+        for text, own in answers[:2]
+    ]
+    write_jsonl(folder / "helpsteer2.jsonl", one_each)
+    lines = [f"the cat {i};happy dog;sad cat" for i in range(40)]
+    (folder / "mine.csv").write_text("\n".join(["question;good;bad", *lines]) + "\n")
 
 
 def _end_of_input(prompt: str = "") -> str:

@@ -20,7 +20,7 @@ class AccuracyOptions(OneModelOptions):
     """The reward model: a folder that `trimtab train` wrote, or a hub id."""
 
     data: list[str]
-    """Preference files or hub ids."""
+    """Preference files, folders of `datasets` or hub ids, in any layout of docs/data.md."""
 
     objective: str | None = None
     """The objective measured; by default the one the model was trained for. A conditioned ARM gets
@@ -31,6 +31,13 @@ class AccuracyOptions(OneModelOptions):
 
     floor_data: list[str] = field(default_factory=list)
     """Pairs that the bag-of-words floor is fitted on; by default the training split of --data."""
+
+    columns: str = ""
+    """Which columns hold what, where no layout fits: `prompt=question,chosen=good,rejected=bad`."""
+
+    pairs_per_prompt: int = 0
+    """Where a prompt has several rated or ranked answers, make this many pairs of them; 0 makes
+    all."""
 
     skip_bad_rows: bool = False
     """Leave malformed rows out, counted and named, instead of refusing the data."""
@@ -56,6 +63,8 @@ def main(argv: Sequence[str]) -> int:
         split=options.split,
         train_data=options.floor_data,
         skip_bad_rows=options.skip_bad_rows,
+        columns=options.columns,
+        pairs_per_prompt=options.pairs_per_prompt,
         batch_size=options.batch_size,
         dtype=options.dtype,
         device=options.device,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from trimtab.cli.parse import parse
 from trimtab.cli.scorer_options import ScorerOptions
 from trimtab.data.pairs import Comparison, RowReport
+from trimtab.data.reading import Reading
 from trimtab.errors import ConfigError
 from trimtab.files import only_writer
 from trimtab.jobs import RowFile, going_on
@@ -27,8 +28,8 @@ class LabelOptions(ScorerOptions):
     """Relabel preference pairs: which side is better, on each objective, by scorers."""
 
     data: list[str]
-    """Preference files (JSON, JSONL, CSV, Parquet; .gz, .xz) or hub ids (`owner/name:split`);
-    NAME=FILE says what a file was judged on, for --keep-labels."""
+    """Preference files, folders of `datasets` or hub ids (`owner/name:split`), in any layout of
+    docs/data.md; NAME=FILE says what a file was judged on, for --keep-labels."""
 
     output: str
     """JSONL file of `prompt`, `chosen`, `rejected`, `labels` (0: chosen is better, 1: rejected is,
@@ -41,6 +42,13 @@ class LabelOptions(ScorerOptions):
     NAME=FILE) and let the scorers label the rest, ties too. Every pair is scored on everything:
     that says how often the scorers agree with the labels kept (too often on pairs they learned
     from)."""
+
+    columns: str = ""
+    """Which columns hold what, where no layout fits: `prompt=question,chosen=good,rejected=bad`."""
+
+    pairs_per_prompt: int = 0
+    """Where a prompt has several rated or ranked answers, make this many pairs of them; 0 makes
+    all."""
 
     skip_bad_rows: bool = False
     """Leave malformed rows out, counted and named, instead of refusing the data."""
@@ -68,10 +76,12 @@ def main(argv: Sequence[str]) -> int:
     )
 
     require_other_file(Path(options.output), options.data)
-    kept, skipped = options.keep_labels, options.skip_bad_rows
-    pairs, report = read_for_labelling(options.data, keep_labels=kept, skip_bad_rows=skipped)
+    kept, reading = options.keep_labels, Reading.of(options.columns, options.pairs_per_prompt)
+    pairs, report = read_for_labelling(
+        options.data, keep_labels=kept, skip_bad_rows=options.skip_bad_rows, reading=reading
+    )
     scorers = options.scorers()  # after the data, as one may have to be fetched
-    settings = settings_of(options.data, scorers, costs, keep_labels=kept)
+    settings = settings_of(options.data, scorers, costs, keep_labels=kept, reading=reading)
     with only_writer(Path(options.output)):
         job = RowFile(Path(options.output), settings, overwrite=options.overwrite)
         for line in report.lines():

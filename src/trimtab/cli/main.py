@@ -12,6 +12,7 @@ from trimtab.errors import TrimtabError
 
 COMMANDS = {
     "demo": "the whole story on embedded models, in minutes on two cores",
+    "data": "show what would be read of preference data",
     "train": "train a reward model on preference pairs",
     "generate": "answer prompts with a frozen base steered by ARMs",
     "chat": "the same, interactively; preference and strength change live",

@@ -13,8 +13,9 @@ from trimtab.arms.folder import conditioned_on, fetch
 from trimtab.cli.options import OneModelOptions
 from trimtab.cli.parse import parse, quiet_libraries
 from trimtab.data.chats import prompt_of, require_characters
-from trimtab.data.formats import Unusable, pairs_of
-from trimtab.data.pairs import Prompt
+from trimtab.data.formats import pairs_of
+from trimtab.data.pairs import Prompt, Unusable
+from trimtab.data.reading import pairs_in
 from trimtab.data.sources import Row, fingerprint, read_rows
 from trimtab.errors import ConfigError, DataError
 from trimtab.files import only_writer
@@ -173,6 +174,10 @@ def _items(place: str, row: Row) -> list[_Item]:
             raise DataError(f"{place} has no text `prompt` and `response`", "mend the row")
         require_characters(row["response"], place, "response")
         return [_Item(place, prompt, row["response"])]
+    return [item for where, pair in pairs_in(row, place) for item in _sides(where, pair)]
+
+
+def _sides(place: str, row: Row) -> list[_Item]:
     try:
         pair = next(pairs_of(row, place))
     except Unusable as reason:

@@ -133,6 +133,26 @@ def _read_arguments(call: Row) -> None:
         function["arguments"] = arguments
 
 
+def system_of(row: Row, place: str) -> str:
+    """A row's `system`, the text of a system turn; "" where it has none.
+
+    Raises:
+        DataError: it is no text.
+    """
+    system = row.get("system") or ""
+    if not isinstance(system, str):
+        raise DataError(f"{place} has a `system` that is no text", "give the system turn's text")
+    return system if system.strip() else ""
+
+
+def with_system(prompt: Prompt, system: str) -> Prompt:
+    """A prompt after a system turn; a text becomes the user's. A chat's own system turn stays."""
+    messages = [Message(role="user", content=prompt)] if isinstance(prompt, str) else prompt
+    if messages and messages[0]["role"] == "system":
+        return messages
+    return [Message(role="system", content=system), *messages]
+
+
 def tools_of(row: Row, place: str) -> list[Row]:
     """A row's `tools`: JSON schemas of functions, perhaps as text; none where it has none."""
     return _objects(_filled(row["tools"]), place, "tools") if row.get("tools") else []

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from trimtab.data.formats import comparison_of, usable_rows
 from trimtab.data.pairs import Comparison, RowReport
+from trimtab.data.reading import EVERYTHING, Reading
 from trimtab.data.sources import Row
 from trimtab.errors import DataError
 from trimtab.steering import require_name
 
 
 def read_comparisons(
-    sources: Sequence[str], objectives: Sequence[str] = (), *, skip_bad_rows: bool = False
+    sources: Sequence[str],
+    objectives: Sequence[str] = (),
+    *,
+    skip_bad_rows: bool = False,
+    reading: Reading = EVERYTHING,
 ) -> tuple[list[Comparison], list[str], RowReport]:
     """Read pairs with a verdict per objective, or files with one objective each.
 
@@ -21,6 +27,7 @@ def read_comparisons(
         sources: what `read_rows` takes; `NAME=FILE` names the objective of a file.
         objectives: those wanted, in their order; by default all that the data name.
         skip_bad_rows: count malformed rows as unusable instead of refusing the data.
+        reading: columns by hand, pairs per prompt.
 
     Returns:
         The pairs that are judged on any of the objectives, the objectives, and the report.
@@ -29,7 +36,8 @@ def read_comparisons(
         DataError: a malformed row, a row that names no objective, or an objective without pairs.
     """
     report = RowReport()
-    found = list(usable_rows(sources, _judged, report, skip_bad_rows=skip_bad_rows))
+    how: dict[str, Any] = {"skip_bad_rows": skip_bad_rows, "reading": reading}
+    found = list(usable_rows(sources, _judged, report, **how))
     named = list(dict.fromkeys(name for item in found for name in item.verdicts))
     for name in objectives or named:
         require_name(name)
@@ -46,7 +54,7 @@ def read_comparisons(
             f"the data have no label for {', '.join(missing)}", f"they have: {', '.join(named)}"
         )
     if not kept:
-        reasons = "; ".join(report.lines()) or "no rows"
+        reasons = "; ".join(report.reasons()) or "no rows"
         raise DataError(f"no usable pair in {', '.join(map(str, sources))}", reasons)
     return kept, wanted, report
 
@@ -68,3 +76,21 @@ def require_objectives(item: Comparison) -> None:
             f"{item.source} names no objective",
             "write --data NAME=FILE, or give rows `objective`, `labels` or `scores`",
         )
+
+
+def read_everything(
+    sources: Sequence[str], reading: Reading = EVERYTHING
+) -> tuple[list[Comparison], RowReport]:
+    """Every pair that can be used, whatever it is judged on; malformed rows are counted, too.
+
+    Raises:
+        DataError: there is none; where that is a row's fault, what is wrong with the first one.
+    """
+    report = RowReport()
+    found = list(usable_rows(sources, comparison_of, report, skip_bad_rows=True, reading=reading))
+    if not found:
+        if report.malformed:
+            list(usable_rows(sources, comparison_of, RowReport(), reading=reading))
+        reasons = "; ".join(report.reasons()) or "no rows"
+        raise DataError(f"no usable pair in {', '.join(map(str, sources))}", reasons)
+    return found, report

@@ -16,27 +16,30 @@ from trimtab.data.chats import (
     open_dialogue,
     prompt_of,
     require_characters,
+    system_of,
     text_of,
     tools_of,
     turns_of,
+    with_system,
     with_tools,
 )
 from trimtab.data.literals import read_literal
-from trimtab.data.pairs import Comparison, Message, Pair, Prompt, RowReport
+from trimtab.data.pairs import Comparison, Message, Pair, Prompt, RowReport, Unusable
+from trimtab.data.reading import EVERYTHING, Reading, read_preferences
 from trimtab.data.sources import Row
 from trimtab.errors import DataError
 
 T = TypeVar("T")
 
-_TEXTS = ("prompt", "chosen", "rejected", "text", "objective", "labels", "scores")
-
-
-class Unusable(Exception):
-    """A well-formed row from which no pair can be made; the text is the reason."""
+_TEXTS = ("prompt", "chosen", "rejected", "text", "objective", "labels", "scores", "system")
 
 
 def read_pairs(
-    sources: Sequence[str], objective: str = "", *, skip_bad_rows: bool = False
+    sources: Sequence[str],
+    objective: str = "",
+    *,
+    skip_bad_rows: bool = False,
+    reading: Reading = EVERYTHING,
 ) -> tuple[list[Pair], RowReport]:
     """Read the pairs of one objective from files or hub data sets.
 
@@ -45,6 +48,7 @@ def read_pairs(
         objective: the objective wanted. Rows of another objective are passed over; rows of data
             that name no objective all belong to it. "" takes rows as they stand.
         skip_bad_rows: count malformed rows as unusable instead of refusing the data.
+        reading: columns by hand, pairs per prompt.
 
     Raises:
         DataError: a malformed row, no usable pair, or an objective that the data do not have.
@@ -56,7 +60,8 @@ def read_pairs(
     def own_pairs(row: Row, place: str) -> tuple[str, Row, list[Pair]]:
         return place, row, list(pairs_of(row, place))
 
-    for place, row, found in usable_rows(sources, own_pairs, report, skip_bad_rows=skip_bad_rows):
+    how: dict[str, Any] = {"skip_bad_rows": skip_bad_rows, "reading": reading}
+    for place, row, found in usable_rows(sources, own_pairs, report, **how):
         seen.update(pair.objective for pair in found)
         if _is_tied(row, place, objective):
             report.leave_out(f"a tie on {objective!r}", place)
@@ -67,7 +72,7 @@ def read_pairs(
             raise DataError(
                 f"the data have no objective {objective!r}", f"they have: {', '.join(named)}"
             )
-        reasons = "; ".join(report.lines()) or "no rows"
+        reasons = "; ".join(report.reasons()) or "no rows"
         raise DataError(f"no usable pair in {', '.join(map(str, sources))}", reasons)
     return pairs, report
 
@@ -78,31 +83,33 @@ def usable_rows(
     report: RowReport,
     *,
     skip_bad_rows: bool = False,
+    reading: Reading = EVERYTHING,
 ) -> Iterator[T]:
-    """Yield what `read(row, place)` makes of every row that can be used.
+    """Yield what `read(row, place)` makes of every pair's row that can be used.
 
     Args:
         sources: what `read_rows` takes.
         read: raises `Unusable` for a row that teaches nothing, `DataError` for a malformed one.
         report: where rows are counted, and those that are left out.
         skip_bad_rows: count malformed rows as unusable instead of refusing the data.
+        reading: columns by hand, pairs per prompt.
 
     Raises:
         DataError: a malformed row, without `skip_bad_rows`.
     """
-    from trimtab.data.sources import read_rows
-
     for source in sources:
-        for place, row in read_rows(source):
-            report.rows += 1
+        for place, row in read_preferences(source, reading, report):
             try:
+                if isinstance(row, Exception):
+                    raise row
                 found = read(row, place)
             except Unusable as reason:
                 report.leave_out(str(reason), place)
             except DataError as error:
                 if not skip_bad_rows:
                     raise
-                report.leave_out(error.args[0].removeprefix(f"{place} "), place)
+                report.leave_out(wrong := error.args[0].removeprefix(f"{place} "), place)
+                report.malformed.add(wrong)
             else:
                 yield found
 
@@ -136,6 +143,10 @@ def comparison_of(row: Row, place: str = "") -> Comparison:
     if not chosen.strip() or not rejected.strip():
         raise Unusable("one side is empty")
     verdicts = dict(_verdicts(row, place))
+    if system := system_of(row, place):
+        if verbatim:
+            raise DataError(f"{place} has `system` and no `prompt`", "give it a prompt of its own")
+        prompt = with_system(prompt, system)
     if tools := tools_of(row, place):
         if verbatim:
             raise DataError(f"{place} has `tools` and no `prompt`", "give it a prompt of its own")
@@ -219,7 +230,7 @@ def _verdicts(row: Row, place: str) -> Iterator[tuple[str, int]]:
                 f"{place} has scores {pair!r} for {name!r}", "give two numbers: [chosen, rejected]"
             )
     if all(pair[0] == pair[1] for pair in judged.values()):
-        raise Unusable("a tie on every objective")
+        raise Unusable("a tie" if "" in judged else "a tie on every objective")
     yield from ((name, int(b > a)) for name, (a, b) in judged.items() if a != b)
 
 

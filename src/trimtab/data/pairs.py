@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -27,6 +27,10 @@ class Message(TypedDict):
 
 MESSAGE_KEYS = ("name", "reasoning_content", "tool_call_id", "tool_calls", "tools")
 """What a chat template may read of a message besides its role and content."""
+
+
+class Unusable(Exception):
+    """A well-formed row from which no pair can be made; the text is the reason."""
 
 
 Prompt = str | list[Message]
@@ -82,6 +86,16 @@ class RowReport:
     unusable: dict[str, list[str]] = field(default_factory=dict)
     noted: dict[str, list[str]] = field(default_factory=dict)
     judged: dict[str, int] = field(default_factory=dict)
+    layouts: dict[str, int] = field(default_factory=dict)
+    unused: dict[str, None] = field(default_factory=dict)
+    several: bool = False
+    malformed: set[str] = field(default_factory=set)
+
+    def count(self, layout: str, unused: Iterable[str]) -> None:
+        """Count one row of a layout, with those of its columns that nothing reads."""
+        self.rows += 1
+        self.layouts[layout] = self.layouts.get(layout, 0) + 1
+        self.unused.update(dict.fromkeys(unused))
 
     def leave_out(self, reason: str, source: str) -> None:
         """Count one unusable row under its reason."""
@@ -94,6 +108,10 @@ class RowReport:
     def add(self, other: RowReport) -> None:
         """Count another data set's rows, too; `judged` stays that of this one."""
         self.rows += other.rows
+        self.several |= other.several
+        self.unused.update(other.unused)
+        for layout, count in other.layouts.items():
+            self.layouts[layout] = self.layouts.get(layout, 0) + count
         for reason, places in other.unusable.items():
             self.unusable.setdefault(reason, []).extend(places)
         for what, places in other.noted.items():
@@ -105,12 +123,18 @@ class RowReport:
         return dict(Counter({reason: len(rows) for reason, rows in self.unusable.items()}))
 
     def lines(self, examples: int = 3) -> list[str]:
+        """One line per reason, naming the first few rows, and one for columns not used."""
+        unused = [f"columns not used: {', '.join(self.unused)}"] if self.unused else []
+        return self.reasons(examples) + unused
+
+    def reasons(self, examples: int = 3) -> list[str]:
         """One line per reason, naming the first few rows."""
         counts = [f"pairs judged on: {', '.join(f'{o} {n}' for o, n in self.judged.items())}"]
         said = [(f" left out: {reason}", rows) for reason, rows in self.unusable.items()]
         said += [(f": {what}", rows) for what, rows in self.noted.items()]
+        unit = "pair" if self.several else "row"
         return counts[: len(self.judged)] + [
-            f"{len(rows)} {'row' if len(rows) == 1 else 'rows'}{what} "
+            f"{len(rows)} {unit if len(rows) == 1 else f'{unit}s'}{what} "
             f"({', '.join(rows[:examples])}" + (", …)" if len(rows) > examples else ")")
             for what, rows in said
         ]

@@ -11,6 +11,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -18,7 +19,7 @@ from trimtab.errors import DataError, MissingFileError
 
 Row = dict[str, Any]
 
-FORMATS = "JSON, JSONL, CSV or Parquet, plain or .gz or .xz"
+FORMATS = "JSON, JSONL, CSV, TSV, Parquet or Arrow; text plain or .gz or .xz"
 _UNREADABLE = (UnicodeDecodeError, OSError, zlib.error, lzma.LZMAError, EOFError, csv.Error)
 _NAMED = re.compile(r"^([A-Za-z_][\w-]*)=(.+)$")
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?(:[\w.-]+)?$")
@@ -28,24 +29,22 @@ def read_rows(source: str | os.PathLike[str]) -> Iterator[tuple[str, Row]]:
     """Yield `(place, row)` from a file or a hub data set.
 
     Args:
-        source: a JSON (list of objects), JSONL, CSV or Parquet file, plain, `.gz` or `.xz`; or a
-            hub id, `owner/name` (split `train`) or `owner/name:split`. `NAME=` before it names
-            the objective of rows that name none.
+        source: a JSON (list of objects), JSONL, CSV, TSV, Parquet or Arrow file, text plain, `.gz`
+            or `.xz`; a folder that `datasets` saved, `FOLDER` (split `train` where there are
+            several) or `FOLDER:split`; or a hub id, `owner/name` (split `train`) or
+            `owner/name:split`. `NAME=` before it is passed over.
 
     Raises:
         MissingFileError: no such file, and no hub data set of that name can be had.
         DataError: an empty file, a line that is not JSON, an unknown format.
     """
-    objective, source = split_name(source)
-    if objective:
-        for place, row in read_rows(source):
-            named = any(row.get(column) for column in ("objective", "labels", "scores"))
-            yield place, row if named else {**row, "objective": objective}
-        return
+    source = split_name(source)[1]
     path = Path(source)
-    if path.is_dir():
+    if (saved := saved_folder(source)) is not None:
+        yield from _numbered(path.name, _read_saved(saved))
+    elif path.is_dir():
         raise DataError(f"{path} is a folder", "name the data files in it")
-    if path.is_file():
+    elif path.is_file():
         yield from _numbered(path.name, _read_file(path))
     elif _looks_like_path(str(source)):
         raise MissingFileError(f"no such file: {source}", "check the path")
@@ -58,11 +57,11 @@ def fingerprint(sources: Sequence[str | os.PathLike[str]]) -> str:
     digest = hashlib.sha256()
     for entry in sources:
         source = split_name(entry)[1]
-        path = Path(source)
-        if path.is_file():
-            with path.open("rb") as handle:
+        path, saved = Path(source), saved_folder(source)
+        for file in [path] if path.is_file() else saved_files(saved) if saved else []:
+            with file.open("rb") as handle:
                 digest.update(hashlib.file_digest(handle, "sha256").digest())
-        else:
+        if not path.is_file() and not saved:
             digest.update(str(source).encode())
     return digest.hexdigest()
 
@@ -73,6 +72,41 @@ def split_name(source: str | os.PathLike[str]) -> tuple[str, str]:
     if found is None or Path(source).exists():
         return "", str(source)
     return found[1], found[2]
+
+
+def saved_folder(source: str | os.PathLike[str]) -> Path | None:
+    """The folder of one split that `datasets.save_to_disk` wrote; None where there is none.
+
+    Raises:
+        DataError: several splits, and none of them is called as asked.
+    """
+    name, split = str(source), ""
+    if not Path(name).is_dir():
+        name, _, split = name.rpartition(":")
+    folder = Path(name)
+    if not name or not folder.is_dir():
+        return None
+    if (folder / "dataset_dict.json").is_file():
+        splits = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+        if (split or "train") not in splits:
+            raise DataError(
+                f"{folder} has no split {split or 'train'!r}",
+                f"write one of {', '.join(f'{folder}:{s}' for s in splits)}",
+            )
+        return folder / (split or "train")
+    return folder if (folder / "state.json").is_file() and not split else None
+
+
+def saved_files(folder: Path) -> list[Path]:
+    """The Arrow files of a folder that `datasets.save_to_disk` wrote, in order."""
+    try:
+        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        files = [folder / entry["filename"] for entry in state["_data_files"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        files = []
+    if not files or not all(file.is_file() for file in files):
+        raise DataError(f"{folder} is no whole folder of `save_to_disk`", "save it again")
+    return files
 
 
 def _numbered(name: str, rows: Iterator[tuple[int, Row]]) -> Iterator[tuple[str, Row]]:
@@ -89,7 +123,7 @@ def _numbered(name: str, rows: Iterator[tuple[int, Row]]) -> Iterator[tuple[str,
 
 def _looks_like_path(source: str) -> bool:
     suffixes = {s.lower() for s in Path(source).suffixes}
-    known = {".json", ".jsonl", ".csv", ".parquet", ".gz", ".xz", ".txt"}
+    known = {".json", ".jsonl", ".csv", ".tsv", ".parquet", ".arrow", ".gz", ".xz", ".txt"}
     return bool(suffixes & known) or not _HUB_ID.match(source)
 
 
@@ -102,14 +136,17 @@ def _read_file(path: Path) -> Iterator[tuple[int, Row]]:
     if kind == ".parquet":
         yield from _read_parquet(path)
         return
+    if kind == ".arrow":
+        yield from _read_arrow([path])
+        return
     try:
         with _open_text(path, packing) as handle:
             if kind in (".jsonl", ".ndjson"):
                 yield from _read_jsonl(path.name, handle)
             elif kind == ".json":
                 yield from _read_json(path.name, handle)
-            elif kind == ".csv":
-                yield from _read_csv(path.name, handle)
+            elif kind in (".csv", ".tsv"):
+                yield from _read_csv(path.name, handle, tabs=kind == ".tsv")
             else:
                 raise DataError(f"{path.name} has no known data format", f"use {FORMATS}")
     except _UNREADABLE as error:
@@ -158,16 +195,25 @@ def _loads(text: str, where: str) -> Any:
         ) from None
 
 
-def _read_csv(name: str, handle: IO[str]) -> Iterator[tuple[int, Row]]:
+def _read_csv(name: str, handle: IO[str], *, tabs: bool) -> Iterator[tuple[int, Row]]:
     csv.field_size_limit(2**31 - 1)  # a long chat is no error
-    reader = csv.DictReader(handle)
+    header = handle.readline()
+    mark = "\t" if tabs else _delimiter(header)
+    # with tabs many write quotes as they stand: what would be cut at one is an error, not a guess
+    reader = csv.DictReader(chain([header], handle), delimiter=mark, strict=tabs)
     for row in reader:
         if None in row:
             raise DataError(
                 f"line {reader.line_num} of {name} has more cells than the header",
-                "put texts with commas or line ends into quotes",
+                "put texts with commas, semicolons, tabs or line ends into quotes",
             )
         yield reader.line_num, {key: value for key, value in row.items() if key}
+
+
+def _delimiter(header: str) -> str:
+    """What parts the columns: the one of comma, semicolon and tab that is most in the header."""
+    bare = re.sub(r'"[^"]*"', "", header)
+    return max(",;\t", key=bare.count)
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[int, Row]]:
@@ -178,11 +224,34 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, Row]]:
         file = pyarrow.parquet.ParquetFile(path)
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise DataError(f"{path.name} is not a Parquet file ({error})", "check the file") from None
-    number = 0
-    for batch in file.iter_batches():
-        for row in batch.to_pylist():
-            number += 1
-            yield number, _without_maps(row)
+    rows = (row for batch in file.iter_batches() for row in batch.to_pylist())
+    yield from enumerate(map(_without_maps, rows), 1)
+
+
+def _read_saved(folder: Path) -> Iterator[tuple[int, Row]]:
+    yield from _read_arrow(saved_files(folder))
+
+
+def _read_arrow(files: Sequence[Path]) -> Iterator[tuple[int, Row]]:
+    """Rows of Arrow files, which `datasets` writes as streams, and others as files."""
+    import pyarrow
+
+    def rows() -> Iterator[Row]:
+        for path in files:
+            with pyarrow.memory_map(str(path)) as source:
+                try:
+                    batches = iter(pyarrow.ipc.open_stream(source))
+                except pyarrow.ArrowInvalid:
+                    file = pyarrow.ipc.open_file(source)
+                    batches = map(file.get_batch, range(file.num_record_batches))
+                for batch in batches:
+                    yield from map(_without_maps, batch.to_pylist())
+
+    try:
+        yield from enumerate(rows(), 1)
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        names = ", ".join(path.name for path in files[:3])
+        raise DataError(f"{names} is not Arrow data ({error})", "check the file") from None
 
 
 def _without_maps(value: Any) -> Any:

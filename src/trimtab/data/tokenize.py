@@ -273,5 +273,5 @@ def tokenize_pairs(
             "raise --max-length",
         )
     if pairs and not tokens:
-        raise DataError(f"none of {len(pairs)} pairs can be used", "; ".join(report.lines()))
+        raise DataError(f"none of {len(pairs)} pairs can be used", "; ".join(report.reasons()))
     return tokens

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from trimtab.arms.folder import conditioned_on, fetch
 from trimtab.arms.sidecar import Sidecar
 from trimtab.data.formats import read_pairs
 from trimtab.data.pairs import Pair, RowReport, split_of
+from trimtab.data.reading import Reading
 from trimtab.data.sources import fingerprint
 from trimtab.data.templates import TemplateError
 from trimtab.data.tokenize import tokenize_pair
@@ -59,6 +60,8 @@ def measure_accuracy(
     split: EvalSplit = "test",
     train_data: Sequence[str] = (),
     skip_bad_rows: bool = False,
+    columns: str | Mapping[str, str] = "",
+    pairs_per_prompt: int = 0,
     batch_size: int = 16,
     dtype: DType = "auto",
     device: str | None = None,
@@ -76,6 +79,8 @@ def measure_accuracy(
         train_data: what the bag-of-words floor is fitted on, where it is not `data`'s own training
             split.
         skip_bad_rows: leave malformed rows out, counted.
+        columns: which columns hold what, where no layout fits, as in training.
+        pairs_per_prompt: of several answers to a prompt, that many pairs; 0 for all.
         batch_size: rows in one forward pass.
         dtype: of the weights.
         device: where to put them; the GPU by default where there is one.
@@ -89,15 +94,19 @@ def measure_accuracy(
     if batch_size < 1:
         raise ConfigError(f"--batch-size is {batch_size}", "it must be 1 or more")
     arm = fetch(arm, what="reward model", revision=revision)
+    how: dict[str, Any] = {
+        "skip_bad_rows": skip_bad_rows,
+        "reading": Reading.of(columns, pairs_per_prompt),
+    }
     sidecar = Sidecar.load(arm)
     if sidecar.split == "none" and sidecar.data_sha256 == fingerprint(data):
         logger.warning("%s was trained on every row of these data: nothing is held out", arm)
     name = sidecar.objective if objective is None else objective
     preference = _all_on(name, conditioned_on(arm))
-    pairs, report = read_pairs(data, name, skip_bad_rows=skip_bad_rows)
+    pairs, report = read_pairs(data, name, **how)
     measured = _of_split(pairs, split)
     if train_data:
-        fitted, _ = read_pairs(train_data, name, skip_bad_rows=skip_bad_rows)
+        fitted, _ = read_pairs(train_data, name, **how)
     else:
         fitted = [
             p for p in pairs if split in ("test", "validation") and split_of(p.prompt) == "train"
@@ -158,7 +167,7 @@ def _readable(model: RewardModel, pairs: Sequence[Pair], report: RowReport) -> l
         else:
             kept.append(pair)
     if not kept:
-        raise DataError(f"none of {len(pairs)} pairs can be used", "; ".join(report.lines()))
+        raise DataError(f"none of {len(pairs)} pairs can be used", "; ".join(report.reasons()))
     return kept
 
 

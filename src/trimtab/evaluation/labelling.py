@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from trimtab.data.comparisons import require_objectives
-from trimtab.data.formats import Unusable, comparison_of, usable_rows
-from trimtab.data.pairs import Comparison, RowReport
+from trimtab.data.formats import comparison_of, usable_rows
+from trimtab.data.pairs import Comparison, RowReport, Unusable
+from trimtab.data.reading import EVERYTHING, Reading
 from trimtab.data.sources import Row, fingerprint, split_name
 from trimtab.errors import DataError, OutputError
 from trimtab.evaluation.labels import Sides, label_of
@@ -28,11 +29,15 @@ from trimtab.evaluation.scored import (
 from trimtab.evaluation.scorers import Scorer
 from trimtab.jobs import RowFile
 
-_SIDES = ("prompt", "chosen", "rejected", "text", "score", "tools")
+_SIDES = ("prompt", "chosen", "rejected", "text", "score", "system", "tools")
 
 
 def read_for_labelling(
-    sources: Sequence[str], *, keep_labels: bool = False, skip_bad_rows: bool = False
+    sources: Sequence[str],
+    *,
+    keep_labels: bool = False,
+    skip_bad_rows: bool = False,
+    reading: Reading = EVERYTHING,
 ) -> tuple[list[Comparison], RowReport]:
     """Every usable pair once, in its own order of sides.
 
@@ -40,6 +45,7 @@ def read_for_labelling(
         sources: what `read_rows` takes.
         keep_labels: hand on the verdicts that the rows carry; otherwise there are none.
         skip_bad_rows: count malformed rows as unusable instead of refusing the data.
+        reading: columns by hand, pairs per prompt.
 
     Raises:
         DataError: a malformed row (without `skip_bad_rows`), no usable pair, or a verdict to be
@@ -58,9 +64,10 @@ def read_for_labelling(
         require_objectives(own)
         return own
 
-    pairs = list(usable_rows(sources, one, report, skip_bad_rows=skip_bad_rows))
+    how: dict[str, Any] = {"skip_bad_rows": skip_bad_rows, "reading": reading}
+    pairs = list(usable_rows(sources, one, report, **how))
     if not pairs:
-        raise DataError(f"no usable pair in {', '.join(sources)}", "; ".join(report.lines()))
+        raise DataError(f"no usable pair in {', '.join(sources)}", "; ".join(report.reasons()))
     return pairs, report
 
 
@@ -70,13 +77,16 @@ def settings_of(
     costs: Sequence[str],
     *,
     keep_labels: bool = False,
+    reading: Reading = EVERYTHING,
 ) -> dict[str, Any]:
     """What the labels depend on."""
+    how = {name: value for name, value in asdict(reading).items() if value}
     return {
         "command": "label",
         "data_sha256": fingerprint(sources),
         "scorers": {name: dict(scorer.identity) for name, scorer in scorers.items()},
         "costs": list(costs),
+        **({"reading": how} if how else {}),
         **({"kept": [split_name(source)[0] for source in sources]} if keep_labels else {}),
     }
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Sequence
 
 from trimtab.data.chats import prompt_of
-from trimtab.data.formats import Unusable, pairs_of, read_cells
-from trimtab.data.pairs import Prompt, RowReport
+from trimtab.data.formats import pairs_of, read_cells
+from trimtab.data.layouts.registry import UnknownLayoutError
+from trimtab.data.pairs import Prompt, RowReport, Unusable
+from trimtab.data.reading import pairs_in
 from trimtab.data.sources import Row, read_rows
 from trimtab.errors import DataError
 
-_SIDES = ("prompt", "chosen", "rejected", "text", "tools")
+_SIDES = ("prompt", "chosen", "rejected", "text", "system", "tools")
 
 
 def read_prompts(source: str, limit: int | None = None) -> tuple[list[Prompt], RowReport]:
@@ -41,6 +44,8 @@ def read_prompts(source: str, limit: int | None = None) -> tuple[list[Prompt], R
 
 
 def _prompt(row: Row, place: str) -> Prompt:
+    with contextlib.suppress(UnknownLayoutError):  # then it is no pair, and has a prompt alone
+        row = pairs_in(row, place)[0][1]
     sides = {key: value for key, value in row.items() if key in _SIDES}  # verdicts do not matter
     if "chosen" not in row and not isinstance(read_cells(sides, place).get("text"), list):
         prompt = prompt_of(row, place)

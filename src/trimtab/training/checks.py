@@ -41,6 +41,7 @@ def check(config: TrainConfig) -> None:
             raise ConfigError(f"--{name.replace('_', '-')} without --push-to-hub", "add it")
     if not config.data:
         raise ConfigError("no data", "name at least one file or hub id with --data")
+    _ = config.reading  # refused here, before anything is read
     _check_betas(config)
     _check_method(config)
     if config.conditions:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from trimtab.arms.descriptions import parse_descriptions
 from trimtab.arms.sidecar import CONDITIONED_METHODS, Method
+from trimtab.data.reading import Reading
 from trimtab.errors import ConfigError, PreferenceError
 from trimtab.steering import parse_preference, require_name
 from trimtab.training.checks import check
@@ -23,8 +24,9 @@ class TrainConfig:
     """Model to start from: a folder or a hub id. The ARM has its tokenizer and architecture."""
 
     data: list[str]
-    """Preference files (JSON, JSONL, CSV, Parquet; .gz, .xz) or hub ids (`owner/name:split`).
-    `helpful=FILE` names the objective of a file that names none."""
+    """Preference files (JSON, JSONL, CSV, TSV, Parquet, Arrow; .gz, .xz), folders of `datasets`, or
+    hub ids (`owner/name:split`), in any layout of docs/data.md. `helpful=FILE` names the objective
+    of a file that names none."""
 
     output_dir: str
     """Where the reward model goes (one sub-folder each when several objectives are named)."""
@@ -43,6 +45,13 @@ class TrainConfig:
 
     eval_data: list[str] = field(default_factory=list)
     """Files to evaluate on instead of the validation split."""
+
+    columns: str = ""
+    """Which columns hold what, where no layout fits: `prompt=question,chosen=good,rejected=bad`."""
+
+    pairs_per_prompt: int = 0
+    """Where a prompt has several rated or ranked answers, make this many pairs of them; 0 makes
+    all."""
 
     skip_bad_rows: bool = False
     """Leave malformed rows out, counted and named, instead of refusing the data."""
@@ -212,6 +221,8 @@ class TrainConfig:
             self.data = [self.data]
         if not isinstance(self.objectives, str):
             self.objectives = ",".join(self.objectives)
+        if isinstance(self.columns, Mapping):
+            self.columns = ",".join(f"{name}={column}" for name, column in self.columns.items())
         self.model, self.output_dir = str(self.model), str(self.output_dir)  # paths are welcome
         if isinstance(self.describe, Mapping):
             self.describe = [f"{name}={text}" for name, text in self.describe.items()]
@@ -228,6 +239,11 @@ class TrainConfig:
         for name in names:
             require_name(name)
         return list(dict.fromkeys(names)) or [""]
+
+    @property
+    def reading(self) -> Reading:
+        """How rows are read."""
+        return Reading.of(self.columns, self.pairs_per_prompt)
 
     @property
     def conditions(self) -> bool:

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from trimtab.arms.folder import check_folder, is_adapter
 from trimtab.data.comparisons import read_comparisons
 from trimtab.data.formats import read_pairs
 from trimtab.data.pairs import Pair, RowReport, split_of
-from trimtab.data.sources import split_name
+from trimtab.data.sources import saved_folder, split_name
 from trimtab.errors import ConfigError, DataError
 from trimtab.training.config import TrainConfig
 
@@ -44,14 +45,16 @@ def read_data(config: TrainConfig, objective: str) -> TrainData:
             "train on a whole model (merge the adapter into it first)",
         )
     for path in (*config.data, *config.eval_data):
-        if Path(split_name(path)[1]).is_dir():
+        source = split_name(path)[1]
+        if Path(source).is_dir() and saved_folder(source) is None:
             raise DataError(f"{path} is a folder", "name the data files in it")
     return _read_comparisons(config) if config.conditions else _read_splits(config, objective)
 
 
 def _read_splits(config: TrainConfig, objective: str) -> TrainData:
     """Training and validation pairs of one objective; the test split stays untouched."""
-    pairs, report = read_pairs(config.data, objective, skip_bad_rows=config.skip_bad_rows)
+    how: dict[str, Any] = {"skip_bad_rows": config.skip_bad_rows, "reading": config.reading}
+    pairs, report = read_pairs(config.data, objective, **how)
     named = sorted({pair.objective for pair in pairs})
     if len(named) > 1:
         raise ConfigError(
@@ -66,9 +69,7 @@ def _read_splits(config: TrainConfig, objective: str) -> TrainData:
     parts = _split(config, pairs)
     if config.eval_data:
         with _of_eval_data():
-            parts["validation"], more = read_pairs(
-                config.eval_data, objective, skip_bad_rows=config.skip_bad_rows
-            )
+            parts["validation"], more = read_pairs(config.eval_data, objective, **how)
         report.add(more)
     _require_pairs(parts)
     return TrainData(parts, report)
@@ -77,9 +78,8 @@ def _read_splits(config: TrainConfig, objective: str) -> TrainData:
 def _read_comparisons(config: TrainConfig) -> TrainData:
     """Training and validation pairs of all objectives, and the objectives."""
     wanted = [name for name in config.objective_names if name]
-    pairs, objectives, report = read_comparisons(
-        config.data, wanted, skip_bad_rows=config.skip_bad_rows
-    )
+    how: dict[str, Any] = {"skip_bad_rows": config.skip_bad_rows, "reading": config.reading}
+    pairs, objectives, report = read_comparisons(config.data, wanted, **how)
     if len(objectives) < 2:
         raise ConfigError(
             f"--method {config.method} with the one objective {objectives[0]}",
@@ -90,9 +90,7 @@ def _read_comparisons(config: TrainConfig) -> TrainData:
     parts = _split(config, pairs)
     if config.eval_data:
         with _of_eval_data():
-            more_pairs, _, more = read_comparisons(
-                config.eval_data, objectives, skip_bad_rows=config.skip_bad_rows
-            )
+            more_pairs, _, more = read_comparisons(config.eval_data, objectives, **how)
         parts["validation"] = list(more_pairs)
         report.add(more)
     _require_pairs(parts)

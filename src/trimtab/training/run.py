@@ -87,7 +87,10 @@ def plan_runs(config: TrainConfig) -> list[Plan]:
         warn_of_a_local_base(config.model)
     names = [""] if config.conditions else config.objective_names
     folders = {n: Path(config.output_dir) / (n if len(names) > 1 else "") for n in names}
-    return [_plan(config, name, folder) for name, folder in folders.items()]
+    plans = [_plan(config, name, folder) for name, folder in folders.items()]
+    for plan in plans[1:]:
+        plan.data.report.unused.clear()  # they read the same columns: said once
+    return plans
 
 
 def _plan(config: TrainConfig, objective: str, folder: Path) -> Plan:
