@@ -54,7 +54,7 @@ class AccuracyReport:
 
 def measure_accuracy(
     arm: str,
-    data: Sequence[str],
+    data: str | Sequence[str],
     *,
     objective: str | None = None,
     split: EvalSplit = "test",
@@ -93,6 +93,7 @@ def measure_accuracy(
     """
     if batch_size < 1:
         raise ConfigError(f"--batch-size is {batch_size}", "it must be 1 or more")
+    data = [data] if isinstance(data, str) else list(data)
     arm = fetch(arm, what="reward model", revision=revision)
     how: dict[str, Any] = {
         "skip_bad_rows": skip_bad_rows,

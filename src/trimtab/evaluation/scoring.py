@@ -178,7 +178,40 @@ def _load_judge(folder: str, tokenizer: Any, options: dict[str, Any]) -> Any:
 
 
 def score_responses(
-    model: str, prompts: Sequence[Prompt], responses: Sequence[str], **options: Any
+    arm: str,
+    prompts: Sequence[Prompt],
+    responses: Sequence[str],
+    *,
+    preference: PreferenceLike | None = None,
+    batch_size: int = 16,
+    prompt_format: PromptFormat | Sequence[PromptFormat] | None = None,
+    dtype: DType = "auto",
+    device: str | None = None,
+    trust_remote_code: bool = False,
 ) -> list[Scored]:
-    """Load a reward model and score responses with it (see `RewardModel.score`)."""
-    return RewardModel(model).score(prompts, responses, **options)
+    """Rewards of given responses under an ARM or another reward model.
+
+    Args:
+        arm: its folder.
+        prompts: texts or chats, one per response.
+        responses: texts.
+        preference: what a conditioned ARM scores for; by default all objectives alike.
+        batch_size: rows in one forward pass.
+        prompt_format: how plain-text prompts are read, all or one for each; by default as in
+            training.
+        dtype: of the weights.
+        device: where to put them; the GPU by default where there is one.
+        trust_remote_code: run model code that comes with the checkpoint.
+
+    Raises:
+        PreferenceError: a preference that does not fit the model.
+        ModelLoadError: it cannot be loaded, or gives NaN.
+    """
+    model = RewardModel(arm, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    return model.score(
+        prompts,
+        responses,
+        batch_size=batch_size,
+        prompt_format=prompt_format,
+        preference=preference,
+    )
