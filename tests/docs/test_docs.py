@@ -78,11 +78,9 @@ def test_the_command_lines_of_a_page_run(
         assert (tmp_path / "arms/harmless/adapter_model.safetensors").is_file()
         assert (tmp_path / "front/front.png").is_file()
     if page.stem == "data":
-        three = (
-            ["helpfulness", "honesty", "truthfulness"],
-            ["helpfulness", "coherence", "verbosity"],
-        )
-        assert tuple(conditioned_on(f"arms/{n}") for n in ("ultrafeedback", "helpsteer2")) == three
+        aspects = ["helpfulness", "honesty", "truthfulness"]
+        assert conditioned_on("arms/ultrafeedback") == aspects
+        assert conditioned_on("arms/helpsteer2") == ["helpfulness", "coherence", "verbosity"]
 
 
 def _write_published(folder: Path) -> None:

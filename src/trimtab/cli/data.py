@@ -49,7 +49,8 @@ class DataOptions:
 
 def main(argv: Sequence[str]) -> int:
     """Read and show."""
-    options = parse(DataOptions, argv, "data", DESCRIPTION)
+    words = [word for word in argv if word != "--data"]  # as other commands want it
+    options = parse(DataOptions, words, "data", DESCRIPTION)
     from trimtab.cli import show
     from trimtab.evaluation.data_report import inspect_data
 

@@ -80,6 +80,10 @@ class RowReport:
         unusable: reason -> where the rows stand.
         noted: what is to be said of rows that are used -> where they stand.
         judged: objective -> number of pairs judged on it, where pairs are judged on several.
+        layouts: layout -> number of its rows.
+        unused: columns that nothing reads.
+        several: whether pairs were made of several rows or of one row's several answers.
+        malformed: those reasons in `unusable` for which data are refused unless asked otherwise.
     """
 
     rows: int = 0
@@ -109,6 +113,7 @@ class RowReport:
         """Count another data set's rows, too; `judged` stays that of this one."""
         self.rows += other.rows
         self.several |= other.several
+        self.malformed |= other.malformed
         self.unused.update(other.unused)
         for layout, count in other.layouts.items():
             self.layouts[layout] = self.layouts.get(layout, 0) + count

@@ -112,7 +112,7 @@ def inspect_data(
         several_turns=sum(any(m["role"] == "assistant" for m in chat) for chat in chats),
         with_system=sum(chat[0]["role"] == "system" for chat in chats if chat),
         objectives={name: _of_objective(pairs, name) for name in names},
-        agreement=agreement([pair.verdicts for pair in pairs], names, kept=True),
+        agreement=agreement([pair.verdicts for pair in pairs], [n for n in names if n], kept=True),
         unit="tokens" if tokenizer else "words",
         lengths=lengths,
         measured=measured,

@@ -457,6 +457,15 @@ def test_a_system_column_beside_trls(tmp_path: Path) -> None:
     assert "has `system` and no `prompt`" in text
 
 
+@pytest.mark.parametrize("nothing", ["", None])
+def test_an_empty_question_is_no_reason_to_guess(tmp_path: Path, nothing: object) -> None:
+    """What both answers begin with must not become the prompt."""
+    row = {"question": nothing, "chosen": "The sky.", "rejected": "The sea."}
+    pairs, report = read(tmp_path, row, {**row, "question": "What is blue?"})
+    assert [p.prompt for p in pairs] == ["What is blue?"]
+    assert report.counts == {"the prompt is empty": 1}
+
+
 def test_two_columns_that_could_be_the_prompt(tmp_path: Path) -> None:
     row = {"question": "a", "query": "b", "chosen": "c", "rejected": "d"}
     text = refused(tmp_path, row)

@@ -8,6 +8,7 @@ from trimtab.data.chats import DIALOGUE_START, text_of
 from trimtab.data.layouts.cells import literal, text
 from trimtab.data.layouts.turns import as_openai
 from trimtab.data.layouts.two_sides import alpaca_prompt
+from trimtab.data.pairs import Unusable
 from trimtab.data.sources import Row
 from trimtab.errors import DataError
 
@@ -68,8 +69,8 @@ def fits_named(row: Row) -> bool:
         return False
     if sides == SIDES[0]:
         whole = any(_is_whole(row[side]) for side in sides)
-        return row.get("prompt") is None and bool(_prompts(row)) and not whole
-    return row.get("prompt") is not None or bool(_prompts(row))
+        return row.get("prompt") is None and _has_question(row) and not whole
+    return row.get("prompt") is not None or _has_question(row)
 
 
 def named(row: Row, place: str) -> Row:
@@ -77,12 +78,15 @@ def named(row: Row, place: str) -> Row:
 
     Raises:
         DataError: two columns could be the prompt.
+        Unusable: that column is empty; what the two answers share is no prompt then.
     """
     sides = _sides(row)
     assert sides is not None  # it fits
     prompt = row.get("prompt")
     if prompt is None:
         columns = _prompts(row)
+        if not columns:
+            raise Unusable("the prompt is empty")
         if len(columns) > 1:
             raise DataError(
                 f"{place} has `{columns[0]}` and `{columns[1]}`, and either could be the prompt",
@@ -104,8 +108,12 @@ def _sides(row: Row) -> tuple[str, str] | None:
     return next((pair for pair in SIDES if all(row.get(c) is not None for c in pair)), None)
 
 
+def _has_question(row: Row) -> bool:
+    return any(column in row for column in PROMPTS)
+
+
 def _prompts(row: Row) -> list[str]:
-    found = [column for column in PROMPTS if row.get(column) is not None]
+    found = [column for column in PROMPTS if row.get(column) not in (None, "", [])]
     return ["instruction"] if found == ["instruction", "input"] else found
 
 
