@@ -67,7 +67,8 @@ def draw(path: Path, material: Material, swept: Swept) -> None:
         path,
         curve,
         _point("unguided", swept["unguided"]),
-        title=f"One frozen model, {len(curve)} preferences (numbers: weight of {first.name})",
+        title=f"{material.about}, frozen, at {len(curve)} preferences "
+        f"(numbers: weight of {first.name})",
         x_label=_axis(first.name, first.unit, first.less_is_better),
         y_label=_axis(other.name, other.unit, other.less_is_better),
         controls=[_point(name, swept[name]) for name in swept if name.startswith(CONTROL)],

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from trimtab.evaluation import label_places
-from trimtab.evaluation.label_places import Boxes, Placed, Wanted, along, around, as_boxes
+from trimtab.evaluation.label_places import Boxes, along, around, as_boxes
+from trimtab.evaluation.marks import Mark, spot, write_marks
 from trimtab.evaluation.plots import error_bars
 from trimtab.evaluation.stats import Estimate
 from trimtab.files import storage_errors
@@ -221,28 +221,19 @@ def _is_near(value: float, estimates: Sequence[Estimate]) -> bool:
     return low - (high - low) <= value <= high + (high - low)
 
 
-@dataclass(frozen=True)
-class _Mark:
-    """A text at a point in pixels; where guides meet, one stands for all of them."""
-
-    text: str
-    point: tuple[float, float]
-    color: str
-
-
 _SAME = 9.0  # pixels within which equal marks of two guides are one
 
 
 def _marks(
     fronts: Sequence[FrontLine], spots: Sequence[Sequence[tuple[float, float]]]
-) -> list[_Mark]:
-    found: list[_Mark] = []
+) -> list[Mark]:
+    found: list[Mark] = []
     for i, (front, own) in enumerate(zip(fronts, spots, strict=True)):
         for number, text in front.marks.items():
-            mark = _Mark(text, own[number], _STYLES[i % len(_STYLES)].color)
+            mark = Mark(text, own[number], _STYLES[i % len(_STYLES)].color)
             for j, other in enumerate(found):
                 if other.text == text and math.dist(other.point, mark.point) <= _SAME:
-                    found[j] = _Mark(text, other.point, INK)
+                    found[j] = Mark(text, other.point, INK)
                     break
             else:
                 found.append(mark)
@@ -261,37 +252,21 @@ def _write_marks(
 ) -> None:
     """Write each front's marks where there is room, with a line to the point where it is far."""
     to_pixels = axes.transData.transform
-    renderer = figure.canvas.get_renderer()
     spots = [
-        [_spot(to_pixels, a.value, b.value) for a, b in zip(f.points[x], f.points[y], strict=True)]
+        [spot(to_pixels, a.value, b.value) for a, b in zip(f.points[x], f.points[y], strict=True)]
         for f in fronts
     ]
-    marks = _marks(fronts, spots)
-    size = 8.5 if joined else 7.5
-    notes = [_note(axes, mark, size) for mark in marks]
-    boxes = [note.get_window_extent(renderer) for note in notes]
-    frame = axes.get_window_extent(renderer)
     points = around([spot for own in spots for spot in own], 7.0)
-    marks_of_others = around([_spot(to_pixels, *at) for at in others], 11.0)
-    places = label_places.place(
-        [Wanted(m.point, (b.width + 8, b.height + 2)) for m, b in zip(marks, boxes, strict=True)],
-        (frame.x0 + 2, frame.y0 + 2, frame.x1, frame.y1),
+    marks_of_others = around([spot(to_pixels, *at) for at in others], 11.0)
+    write_marks(
+        figure,
+        axes,
+        _marks(fronts, spots),
         hidden=np.concatenate([points, marks_of_others]),
         lines=_lines(spots) if joined else as_boxes([]),
         bars=_bars(to_pixels, fronts, x, y),
+        size=8.5 if joined else 7.5,
     )
-    back = axes.transData.inverted().transform
-    for note, mark, found in zip(notes, marks, places, strict=True):
-        if found is None:
-            note.remove()
-            continue
-        note.set_position(back(found.centre))
-        _lead(axes, back, mark, found)
-
-
-def _spot(to_pixels: Any, x: float, y: float) -> tuple[float, float]:
-    right, up = to_pixels((x, y))
-    return float(right), float(up)
 
 
 def _lines(spots: Sequence[Sequence[tuple[float, float]]]) -> Boxes:
@@ -309,41 +284,6 @@ def _bars(to_pixels: Any, fronts: Sequence[FrontLine], x: str, y: str) -> Boxes:
                 ((a.low, b.value), (a.high, b.value)),
                 ((a.value, b.low), (a.value, b.high)),
             ):
-                corners = np.array([_spot(to_pixels, *start), _spot(to_pixels, *end)])
+                corners = np.array([spot(to_pixels, *start), spot(to_pixels, *end)])
                 found.append([*(corners.min(0) - 0.5), *(corners.max(0) + 0.5)])
     return as_boxes(found)
-
-
-def _note(axes: Any, mark: _Mark, size: float) -> Any:
-    from matplotlib.patheffects import withStroke
-
-    note = axes.text(
-        0.5,
-        0.5,
-        mark.text,
-        ha="center",
-        va="center",
-        fontsize=size,
-        color=mark.color,
-        path_effects=[withStroke(linewidth=2.2, foreground="white")],
-        zorder=30,
-        gid="mark",
-    )
-    note.set_in_layout(False)
-    return note
-
-
-def _lead(axes: Any, back: Any, mark: _Mark, found: Placed) -> None:
-    """A thin line from a point to its text, where the text is not beside it."""
-    if found.leader is None:
-        return
-    ends = [back(mark.point), back(found.leader)]
-    axes.plot(
-        *zip(*ends, strict=True),
-        color=mark.color,
-        linewidth=0.6,
-        alpha=0.8,
-        zorder=4,
-        scalex=False,
-        scaley=False,
-    )

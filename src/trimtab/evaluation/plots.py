@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from trimtab.evaluation.stats import Estimate
 from trimtab.files import storage_errors
@@ -58,25 +61,21 @@ def tradeoff_plot(
         axes.errorbar(
             [p.x.value for p in points],
             [p.y.value for p in points],
-            xerr=error_bars([p.x for p in points]),
-            yerr=error_bars([p.y for p in points]),
             fmt=marker,
             color=color,
-            ecolor=color,
-            elinewidth=0.6,
-            capsize=0,
             zorder=3,
         )
-    for points, color, _ in drawn:
-        for point in points:
-            axes.annotate(
-                point.label,
-                (point.x.value, point.y.value),
-                xytext=(7, 7),
-                textcoords="offset points",
-                fontsize=8.5,
-                color=color,
-            )
+        axes.errorbar(
+            [p.x.value for p in points],
+            [p.y.value for p in points],
+            xerr=error_bars([p.x for p in points]),
+            yerr=error_bars([p.y for p in points]),
+            fmt="none",
+            ecolor=color,
+            elinewidth=0.6,
+            alpha=0.5,
+            zorder=1,
+        )
     if less_is_better[0]:
         axes.invert_xaxis()
     if less_is_better[1]:
@@ -84,8 +83,43 @@ def tradeoff_plot(
     axes.set(title=title, xlabel=x_label, ylabel=y_label)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
+    figure.canvas.draw()  # places the axes, so that the names can find room
+    _write_names(figure, axes, drawn)
     with storage_errors(path):
         figure.savefig(path)
+
+
+def _write_names(figure: Any, axes: Any, drawn: Sequence[tuple[Sequence[Point], str, str]]) -> None:
+    """Each point's label, where it covers no other one."""
+    from trimtab.evaluation.label_places import along, around, as_boxes
+    from trimtab.evaluation.marks import Mark, spot, write_marks
+
+    to_pixels = axes.transData.transform
+    marks = [
+        Mark(point.label, spot(to_pixels, point.x.value, point.y.value), color)
+        for points, color, _ in drawn
+        for point in points
+    ]
+    curve = [mark.point for mark in marks[: len(drawn[0][0])]]
+    lines = [along(start, end, 2.0) for start, end in pairwise(curve)]
+    bars = [
+        along(spot(to_pixels, *start), spot(to_pixels, *end), 0.5)
+        for points, _, _ in drawn
+        for p in points
+        for start, end in (
+            ((p.x.low, p.y.value), (p.x.high, p.y.value)),
+            ((p.x.value, p.y.low), (p.x.value, p.y.high)),
+        )
+    ]
+    write_marks(
+        figure,
+        axes,
+        marks,
+        hidden=around([mark.point for mark in marks], 7.0),
+        lines=np.concatenate([as_boxes([]), *lines]),
+        bars=np.concatenate([as_boxes([]), *bars]),
+        size=8.5,
+    )
 
 
 def error_bars(estimates: Sequence[Estimate]) -> list[list[float]]:

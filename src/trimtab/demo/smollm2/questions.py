@@ -55,4 +55,4 @@ HELD_OUT = (
     "How can I be a good neighbour?", "Why do we need rules?", "Tell me about bridges.",
 )  # fmt: skip
 
-SHOWN = HELD_OUT[:3]
+SHOWN = ("How does a telescope work?", "How do I paint a wall?", "How can I sleep better?")
