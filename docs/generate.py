@@ -62,12 +62,18 @@ def python() -> str:
 def _function(name: str, of: Any) -> str:
     """Heading, signature a line a parameter, docstring."""
     parameters = inspect.signature(of).parameters.values()
-    given = [str(p).replace("'", "") for p in parameters if p.name != "self"]
+    given = [_parameter(p) for p in parameters if p.name != "self"]
     text = inspect.getdoc(of) or ""
     if issubclass(of, Exception) if inspect.isclass(of) else False:
         return f"## {name}\n\n```text\n{text}\n```\n"
     lines = "".join(f"    {one},\n" for one in given)
     return f"## {name}\n\n```text\n{name}(\n{lines})\n\n{text.strip()}\n```\n"
+
+
+def _parameter(parameter: inspect.Parameter) -> str:
+    """`name: type = default`; a function as a default has no text that stays."""
+    text = str(parameter).replace("'", "")
+    return text.partition(" = <function")[0] + " = …" if " = <function" in text else text
 
 
 def main() -> int:

@@ -14,6 +14,7 @@ from gguf_files import write_gguf
 
 from trimtab.arms.folder import conditioned_on
 from trimtab.cli.main import main
+from trimtab.models.packaged import MODELS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -21,13 +22,16 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 @pytest.mark.slow
 def test_the_six_lines_of_the_readme_run(tmp_path: Path) -> None:
+    if not MODELS["smollm2"].folder.is_dir():
+        pytest.skip(f"{MODELS['smollm2'].name} is not here (make models)")
     [code] = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert len(code.splitlines()) == 6
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    assert len(result.stdout.split()) > 5  # an answer, not an empty line
-    assert (tmp_path / "arms/cheerful/trimtab.json").is_file()
+    frozen, steered = re.split(r"^1\.0 ", result.stdout, flags=re.MULTILINE)
+    assert frozen.startswith("0.0 ") and len(frozen.split()) > 10
+    assert len(steered.split()) > 10 and steered.strip() != frozen[4:].strip()
 
 
 def commands_of(page: str) -> list[list[str]]:
@@ -70,7 +74,9 @@ def test_the_command_lines_of_a_page_run(
         small = ["--shape", "5m", "--repeats", "1", "--new-tokens", "2", "--no-memory"]
         short = ["--max-new-tokens", "4"]
         sweep = [*short, "--preference-step", "0.5", "--resamples", "100"]
+        curve = [*short, "--strengths", "0,0.5,1", "--resamples", "100"]
         more = {"generate": short, "chat": short, "bench": small, "pareto": sweep}
+        more["calibrate"] = curve
         extra = more.get(command[0], [])
         assert main([*command, *extra]) == 0, (command, capsys.readouterr().err)
     if page.stem == "README":
@@ -81,6 +87,19 @@ def test_the_command_lines_of_a_page_run(
         aspects = ["helpfulness", "honesty", "truthfulness"]
         assert conditioned_on("arms/ultrafeedback") == aspects
         assert conditioned_on("arms/helpsteer2") == ["helpfulness", "coherence", "verbosity"]
+
+
+def test_the_lines_of_the_page_on_transformers_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_model(tmp_path / "MODEL")
+    save_model(tmp_path / "arms" / "helpful", seed=1)
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs/transformers.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    exec(code, {})
+    answers = capsys.readouterr().out
+    assert answers.startswith("[") and answers.count("bread") == 1
 
 
 def _write_published(folder: Path) -> None:

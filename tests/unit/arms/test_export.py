@@ -158,6 +158,24 @@ def test_only_a_shift_needs_a_bias(make: Make, tmp_path: Path, shift: bool) -> N
     assert shift or torch.equal(found, wanted)
 
 
+@pytest.mark.parametrize(
+    ("kind", "shift", "merges"),
+    [("llama", True, False), ("qwen2", True, True), ("llama", False, True)],
+)
+def test_what_peft_can_merge(
+    make: Make, tmp_path: Path, kind: str, shift: bool, merges: bool
+) -> None:
+    """UniARM's bias goes into layers that have one (docs/methods/uniarm.md); without it, any."""
+    arm = make("affine", kind, shift=shift)
+    export_arm(str(arm), tmp_path, preference=WEIGHTS)
+    model = PeftModel.from_pretrained(auto(base_of(arm)), tmp_path)
+    if not merges:
+        with pytest.raises(RuntimeError, match="base layer has no bias"):
+            model.merge_and_unload()
+        return
+    close(logits(model.merge_and_unload()), expected(arm, WEIGHTS))
+
+
 def test_fold_by_hand(make: Make) -> None:
     """One layer of PARM at (.5, .3, .2): `B = [B1 W1, B2 (.5 U_a + .3 U_b + .2 U_c)]`."""
     arm = make("bilinear")

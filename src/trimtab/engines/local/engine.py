@@ -144,7 +144,13 @@ class LocalEngine:
         speculate: Speculate = "off",
         **sampling: Any,
     ) -> Iterator[Chunk]:
-        """Answer one prompt piece by piece; the last chunk carries the completion."""
+        """Answer one prompt piece by piece; the last chunk carries the completion.
+
+        The arguments are those of `generate`, for one prompt or `Request`.
+
+        Raises:
+            PreferenceError, ConfigError: before anything is decoded.
+        """
         [request] = self.requests(
             [prompt],
             preference=preference,
