@@ -210,6 +210,7 @@ def test_generate_report_accounts_for_every_token(
     assert 1 <= len(row["tokens"]) <= 4
     for token in row["tokens"]:
         names = {"token_id", "text", "logp_base", "rewards", "logp_fused", "strength", "kl"}
+        names |= {"mean_rewards", "alternatives"}
         assert set(token) == names
         assert set(token["rewards"]) == {"happy"}
 
