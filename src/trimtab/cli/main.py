@@ -11,7 +11,7 @@ from trimtab import __version__
 from trimtab.errors import TrimtabError
 
 COMMANDS = {
-    "demo": "the whole story on embedded models, in minutes on two cores",
+    "demo": "the whole story on a real model, in minutes on two cores",
     "data": "show what would be read of preference data",
     "train": "train a reward model on preference pairs",
     "generate": "answer prompts with a frozen base steered by ARMs",
