@@ -119,7 +119,8 @@ def save_report(
             "Colour: what guidance changed. Blue tokens are those that the ARMs in force like more "
             "than what the base would have said on average at that place, red ones less. Point at "
             "a token for what else could have come: its probability under the base and steered, "
-            "and what each ARM says of it. Same seed in every column."
+            "and what each ARM says of it. Same seed in every column. These prompts were picked by "
+            "eye; the table below is over all."
         ),
         f'<p class="note">−{report.STRONGEST:g} nats <span class="scale"></span> '
         f"+{report.STRONGEST:g} nats</p>",

@@ -55,4 +55,5 @@ HELD_OUT = (
     "How can I be a good neighbour?", "Why do we need rules?", "Tell me about bridges.",
 )  # fmt: skip
 
+# Picked by eye of those held out, because their answers read well; the table is over all.
 SHOWN = ("How does a telescope work?", "How do I paint a wall?", "How can I sleep better?")
