@@ -285,3 +285,24 @@ def test_the_shipped_arm_makes_answers_warmer(smollm2: str) -> None:
     )
     gains = [warm(b.text) - warm(a.text) for a, b in zip(frozen, steered, strict=True)]
     assert sum(gains) / len(gains) > 0
+
+
+def test_the_shipped_arm_in_transformers_own_generate(smollm2: str) -> None:
+    """A left-padded batch, greedy: the tokens that the engine gives. The ARM names a hub id."""
+    from trimtab.demo import WARM
+
+    model = load_model(smollm2, dtype="float32")
+    tokenizer = load_tokenizer(smollm2)
+    tokenizer.padding_side = "left"
+    guide = trimtab.ArmLogitsProcessor(WARM, model, tokenizer)
+    prompts = ["How can I sleep better?", "Hi"]
+    inputs = tokenizer.apply_chat_template(
+        [[{"role": "user", "content": prompt}] for prompt in prompts],
+        add_generation_prompt=True, padding=True, return_dict=True, return_tensors="pt",
+    )  # fmt: skip
+    out = model.generate(**inputs, logits_processor=[guide], do_sample=False, max_new_tokens=TOKENS)
+    engine = trimtab.load(smollm2, {"warm": WARM}, dtype="float32")
+    answers = engine.generate(prompts, max_new_tokens=TOKENS, temperature=0)
+    found = out[:, inputs["input_ids"].shape[1] :].tolist()
+    for own, answer in zip(found, answers, strict=True):
+        assert own[: len(answer.token_ids)] == answer.token_ids

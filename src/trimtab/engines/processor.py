@@ -18,6 +18,7 @@ from trimtab.arms.conditioned_files import with_conditioned_adapter
 from trimtab.arms.folder import conditioned_on, fetch, is_adapter, is_conditioned
 from trimtab.arms.load import (
     arm_facts,
+    has_tokenizer,
     load_arm,
     load_config,
     load_tokenizer,
@@ -85,8 +86,13 @@ class ArmLogitsProcessor(LogitsProcessor):
             raise ConfigError(f"{folder} takes no preference", "leave it out, or set the strength")
         steering = Steering.of(names or [facts.objective or "arm"], preference, strength)
         weight, inner = steering.share([*steering.preference], facts.scale)
-        own = load_tokenizer(folder, trust_remote_code=trust_remote_code)
-        config = load_config(folder, trust_remote_code=trust_remote_code).get_text_config()
+        on_base = _is_on(model, folder)  # the base is here, wherever the adapter says it is
+        own, config = tokenizer, model.config
+        if not on_base or has_tokenizer(folder):
+            own = load_tokenizer(folder, trust_remote_code=trust_remote_code)
+        if not on_base:
+            config = load_config(folder, trust_remote_code=trust_remote_code)
+        config = config.get_text_config()
         ends = getattr(model.generation_config, "eos_token_id", None)
         self._vocabulary = match_vocabularies(
             tokenizer,
@@ -169,15 +175,19 @@ class ArmLogitsProcessor(LogitsProcessor):
         return mask_NT
 
 
-def _beside(model: Any, folder: str, *, trust_remote_code: bool) -> Any:
-    """The ARM as a model of its own, over the base's weights where it was trained on them."""
-    kind = str(model.dtype).removeprefix("torch.")
-    shares = (
+def _is_on(model: Any, folder: str) -> bool:
+    """Whether an ARM is an adapter that was trained on this model."""
+    return (
         is_adapter(folder)
         and not hasattr(model, "peft_config")  # else it is not what the ARM was trained on
         and same_backbone(folder, model.name_or_path)
     )
-    if not shares:
+
+
+def _beside(model: Any, folder: str, *, trust_remote_code: bool) -> Any:
+    """The ARM as a model of its own, over the base's weights where it was trained on them."""
+    kind = str(model.dtype).removeprefix("torch.")
+    if not _is_on(model, folder):
         options: dict[str, Any] = {"dtype": kind, "device": str(model.device)}
         return load_arm(folder, trust_remote_code=trust_remote_code, **options)
     if not is_conditioned(folder):
