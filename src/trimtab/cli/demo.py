@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -94,12 +96,14 @@ def _tell(options: DemoOptions, output: Path) -> None:
     plot, page = output / "tradeoff.png", output / "report.html"
     pages.draw(plot, material, swept)
     pages.save_report(page, material, shown, swept, plot, seed=seed)
-    command = ["trimtab", "chat", "--base", model]
+    program = "trimtab" if shutil.which("trimtab") else sys.argv[0]  # not on the path in a .venv
+    command = [program, "chat", "--base", model]
     command += [part for name, arm in arms.items() for part in ("--arm", f"{name}={arm}")]
     screen.print(
         f"\nOpen [bold]{page}[/] (every token coloured by what guidance changed) and "
         f"[bold]{plot}[/].\nTalk to it: {shlex.join(command)}\n"
-        "Your own preferences: trimtab data FILE shows what would be read, trimtab train trains.",
+        f"Your own preferences: {program} data FILE shows what would be read, {program} train --help "
+        "how to train on it.",
         soft_wrap=True,
     )
     screen.print(f"Done in {time.monotonic() - started:.0f} s.")
