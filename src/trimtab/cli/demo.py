@@ -102,8 +102,8 @@ def _tell(options: DemoOptions, output: Path) -> None:
     screen.print(
         f"\nOpen [bold]{page}[/] (every token coloured by what guidance changed) and "
         f"[bold]{plot}[/].\nTalk to it: {shlex.join(command)}\n"
-        f"Your own preferences: {program} data FILE shows what would be read, {program} train --help "
-        "how to train on it.",
+        f"Your own preferences: {program} data FILE shows what would be read, "
+        f"{program} train --help how to train on it.",
         soft_wrap=True,
     )
     screen.print(f"Done in {time.monotonic() - started:.0f} s.")
