@@ -16,11 +16,11 @@ from transformers.pytorch_utils import Conv1D
 
 from trimtab import fusion
 from trimtab.arms.adapter import AdapterWeights, LowRank
-from trimtab.arms.vocab import VocabularyMap
 from trimtab.engines import reference
 from trimtab.engines.local.engine import LocalEngine
 from trimtab.engines.local.streams import Stream
 from trimtab.engines.types import Request, Sampling
+from trimtab.models.vocabulary import VocabularyMap
 
 GREEDY = Sampling(max_new_tokens=8, temperature=0, ignore_eos=True)
 QKV = ("q_proj", "k_proj", "v_proj")

@@ -12,12 +12,13 @@ import json
 import sys
 from pathlib import Path
 
-from trimtab.arms.load import load_tokenizer
+from trimtab.arms.load import tokenizer_of
 from trimtab.data.formats import read_pairs
-from trimtab.data.pairs import Pair, first_user_turn, prompt_hash, split_of
+from trimtab.data.pairs import Pair, split_of
 from trimtab.demo.tiny import MODEL
+from trimtab.models.messages import first_user_turn, prompt_hash
 
-TOKENIZER = load_tokenizer(MODEL)
+TOKENIZER = tokenizer_of(MODEL)
 
 FILES = {
     "helpful": ["helpful-base.test.json.xz"],

@@ -23,14 +23,15 @@ import torch
 import transformers
 
 import trimtab
-from trimtab.arms.load import load_config, load_tokenizer
+from trimtab.arms.load import config_of, tokenizer_of
 from trimtab.data.formats import read_pairs
-from trimtab.data.pairs import Pair, first_user_turn, prompt_hash, split_of
+from trimtab.data.pairs import Pair, split_of
 from trimtab.data.tokenize import tokenize_pair
 from trimtab.engines.types import Request, Sampling
 from trimtab.evaluation.accuracy import measure_accuracy
 from trimtab.evaluation.scoring import RewardModel
 from trimtab.evaluation.stats import Estimate, mean, share
+from trimtab.models.messages import first_user_turn, prompt_hash
 
 HERE = Path(__file__).parent
 FILES = {
@@ -72,8 +73,8 @@ def part_of(pair: Pair) -> str:
 
 def prepare(data: Path, model: str, work: Path) -> dict[str, dict[str, list[Pair]]]:
     """Objective -> part -> pairs that the model can read; also written to the working folder."""
-    tokenizer = load_tokenizer(model)
-    context = load_config(model).max_position_embeddings
+    tokenizer = tokenizer_of(model)
+    context = config_of(model).max_position_embeddings
     parts: dict[str, dict[str, list[Pair]]] = {}
     for objective, files in FILES.items():
         pairs, report = read_pairs([str(data / name) for name in files], objective)

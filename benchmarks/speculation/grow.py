@@ -21,10 +21,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from trimtab.arms.load import load_model, load_tokenizer
+from trimtab.arms.load import tokenizer_of
 from trimtab.data.formats import read_pairs
 from trimtab.data.pairs import split_of
 from trimtab.data.tokenize import tokenize_pair
+from trimtab.models.load import load_model
 
 FILES = ["harmless-base.test.jsonl.gz", "harmless-base.train5000.lastturn.json.xz"]
 FILES += ["helpful-base.test.json.xz"]
@@ -72,7 +73,7 @@ def main() -> None:
     parser.add_argument("--output-dir", type=Path, required=True)
     options = parser.parse_args()
     torch.manual_seed(0)
-    tokenizer = load_tokenizer(str(options.model))
+    tokenizer = tokenizer_of(str(options.model))
     model = load_model(str(options.model), dtype="float32", device="cpu")
     widen(model, WIDTH)
     train = packed_rows(options.data, tokenizer, "train")

@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import trimtab
-from trimtab.arms.load import load_model
 from trimtab.bench.contenders import Generate
 from trimtab.bench.machine import conditions
 from trimtab.data.formats import read_pairs
 from trimtab.data.pairs import split_of
 from trimtab.engines.local import LocalEngine
 from trimtab.engines.types import Completion, Request, Sampling
+from trimtab.models.load import load_model
 
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- results: written by run.py -->", "<!-- end of results -->"

@@ -27,7 +27,6 @@ from typing import Any
 import torch
 import transformers
 
-from trimtab.arms.load import load_tokenizer
 from trimtab.training.config import TrainConfig
 from trimtab.training.inputs import prepare_inputs
 from trimtab.training.trainer import LengthGrouped
@@ -59,7 +58,7 @@ COMMON: dict[str, Any] = {
 def random_model(shape: str, tokenizer_of: str, folder: Path, seed: int) -> Path:
     """A Llama with random weights, `HIDDENxLAYERSxVOCABULARY`, and the tokenizer of a model."""
     hidden, layers, vocabulary = (int(number) for number in shape.split("x"))
-    tokenizer = load_tokenizer(tokenizer_of)
+    tokenizer = tokenizer_of(tokenizer_of)
     if vocabulary < len(tokenizer):
         raise SystemExit(f"--shape {shape}: the tokenizer has {len(tokenizer)} tokens")
     torch.manual_seed(seed)

@@ -12,7 +12,7 @@ import pytest
 from conftest import save_model, write_jsonl
 from gguf_files import write_gguf
 
-from trimtab.arms.folder import conditioned_on
+from trimtab.arms.objectives import conditioned_on
 from trimtab.cli.main import main
 from trimtab.models.packaged import MODELS
 

@@ -20,14 +20,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import trimtab
-from trimtab.arms.folder import weights_fingerprint
-from trimtab.arms.load import load_arm, load_tokenizer
+from trimtab.arms.load import load_arm, tokenizer_of
 from trimtab.data.collate import PairCollator
 from trimtab.data.formats import read_pairs
 from trimtab.data.pairs import split_of
 from trimtab.data.sources import fingerprint
 from trimtab.data.tokenize import TokenPair, tokenize_pair
 from trimtab.errors import OutputError
+from trimtab.models.folder import weights_fingerprint
 from trimtab.training.config import TrainConfig
 from trimtab.training.run import Interrupted, TrainResult, train
 from trimtab.training.trainer import ArmRewards
@@ -82,7 +82,7 @@ class Workshop:
             torch.testing.assert_close(a[name], b[name], atol=tolerance, rtol=0, msg=name)
 
     def validation(self) -> list[TokenPair]:
-        tokenizer = load_tokenizer(str(self.base))
+        tokenizer = tokenizer_of(str(self.base))
         pairs, _ = read_pairs([str(self.data)])
         return [tokenize_pair(tokenizer, p) for p in pairs if split_of(p.prompt) == "validation"]
 
@@ -390,7 +390,7 @@ class TestWhatItLeavesBehind:
         reward = chosen.mean().item()
         assert reward == pytest.approx(result.metrics["eval_reward_chosen"], abs=1e-3)
         tokenizer = transformers.AutoTokenizer.from_pretrained(result.output_dir)
-        base_tokenizer = load_tokenizer(str(shop.base))
+        base_tokenizer = tokenizer_of(str(shop.base))
         assert tokenizer.get_vocab() == base_tokenizer.get_vocab()
         assert tokenizer.chat_template == base_tokenizer.chat_template
 

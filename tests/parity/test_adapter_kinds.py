@@ -18,12 +18,12 @@ from rounding import close, nats
 from safetensors.torch import load_file, save_file
 
 import trimtab
-from trimtab.arms.load import load_model
 from trimtab.arms.peft_adapter import with_adapter
-from trimtab.arms.probe import forward
 from trimtab.engines.local import LocalEngine
 from trimtab.errors import TrimtabError
 from trimtab.evaluation.scoring import RewardModel
+from trimtab.models.load import load_model
+from trimtab.models.probe import forward
 
 QV = ["q_proj", "v_proj"]
 LORA: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": QV}
@@ -160,10 +160,10 @@ def test_rewards_are_pefts_or_it_is_refused(kind: str, base_dir: Path, tmp_path:
 
 
 def scored_by_peft(base: Path, folder: Path) -> float:
-    from trimtab.arms.load import load_tokenizer
-    from trimtab.data.tokenize import response_ids
+    from trimtab.arms.load import tokenizer_of
+    from trimtab.models.prompts import response_ids
 
-    prompt, response = response_ids(load_tokenizer(str(folder)), "the cat sat on", "the dog ran")
+    prompt, response = response_ids(tokenizer_of(str(folder)), "the cat sat on", "the dog ran")
     logp = forward(by_peft(base, folder), [*prompt, *response]).log_softmax(-1)
     return sum(float(logp[len(prompt) + i - 1, token]) for i, token in enumerate(response))
 

@@ -19,12 +19,12 @@ from oracle import (
 )
 from rounding import nats
 
-from trimtab.arms.vocab import VocabularyMap
 from trimtab.engines.local import batch
 from trimtab.engines.local.engine import LocalEngine
 from trimtab.engines.local.streams import Stream
 from trimtab.engines.types import Request
 from trimtab.errors import ConfigError
+from trimtab.models.vocabulary import VocabularyMap
 
 WORDS = 24
 SMALL: dict[str, Any] = {

@@ -16,12 +16,12 @@ from oracle import GREEDY, is_specified, next_logits, next_logp, specified, spec
 from rounding import close, nats
 
 import trimtab
-from trimtab.arms.folder import weights_fingerprint
 from trimtab.arms.sidecar import Sidecar
 from trimtab.engines.local.engine import LocalEngine
 from trimtab.engines.local.slots import Slots
 from trimtab.engines.types import Request, Sampling
 from trimtab.errors import ModelLoadError
+from trimtab.models.folder import weights_fingerprint
 
 PROMPTS = [
     "the cat sat",

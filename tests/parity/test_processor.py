@@ -20,13 +20,13 @@ from torch import Tensor
 
 import trimtab
 from trimtab import fusion
-from trimtab.arms.folder import conditioned_on
-from trimtab.arms.probe import forward
+from trimtab.arms.objectives import conditioned_on
 from trimtab.arms.sidecar import Sidecar
 from trimtab.engines.growing import GrowingBatch
 from trimtab.engines.local import LocalEngine
 from trimtab.engines.types import Request, Sampling
 from trimtab.errors import ConfigError, PreferenceError, VocabularyError
+from trimtab.models.probe import forward
 
 PROMPTS = ["the cat", "hello, a very little story please!", "moon"]
 GREEDY = Sampling(max_new_tokens=10, temperature=0)

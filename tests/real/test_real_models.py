@@ -14,13 +14,14 @@ import torch
 from conftest import write_jsonl
 
 import trimtab
-from trimtab.arms.load import load_model, load_tokenizer
-from trimtab.arms.probe import forward, reference, rms_gap
+from trimtab.arms.load import tokenizer_of
 from trimtab.engines import reference as specification
 from trimtab.engines.local import LocalEngine
 from trimtab.engines.types import Sampling
 from trimtab.errors import VocabularyError
+from trimtab.models.load import load_model
 from trimtab.models.packaged import MODELS
+from trimtab.models.probe import forward, reference, rms_gap
 
 pytestmark = pytest.mark.slow
 QUESTION = "How do I bake bread?"
@@ -127,7 +128,7 @@ def test_streamed_text_is_the_final_text(smollm2: str, dtype: str) -> None:
 
 def test_the_smollm_pre_tokenizer(smollm2: str) -> None:
     """As its own tokenizer.json splits: single digits, then byte level."""
-    tokenizer = load_tokenizer(smollm2)
+    tokenizer = tokenizer_of(smollm2)
     assert tokenizer.tokenize("\n\n1.") == ["ĊĊ", "1", "."]
     assert tokenizer.tokenize("in 1984") == ["in", "Ġ", "1", "9", "8", "4"]
     text = "\n\n1. Zürich 🙂 costs 42 %\t東京\n"
@@ -207,7 +208,7 @@ def test_guided_text_is_the_specifications(smollm2: str, arm: Path) -> None:
 
 def in_generate(base: Any, smollm2: str, arm: Path, prompt: list[int], tokens: int) -> list[int]:
     """Greedy ids of transformers' `generate` with the ARM as a logits processor."""
-    guide = trimtab.ArmLogitsProcessor(str(arm), base, load_tokenizer(smollm2))
+    guide = trimtab.ArmLogitsProcessor(str(arm), base, tokenizer_of(smollm2))
     ids = torch.tensor([prompt])
     out = base.generate(
         input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens,
@@ -292,7 +293,7 @@ def test_the_shipped_arm_in_transformers_own_generate(smollm2: str) -> None:
     from trimtab.demo import WARM
 
     model = load_model(smollm2, dtype="float32")
-    tokenizer = load_tokenizer(smollm2)
+    tokenizer = tokenizer_of(smollm2)
     tokenizer.padding_side = "left"
     guide = trimtab.ArmLogitsProcessor(WARM, model, tokenizer)
     prompts = ["How can I sleep better?", "Hi"]

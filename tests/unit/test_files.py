@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from trimtab.arms.folder import check_folder
 from trimtab.errors import ModelLoadError, OutputError
 from trimtab.files import (
     only_writer,
@@ -22,6 +21,7 @@ from trimtab.files import (
     write_json,
     write_text,
 )
+from trimtab.models.folder import check_folder
 from trimtab.training.resume import find_start
 
 

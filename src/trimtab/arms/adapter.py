@@ -21,8 +21,8 @@ from peft import LoraConfig
 from safetensors.torch import load_file
 from torch import Tensor
 
-from trimtab.arms.folder import read_json
 from trimtab.errors import ConfigError, ModelLoadError
+from trimtab.models.folder import read_json
 
 WEIGHTS, PREFIX = "adapter_model.safetensors", "base_model.model."
 LORA_A, LORA_B, LORA_BIAS = ".lora_A.weight", ".lora_B.weight", ".lora_B.bias"

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from trimtab.arms.cores import AffineCore, BilinearCore, Mix
-from trimtab.arms.folder import CONDITIONED, read_json
+from trimtab.arms.objectives import CONDITIONED
 from trimtab.errors import ConfigError, ModelLoadError, PreferenceError
 from trimtab.files import write_json
+from trimtab.models.folder import read_json
 
 Core = Literal["bilinear", "affine"]
 _PEFT_TYPES: dict[Core, str] = dict(zip(("bilinear", "affine"), CONDITIONED, strict=True))

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import trimtab
 from trimtab.arms.card import Made, model_card
-from trimtab.arms.folder import conditioned_on, fetch, is_adapter, is_conditioned, read_json
 from trimtab.arms.hub import destination, push
+from trimtab.arms.objectives import conditioned_on, is_conditioned
 from trimtab.arms.sidecar import Sidecar, arm_facts, require_base
 from trimtab.errors import ConfigError
 from trimtab.files import OTHER_MODEL, only_writer, require_fresh, whole_directory
+from trimtab.models.folder import fetch, is_adapter, read_json
 from trimtab.steering import PreferenceLike, Steering
 
 logger = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ def _write(
     arm: str, folder: Path, facts: Sidecar, preference: str, *, merge: bool, place: str
 ) -> None:
     from trimtab.arms import folding  # PyTorch, once all that is cheap to know is known
-    from trimtab.arms.load import load_tokenizer
+    from trimtab.arms.load import tokenizer_of
 
     model = folding.merged(arm, preference) if merge else None  # refused before it is written
     with whole_directory(folder, (*OTHER_MODEL, *TRAINED)) as staging:
@@ -99,7 +100,7 @@ def _write(
             model.save_pretrained(staging)
         else:
             folding.save_lora(arm, preference, staging)
-        load_tokenizer(arm).save_pretrained(staging)
+        tokenizer_of(arm).save_pretrained(staging)
         facts = replace(facts, trimtab_version=trimtab.__version__)
         facts.save(staging)
         made = Made(

@@ -21,11 +21,12 @@ from trimtab.arms.adapter import LORA_A, LORA_B, LORA_BIAS, PREFIX, WEIGHTS
 from trimtab.arms.conditioned import ConditionedConfig
 from trimtab.arms.conditioned_files import VECTORS, layer_core, read_folder
 from trimtab.arms.cores import Mix
-from trimtab.arms.folder import is_conditioned, read_json
-from trimtab.arms.load import load_backbone, load_config
+from trimtab.arms.load import config_of, load_backbone
+from trimtab.arms.objectives import is_conditioned
 from trimtab.arms.peft_adapter import with_adapter
 from trimtab.arms.sidecar import require_base
 from trimtab.errors import ConfigError
+from trimtab.models.folder import read_json
 from trimtab.steering import Steering
 
 Folded = dict[str, tuple[Tensor, Tensor, Tensor | None]]
@@ -54,7 +55,7 @@ def save_lora(arm: str, preference: str, folder: Path) -> None:
     config, folded = ConditionedConfig.load(arm), fold(arm, preference)
     short = {name.rpartition(".")[2] for name in folded}
     by_short = all("." not in target for target in config.target_modules)
-    skeleton = _skeleton(load_config(require_base(arm)))
+    skeleton = _skeleton(config_of(require_base(arm)))
     has_bias = any(bias is not None for _, _, bias in folded.values())
     LoraConfig(
         task_type=TaskType.CAUSAL_LM,
@@ -102,7 +103,7 @@ def merged(arm: str, preference: str) -> Any:
 
 def _own_dtype(arm: str) -> Any:
     """The backbone of an ARM, in the type of its checkpoint."""
-    own = str(getattr(load_config(arm), "dtype", None)).removeprefix("torch.")
+    own = str(getattr(config_of(arm), "dtype", None)).removeprefix("torch.")
     return load_backbone(arm, dtype=own if own in ("bfloat16", "float16") else "float32")
 
 

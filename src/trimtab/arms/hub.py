@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trimtab.arms.folder import is_local
 from trimtab.errors import ConfigError, OutputError, first_line
 from trimtab.files import OTHER_MODEL
+from trimtab.models.folder import is_local
 
 logger = logging.getLogger(__name__)
 

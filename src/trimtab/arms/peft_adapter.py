@@ -19,9 +19,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from trimtab.arms.adapter import PREFIX, WEIGHTS
-from trimtab.arms.folder import read_json
 from trimtab.errors import ConfigError, ModelLoadError, first_line
 from trimtab.models.complete import some
+from trimtab.models.folder import read_json
 from trimtab.models.weight_files import tensor_names
 
 

@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from trimtab.arms.folder import (
+from trimtab.errors import MissingFileError, ModelLoadError
+from trimtab.files import write_json
+from trimtab.models.folder import (
     adapter_base,
     adapter_revision,
     canonical,
@@ -15,9 +17,7 @@ from trimtab.arms.folder import (
     read_json,
     weights_fingerprint,
 )
-from trimtab.data.tokenize import PromptFormat
-from trimtab.errors import MissingFileError, ModelLoadError
-from trimtab.files import write_json
+from trimtab.models.prompts import PromptFormat
 
 NAME = "trimtab.json"
 

@@ -16,7 +16,7 @@ from trimtab.engines.local import LocalEngine
 from trimtab.engines.local.rows import RowPlan
 from trimtab.engines.local.speculating import Speculate
 from trimtab.engines.types import Request, Sampling
-from trimtab.renamed import cache_name
+from trimtab.models.renamed import cache_name
 from trimtab.steering import Steering
 
 Prompts = Sequence[list[int]]

@@ -10,14 +10,15 @@ import torch
 
 from trimtab.arms.adapter import AdapterWeights
 from trimtab.arms.conditioned import Core
-from trimtab.arms.load import default_device, load_model, load_tokenizer
-from trimtab.arms.quantization import quantized_loading
-from trimtab.arms.vocab import VocabularyMap
 from trimtab.bench.contenders import Contender, Engine, Generate, TwoModels
 from trimtab.bench.models import SHAPES, Numbers, random_conditioned, random_lora, random_model
 from trimtab.engines.local import LocalEngine, load_engine
 from trimtab.engines.local.streams import BASE, Stream
 from trimtab.errors import ConfigError
+from trimtab.models.devices import default_device
+from trimtab.models.load import load_model, load_tokenizer
+from trimtab.models.quantization import quantized_loading
+from trimtab.models.vocabulary import VocabularyMap
 
 BASE_ROW = "base alone"
 GENERATE_ROW = "base alone, transformers generate"

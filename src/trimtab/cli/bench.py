@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from trimtab.arms.origins import Origins, parse_revisions
 from trimtab.cli.options import ModelsOptions, named_arms
 from trimtab.cli.parse import parse, quiet_libraries
 from trimtab.errors import ConfigError
 from trimtab.files import only_writer, require_fresh, storage_errors, write_json, write_text
+from trimtab.models.origins import Origins, parse_revisions
 
 if TYPE_CHECKING:
     from trimtab.bench.speed import Row
@@ -98,11 +98,11 @@ def _point(text: str) -> tuple[int, int]:
 
 
 def _speed(options: SpeedOptions, points: list[tuple[int, int]]) -> int:
-    from trimtab.arms.load import default_device, require_device
     from trimtab.bench.machine import conditions
     from trimtab.bench.rows import OwnModels, RandomModels, wanted
     from trimtab.bench.speed import measure, peak_memory
     from trimtab.cli import show
+    from trimtab.models.devices import default_device, require_device
 
     quiet_libraries()
     device = require_device(options.device) if options.device else default_device()

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from trimtab.arms.origins import Origins, parse_revisions
 from trimtab.cli.options import SamplingOptions
 from trimtab.cli.parse import parse, quiet_libraries
 from trimtab.cli.scorer_options import ScorerOptions
 from trimtab.errors import ConfigError
+from trimtab.models.origins import Origins, parse_revisions
 from trimtab.steering import parse_strength
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from trimtab.cli.options import EngineOptions, SamplingOptions
 from trimtab.cli.parse import parse
-from trimtab.data.pairs import Message
-from trimtab.data.templates import require_template
 from trimtab.engines.types import Request
 from trimtab.errors import ConfigError, TrimtabError
+from trimtab.models.messages import Message
+from trimtab.models.templates import require_template
 from trimtab.steering import PreferenceLike, Steering, parse_strength
 
 if TYPE_CHECKING:

@@ -11,17 +11,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trimtab.arms.folder import weights_fingerprint
 from trimtab.arms.sidecar import Sidecar
 from trimtab.cli.options import EngineOptions, SamplingOptions
 from trimtab.cli.parse import parse
-from trimtab.data.chats import prompt_of, require_characters
+from trimtab.data.chats import prompt_of
 from trimtab.data.literals import read_literal
 from trimtab.data.sources import fingerprint, read_rows
 from trimtab.engines.types import Completion, Request, Sampling
 from trimtab.errors import ConfigError, DataError, TrimtabError
 from trimtab.files import only_writer
 from trimtab.jobs import RowFile, going_on
+from trimtab.models.folder import weights_fingerprint
+from trimtab.models.messages import require_characters
 from trimtab.steering import Steering
 
 if TYPE_CHECKING:

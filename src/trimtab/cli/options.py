@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from trimtab.arms.descriptions import parse_descriptions
-from trimtab.arms.folder import conditioned_on, fetch
-from trimtab.arms.origins import Origins, parse_revisions
+from trimtab.arms.objectives import conditioned_on
 from trimtab.arms.sidecar import Sidecar
 from trimtab.engines.types import Sampling
 from trimtab.errors import ConfigError
+from trimtab.models.folder import fetch
+from trimtab.models.origins import Origins, parse_revisions
 from trimtab.steering import Steering
 
 if TYPE_CHECKING:

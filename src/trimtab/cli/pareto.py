@@ -160,12 +160,12 @@ def _reference(text: str, objectives: Sequence[str]) -> Reference:
 
 def _plan(options: ParetoOptions, objectives: Sequence[str]) -> tuple[Sweep, Design, RowReport]:
     """What to do, checked before any model is loaded."""
-    from trimtab.arms.folder import check_folder
-    from trimtab.arms.origins import parse_revisions
     from trimtab.evaluation.front_report import Design
     from trimtab.evaluation.guides import read_guides
     from trimtab.evaluation.prompts import read_prompts
     from trimtab.evaluation.sweep import Sweep
+    from trimtab.models.folder import check_folder
+    from trimtab.models.origins import parse_revisions
 
     costs, sampling = options.cost_names(objectives), options.sampling()
     check_folder(options.base, what="base model")

@@ -9,22 +9,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trimtab.arms.folder import conditioned_on, fetch
+from trimtab.arms.objectives import conditioned_on
 from trimtab.cli.options import OneModelOptions
 from trimtab.cli.parse import parse, quiet_libraries
-from trimtab.data.chats import prompt_of, require_characters
+from trimtab.data.chats import prompt_of
 from trimtab.data.formats import pairs_of
-from trimtab.data.pairs import Prompt, Unusable
+from trimtab.data.pairs import Unusable
 from trimtab.data.reading import pairs_in
 from trimtab.data.sources import Row, fingerprint, read_rows
 from trimtab.errors import ConfigError, DataError
 from trimtab.files import only_writer
 from trimtab.jobs import RowFile, going_on
+from trimtab.models.folder import fetch
+from trimtab.models.messages import Prompt, require_characters
 from trimtab.steering import weights_of
 
 if TYPE_CHECKING:
-    from trimtab.data.tokenize import PromptFormat
     from trimtab.evaluation.scoring import Scored
+    from trimtab.models.prompts import PromptFormat
 
 DESCRIPTION = "Per-token and per-response rewards of given responses."
 
@@ -89,8 +91,8 @@ def main(argv: Sequence[str]) -> int:
 
 def _job(options: ScoreOptions, output: str) -> RowFile:
     """The output file: new, or to go on with."""
-    from trimtab.arms.classifiers import is_classifier
     from trimtab.evaluation.scorers import model_identity
+    from trimtab.models.classifiers import is_classifier
 
     settings = {
         "arm": options.arm,

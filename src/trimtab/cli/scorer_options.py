@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from trimtab.arms.origins import Origins, parse_revisions
 from trimtab.cli.options import ModelsOptions
 from trimtab.errors import ConfigError
+from trimtab.models.origins import Origins, parse_revisions
 from trimtab.steering import require_name
 
 if TYPE_CHECKING:

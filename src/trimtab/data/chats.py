@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 from trimtab.data.literals import read_literal
-from trimtab.data.pairs import MESSAGE_KEYS, Message, Prompt
 from trimtab.data.sources import Row
 from trimtab.errors import DataError
+from trimtab.models.messages import MESSAGE_KEYS, Message, Prompt, require_characters
 
 DIALOGUE_START = re.compile(r"\s*Human:")
 _TURN = re.compile(
@@ -189,33 +188,6 @@ def with_tools(prompt: Prompt, tools: list[Row]) -> Prompt:
         return prompt
     messages = [Message(role="user", content=prompt)] if isinstance(prompt, str) else prompt
     return [{**messages[0], "tools": tools}, *messages[1:]]
-
-
-def require_characters(value: Any, place: str, column: str) -> None:
-    """Refuse text with a lone surrogate, half of a character: no tokenizer and no file takes it.
-
-    Raises:
-        DataError: some text in the value, however deep, has one.
-    """
-    for text in _texts(value):
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise DataError(
-                f"{place} has a `{column}` with half a character (a lone surrogate)",
-                "mend or delete it",
-            ) from None
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-        return
-    parts: Iterable[Any] = value if isinstance(value, list | tuple) else ()
-    if isinstance(value, dict):
-        parts = (*value, *value.values())
-    for part in parts:
-        yield from _texts(part)
 
 
 def turns_of(text: str) -> list[Message]:

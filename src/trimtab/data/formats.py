@@ -15,7 +15,6 @@ from trimtab.data.chats import (
     messages_of,
     open_dialogue,
     prompt_of,
-    require_characters,
     system_of,
     text_of,
     tools_of,
@@ -24,10 +23,11 @@ from trimtab.data.chats import (
     with_tools,
 )
 from trimtab.data.literals import read_literal
-from trimtab.data.pairs import Comparison, Message, Pair, Prompt, RowReport, Unusable
+from trimtab.data.pairs import Comparison, Pair, RowReport, Unusable
 from trimtab.data.reading import EVERYTHING, Reading, read_preferences
 from trimtab.data.sources import Row
 from trimtab.errors import DataError
+from trimtab.models.messages import Message, Prompt, require_characters
 
 T = TypeVar("T")
 

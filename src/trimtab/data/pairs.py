@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Literal
 
-
-class Message(TypedDict):
-    """One turn of a chat, as OpenAI, TRL and transformers spell it.
-
-    `tools` are those of the whole chat and stand on its first message, so that they go wherever the
-    chat goes.
-    """
-
-    role: str
-    content: str
-    name: NotRequired[str]
-    reasoning_content: NotRequired[str]
-    tool_call_id: NotRequired[str]
-    tool_calls: NotRequired[list[dict[str, Any]]]
-    tools: NotRequired[list[dict[str, Any]]]
-
-
-MESSAGE_KEYS = ("name", "reasoning_content", "tool_call_id", "tool_calls", "tools")
-"""What a chat template may read of a message besides its role and content."""
+from trimtab.models.messages import Prompt, prompt_hash
 
 
 class Unusable(Exception):
     """A well-formed row from which no pair can be made; the text is the reason."""
 
 
-Prompt = str | list[Message]
 Split = Literal["train", "validation", "test"]
 
 
@@ -143,21 +123,6 @@ class RowReport:
             f"({', '.join(rows[:examples])}" + (", …)" if len(rows) > examples else ")")
             for what, rows in said
         ]
-
-
-def first_user_turn(prompt: Prompt) -> str:
-    """The text that decides a prompt's split: its first user turn, or all of a plain prompt."""
-    if isinstance(prompt, str):
-        return prompt
-    for message in prompt:
-        if message["role"] == "user":
-            return message["content"]
-    return prompt[0]["content"] if prompt else ""
-
-
-def prompt_hash(prompt: Prompt) -> int:
-    """SHA-1 of the stripped first user turn, as an integer (the data contract's hash)."""
-    return int(hashlib.sha1(first_user_turn(prompt).strip().encode()).hexdigest(), 16)
 
 
 def split_of(prompt: Prompt) -> Split:

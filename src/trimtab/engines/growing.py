@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trimtab.arms.probe import forward, reference, rms_gap
-from trimtab.data.collate import position_ids
 from trimtab.errors import first_line, is_out_of_memory
 from trimtab.models import ropes
-from trimtab.renamed import cache_name
-from trimtab.training.logprobs import causal_lm
+from trimtab.models.lm_head import causal_lm
+from trimtab.models.padding import position_ids
+from trimtab.models.probe import forward, reference, rms_gap
+from trimtab.models.renamed import cache_name
 
 logger = logging.getLogger(__name__)
 

@@ -15,24 +15,18 @@ from transformers import LogitsProcessor
 
 from trimtab import fusion
 from trimtab.arms.conditioned_files import with_conditioned_adapter
-from trimtab.arms.folder import conditioned_on, fetch, is_adapter, is_conditioned
-from trimtab.arms.load import (
-    arm_facts,
-    has_tokenizer,
-    load_arm,
-    load_config,
-    load_tokenizer,
-    require_language_model,
-    same_backbone,
-    share_weights,
-)
+from trimtab.arms.load import config_of, has_tokenizer, load_arm, share_weights, tokenizer_of
+from trimtab.arms.objectives import conditioned_on, is_conditioned
 from trimtab.arms.peft_adapter import with_adapter
-from trimtab.arms.probe import PROMPT, probe_ids, switching_ids
-from trimtab.arms.vocab import match_vocabularies
-from trimtab.data.tokenize import PromptFormat, prompt_ids
+from trimtab.arms.sidecar import arm_facts, same_backbone
 from trimtab.engines.growing import GrowingBatch
 from trimtab.engines.local.slots import to_base
 from trimtab.errors import ConfigError
+from trimtab.models.classifiers import require_language_model
+from trimtab.models.folder import fetch, is_adapter
+from trimtab.models.probe import PROMPT, probe_ids, switching_ids
+from trimtab.models.prompts import PromptFormat, prompt_ids
+from trimtab.models.vocabulary import match_vocabularies
 from trimtab.steering import PreferenceLike, Steering
 
 logger = logging.getLogger(__name__)
@@ -89,9 +83,9 @@ class ArmLogitsProcessor(LogitsProcessor):
         on_base = _is_on(model, folder)  # the base is here, wherever the adapter says it is
         own, config = tokenizer, model.config
         if not on_base or has_tokenizer(folder):
-            own = load_tokenizer(folder, trust_remote_code=trust_remote_code)
+            own = tokenizer_of(folder, trust_remote_code=trust_remote_code)
         if not on_base:
-            config = load_config(folder, trust_remote_code=trust_remote_code)
+            config = config_of(folder, trust_remote_code=trust_remote_code)
         config = config.get_text_config()
         ends = getattr(model.generation_config, "eos_token_id", None)
         self._vocabulary = match_vocabularies(

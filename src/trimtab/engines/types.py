@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from typing import Any, Literal, NamedTuple
 
-from trimtab.data.pairs import Prompt
 from trimtab.errors import ConfigError
+from trimtab.models.messages import Prompt
 from trimtab.steering import PreferenceLike
 
 

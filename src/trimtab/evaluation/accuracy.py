@@ -8,22 +8,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from trimtab.arms.folder import conditioned_on, fetch
+from trimtab.arms.objectives import conditioned_on
 from trimtab.arms.sidecar import Sidecar
 from trimtab.data.formats import read_pairs
 from trimtab.data.pairs import Pair, RowReport, split_of
 from trimtab.data.reading import Reading
 from trimtab.data.sources import fingerprint
-from trimtab.data.templates import TemplateError
 from trimtab.data.tokenize import tokenize_pair
 from trimtab.errors import ConfigError, DataError, ModelLoadError
 from trimtab.evaluation.floors import bag_of_words, longer_is_better
 from trimtab.evaluation.stats import Estimate, share
+from trimtab.models.folder import fetch
+from trimtab.models.templates import TemplateError
 from trimtab.ranking import ranked_right
 
 if TYPE_CHECKING:
-    from trimtab.arms.load import DType
     from trimtab.evaluation.scoring import RewardModel
+    from trimtab.models.devices import DType
 
 logger = logging.getLogger(__name__)
 

@@ -10,20 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from trimtab.arms.folder import check_folder, conditioned_on, fetch, weights_fingerprint
-from trimtab.arms.origins import Origins
+from trimtab.arms.objectives import conditioned_on
 from trimtab.arms.sidecar import Sidecar, arm_facts, store_scale
-from trimtab.data.pairs import Prompt
 from trimtab.engines.types import Sampling
 from trimtab.errors import ConfigError, ModelLoadError, OutputError
 from trimtab.evaluation.prompts import read_prompts
 from trimtab.evaluation.scorers import Scorer, load_scorer
 from trimtab.evaluation.strengths import CurvePoint, best_scored, between, bracket, off_target
 from trimtab.files import only_writer, require_fresh
+from trimtab.models.folder import check_folder, fetch, weights_fingerprint
+from trimtab.models.messages import Prompt
+from trimtab.models.origins import Origins
 from trimtab.steering import PreferenceLike, Steering, parse_strength
 
 if TYPE_CHECKING:
-    from trimtab.arms.load import DType
+    from trimtab.models.devices import DType
 
 logger = logging.getLogger(__name__)
 

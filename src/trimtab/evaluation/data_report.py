@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from trimtab.data.comparisons import read_everything
-from trimtab.data.pairs import Comparison, Pair, RowReport, first_user_turn, split_of
+from trimtab.data.pairs import Comparison, Pair, RowReport, split_of
 from trimtab.data.reading import Reading
 from trimtab.errors import ConfigError
 from trimtab.evaluation.floors import longer_is_better
 from trimtab.evaluation.labels import agreement
 from trimtab.evaluation.rendered import Rendered, example_of, lengths_of
 from trimtab.evaluation.stats import Estimate, share
+from trimtab.models.messages import first_user_turn
 
 SPLITS = ("train", "validation", "test")
 
@@ -123,9 +124,9 @@ def inspect_data(
 def _tokenizer(model: str | None, trust_remote_code: bool) -> Any:
     if model is None:
         return None
-    from trimtab.arms.load import load_tokenizer
+    from trimtab.arms.load import tokenizer_of
 
-    return load_tokenizer(model, trust_remote_code=trust_remote_code)
+    return tokenizer_of(model, trust_remote_code=trust_remote_code)
 
 
 def decided(pair: Comparison, objective: str) -> Pair:

@@ -7,17 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trimtab.arms.classifiers import require_language_model
-from trimtab.arms.folder import (
-    check_folder,
-    conditioned_on,
-    fetch,
-    is_adapter,
-    is_conditioned,
-)
+from trimtab.arms.objectives import conditioned_on, is_conditioned
 from trimtab.arms.sidecar import NAME, Sidecar
 from trimtab.errors import ConfigError, ModelLoadError
 from trimtab.evaluation.scorers import model_identity
+from trimtab.models.classifiers import require_language_model
+from trimtab.models.folder import check_folder, fetch, is_adapter
 from trimtab.steering import Combine, parse_strength
 
 BASE = "base"

@@ -13,10 +13,10 @@ from urllib.parse import SplitResult, urlsplit
 
 import httpx
 
-from trimtab.data.pairs import Prompt
 from trimtab.errors import ConfigError, ModelLoadError
 from trimtab.evaluation.chat_server import SPEC, ChatServer, Refused, Stumbled, Unreachable
 from trimtab.evaluation.scorers import PROBE, Scorer
+from trimtab.models.messages import Prompt
 
 logger = logging.getLogger(__name__)
 

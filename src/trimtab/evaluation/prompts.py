@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from trimtab.data.chats import prompt_of
 from trimtab.data.formats import pairs_of, read_cells
 from trimtab.data.layouts.registry import UnknownLayoutError
-from trimtab.data.pairs import Prompt, RowReport, Unusable
+from trimtab.data.pairs import RowReport, Unusable
 from trimtab.data.reading import pairs_in
 from trimtab.data.sources import Row, read_rows
 from trimtab.errors import DataError
+from trimtab.models.messages import Prompt
 
 _SIDES = ("prompt", "chosen", "rejected", "text", "system", "tools")
 

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 import torch
 import transformers
 
-from trimtab.arms.classifiers import is_classifier, require_one_output
-from trimtab.arms.folder import conditioned_on, fetch
-from trimtab.arms.load import arm_facts, load_config, load_tokenizer
-from trimtab.arms.sidecar import Sidecar
-from trimtab.data.pairs import Pair, Prompt
-from trimtab.data.tokenize import PromptFormat, conversation_ids, require_embedded, response_ids
+from trimtab.arms.load import config_of, tokenizer_of
+from trimtab.arms.objectives import conditioned_on
+from trimtab.arms.sidecar import Sidecar, arm_facts
+from trimtab.data.pairs import Pair
 from trimtab.errors import ConfigError
+from trimtab.models.classifiers import is_classifier, require_one_output
+from trimtab.models.folder import fetch
+from trimtab.models.messages import Prompt
+from trimtab.models.prompts import PromptFormat, conversation_ids, require_embedded, response_ids
 
 Row = tuple[list[int], list[int]]  # ids of the prompt and of the response
 
@@ -49,9 +51,9 @@ class Reader:
             require_one_output(folder)
         else:
             arm_facts(folder)
-        self._config = load_config(folder, trust_remote_code=trust_remote_code)
+        self._config = config_of(folder, trust_remote_code=trust_remote_code)
         self._trusted = trust_remote_code
-        self.tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
+        self.tokenizer = tokenizer_of(folder, trust_remote_code=trust_remote_code)
         limit = getattr(self._config.get_text_config(), "max_position_embeddings", None)
         self.context = int(limit) if limit else None
 

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trimtab.data.pairs import Comparison, Prompt
-from trimtab.data.templates import TemplateError
+from trimtab.data.pairs import Comparison
 from trimtab.data.tokenize import TokenPair, tokenize_pair
 from trimtab.errors import DataError
+from trimtab.models.messages import Prompt
+from trimtab.models.templates import TemplateError
 
 SAMPLE = 1000
 _SHORT = 700  # characters: a pair of so many is read at a glance

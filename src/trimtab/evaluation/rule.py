@@ -11,10 +11,10 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from trimtab.data.pairs import Prompt
 from trimtab.data.sources import fingerprint
 from trimtab.errors import ConfigError
 from trimtab.evaluation.scorers import SPECS, Scorer
+from trimtab.models.messages import Prompt
 
 
 class Rule(Scorer):

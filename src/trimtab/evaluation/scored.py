@@ -10,11 +10,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
-from trimtab.data.pairs import Prompt
 from trimtab.errors import ConfigError, DataError, OutputError
 from trimtab.evaluation.scorers import Scorer
 from trimtab.files import write_text
 from trimtab.jobs import RowFile
+from trimtab.models.messages import Prompt
 
 Progress = Callable[[str, int, int], None]
 Scores = dict[str, list[float | None]]

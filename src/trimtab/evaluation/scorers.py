@@ -12,23 +12,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trimtab.arms.classifiers import is_classifier, require_one_output
-from trimtab.arms.folder import (
-    adapter_base,
-    fetch,
-    is_adapter,
-    is_conditioned,
-    weights_fingerprint,
-)
-from trimtab.data.pairs import Prompt
+from trimtab.arms.objectives import is_conditioned
 from trimtab.data.sources import fingerprint
 from trimtab.errors import ConfigError
+from trimtab.models.classifiers import is_classifier, require_one_output
+from trimtab.models.folder import adapter_base, fetch, is_adapter, weights_fingerprint
+from trimtab.models.messages import Prompt
 
 if TYPE_CHECKING:
-    from trimtab.arms.load import DType
-    from trimtab.data.tokenize import PromptFormat
     from trimtab.evaluation.reading import Reader
     from trimtab.evaluation.scoring import RewardModel
+    from trimtab.models.devices import DType
+    from trimtab.models.prompts import PromptFormat
 
 _RULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 SPECS = "a scorer is a folder, module:function, or judge:MODEL@http://host:port/v1"
@@ -209,8 +204,8 @@ class ModelScorer(Scorer):
         verbatim: Sequence[bool] = (),
     ) -> None:
         """Tokenise everything: a chat that its template does not take, a text that is too long."""
-        from trimtab.arms.load import require_device
         from trimtab.evaluation.reading import Reader
+        from trimtab.models.devices import require_device
 
         if self._options["device"]:
             require_device(self._options["device"])

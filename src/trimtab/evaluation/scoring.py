@@ -12,21 +12,16 @@ from typing import Any
 
 import torch
 
-from trimtab.arms.folder import is_adapter
-from trimtab.arms.load import (
-    DType,
-    backbone_of,
-    default_device,
-    load_arm,
-    load_scalar,
-    require_device,
-)
+from trimtab.arms.load import backbone_of, load_arm
 from trimtab.arms.peft_adapter import with_adapter
-from trimtab.data.collate import pad_rows
-from trimtab.data.pairs import Prompt
-from trimtab.data.tokenize import PromptFormat
 from trimtab.errors import ModelLoadError
 from trimtab.evaluation.reading import Reader, Row, place_of
+from trimtab.models.devices import DType, default_device, require_device
+from trimtab.models.folder import is_adapter
+from trimtab.models.load import load_scalar
+from trimtab.models.messages import Prompt
+from trimtab.models.padding import pad_rows
+from trimtab.models.prompts import PromptFormat
 from trimtab.steering import PreferenceLike, weights_of
 from trimtab.training.logprobs import check_rewards, response_logp
 from trimtab.training.losses import response_rewards

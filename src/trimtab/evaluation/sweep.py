@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from trimtab.data.pairs import Prompt
 from trimtab.engines.types import Completion, Request, Sampling
 from trimtab.errors import ConfigError, OutputError
 from trimtab.evaluation.guides import BASE, Guide, unguided
@@ -17,10 +16,11 @@ from trimtab.evaluation.scored import Progress
 from trimtab.evaluation.scorers import free_memory, model_identity
 from trimtab.files import require_fresh
 from trimtab.jobs import RowFile
+from trimtab.models.messages import Prompt
 
 if TYPE_CHECKING:
-    from trimtab.arms.load import DType
     from trimtab.engines.local import LocalEngine
+    from trimtab.models.devices import DType
 
 T = TypeVar("T")
 
@@ -169,8 +169,8 @@ def require_vocabularies(sweep: Sweep) -> None:
     Raises:
         VocabularyError: it names the ARM.
     """
-    from trimtab.arms.origins import Origins
     from trimtab.engines.local.readers import check_vocabularies
+    from trimtab.models.origins import Origins
 
     arms: dict[str, str] = {}
     trusted = {*sweep.trust_remote_code}

@@ -1,1 +1,1 @@
-"""Causal LMs from wherever they come: GGUF files, and whether all that was saved was loaded."""
+"""Any causal LM, from a folder, a hub id or a GGUF file: checked, loaded, and how it reads text."""

@@ -14,8 +14,8 @@ from transformers.pytorch_utils import Conv1D
 
 from trimtab.arms.conditioned import ConditionedConfig, condition_model
 from trimtab.arms.describe import fit_projection, objective_vectors
-from trimtab.arms.folder import canonical
 from trimtab.errors import ConfigError
+from trimtab.models.folder import canonical
 from trimtab.training.config import TrainConfig
 
 _ATTENTION = (

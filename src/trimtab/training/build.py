@@ -10,10 +10,10 @@ from typing import Any
 import torch
 import transformers
 
-from trimtab.arms.load import load_model, load_scalar
 from trimtab.data.collate import ComparisonCollator, PairCollator
 from trimtab.errors import ConfigError, ModelLoadError
-from trimtab.renamed import checkpointing_options
+from trimtab.models.load import load_model, load_scalar
+from trimtab.models.renamed import checkpointing_options
 from trimtab.training.adapt import add_conditioning, add_lora
 from trimtab.training.callbacks import Checkpoints, MetricsFile, Progress, ProgressReport
 from trimtab.training.conditioned import ConditionedTrainer, PreferenceDraws, asked_of

@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from trimtab.arms.load import load_config, load_tokenizer
+from trimtab.arms.load import config_of, tokenizer_of
 from trimtab.data.pairs import Pair, RowReport
-from trimtab.data.templates import load_chat_template, require_template
-from trimtab.data.tokenize import TokenPair, require_embedded, tokenize_pairs
+from trimtab.data.tokenize import TokenPair, tokenize_pairs
 from trimtab.errors import ConfigError, DataError
+from trimtab.models.prompts import require_embedded
+from trimtab.models.templates import load_chat_template, require_template
 from trimtab.training.adapt import lora_targets
 from trimtab.training.callbacks import Progress
 from trimtab.training.config import TrainConfig
@@ -60,7 +61,7 @@ def prepare_inputs(
         "trust_remote_code": config.trust_remote_code,
         "revision": config.revision,
     }
-    model_config = load_config(config.model, **origin)
+    model_config = config_of(config.model, **origin)
     lora = config.finetuning == "lora"
     targets = (
         lora_targets(
@@ -69,7 +70,7 @@ def prepare_inputs(
         if lora
         else ""
     )
-    tokenizer = load_tokenizer(config.model, **origin)
+    tokenizer = tokenizer_of(config.model, **origin)
     load_chat_template(tokenizer, config.chat_template)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token

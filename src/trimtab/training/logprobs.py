@@ -13,17 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from trimtab.arms.probe import floor, own_forward, probe_ids, switching_ids
-from trimtab.data.collate import pad_rows, position_ids
-from trimtab.data.tokenize import PromptFormat
 from trimtab.errors import ConfigError
+from trimtab.models.lm_head import causal_lm, head_logits
+from trimtab.models.padding import pad_rows, position_ids
+from trimtab.models.probe import floor, own_forward, probe_ids, switching_ids
+from trimtab.models.prompts import PromptFormat
+from trimtab.models.renamed import runs_layers_again
 from trimtab.models.ropes import rows_alike
-from trimtab.renamed import runs_layers_again
-
-
-def causal_lm(model: Any) -> Any:
-    """The transformers causal LM inside a PEFT wrapper, or the model itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def response_logp(
@@ -171,19 +167,6 @@ def _has_frozen_linear_head(lm: Any) -> bool:
         and not head.weight.requires_grad
         and all(getattr(config, name, None) is None for name in changes)
     )
-
-
-def head_logits(lm: Any, hidden_MH: Tensor) -> Tensor:
-    """Logits of hidden states as the model's own forward makes them: head, scale, soft cap."""
-    logits: Tensor = lm.get_output_embeddings()(hidden_MH)
-    config = lm.config.get_text_config()
-    if (scale := getattr(config, "logit_scale", None)) is not None:  # Cohere
-        logits = logits * scale
-    if (divisor := getattr(config, "logits_scaling", None)) is not None:  # Granite
-        logits = logits / divisor
-    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:  # Gemma
-        logits = torch.tanh(logits / cap) * cap
-    return logits
 
 
 @torch.no_grad()

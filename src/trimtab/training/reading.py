@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trimtab.arms.folder import check_folder, is_adapter
 from trimtab.data.comparisons import read_comparisons
 from trimtab.data.formats import read_pairs
 from trimtab.data.pairs import Pair, RowReport, split_of
 from trimtab.data.sources import saved_folder, split_name
 from trimtab.errors import ConfigError, DataError
+from trimtab.models.folder import check_folder, is_adapter
 from trimtab.training.config import TrainConfig
 
 

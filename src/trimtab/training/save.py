@@ -11,10 +11,10 @@ from typing import Any
 import trimtab
 from trimtab.arms.card import Made, is_hub_id, model_card
 from trimtab.arms.conditioned_files import save_adapter
-from trimtab.arms.folder import canonical, weights_fingerprint
 from trimtab.arms.sidecar import Sidecar
 from trimtab.data.sources import fingerprint, split_name
 from trimtab.files import OTHER_MODEL, whole_directory, write_json
+from trimtab.models.folder import canonical, weights_fingerprint
 from trimtab.stats import Estimate, share
 from trimtab.training.config import TrainConfig
 from trimtab.training.inputs import Inputs

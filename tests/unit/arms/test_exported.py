@@ -15,7 +15,7 @@ from rounding import nats
 import trimtab
 from trimtab.arms.conditioned import Core
 from trimtab.arms.export import export_arm
-from trimtab.arms.folder import conditioned_on
+from trimtab.arms.objectives import conditioned_on
 from trimtab.arms.sidecar import Sidecar
 from trimtab.errors import ConfigError
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from conftest import save_model
 
-from trimtab.arms.folder import weights_fingerprint
 from trimtab.arms.sidecar import Sidecar, require_base, same_backbone
 from trimtab.errors import MissingFileError, ModelLoadError
+from trimtab.models.folder import weights_fingerprint
 
 
 def test_what_is_saved_is_read(tmp_path: Path) -> None:

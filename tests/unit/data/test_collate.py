@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from trimtab.data.collate import PairCollator, pad_rows, position_ids
+from trimtab.data.collate import PairCollator
 from trimtab.data.tokenize import TokenPair
+from trimtab.models.padding import pad_rows, position_ids
 
 ROWS = [([5, 6], [7]), ([8], [9, 10, 11])]
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from trimtab.data.formats import read_pairs
-from trimtab.data.pairs import Message, Prompt, first_user_turn, split_of
+from trimtab.data.pairs import split_of
+from trimtab.models.messages import Message, Prompt, first_user_turn
 
 CHAT: list[Message] = [
     {"role": "system", "content": "Be brief."},

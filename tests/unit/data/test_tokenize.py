@@ -8,15 +8,12 @@ from typing import Any
 import pytest
 from conftest import TEMPLATE, make_tokenizer
 
-from trimtab.data.pairs import Message, Pair, RowReport
-from trimtab.data.templates import load_chat_template
-from trimtab.data.tokenize import (
-    prompt_ids,
-    response_ids,
-    tokenize_pair,
-    tokenize_pairs,
-)
+from trimtab.data.pairs import Pair, RowReport
+from trimtab.data.tokenize import tokenize_pair, tokenize_pairs
 from trimtab.errors import ConfigError, DataError
+from trimtab.models.messages import Message
+from trimtab.models.prompts import prompt_ids, response_ids
+from trimtab.models.templates import load_chat_template
 
 END = 3
 CHAT: list[Message] = [

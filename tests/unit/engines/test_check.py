@@ -8,11 +8,11 @@ import pytest
 import torch
 from oracle import engine_of
 
-from trimtab.arms.probe import reference, rms_gap
 from trimtab.engines.local.check import Case, check_groups
 from trimtab.engines.local.engine import LocalEngine
 from trimtab.engines.local.streams import Stream
 from trimtab.errors import ConfigError, ModelLoadError
+from trimtab.models.probe import reference, rms_gap
 
 IDS = [4, 9, 7, 5, 8, 6, 10, 5, 7, 4]
 

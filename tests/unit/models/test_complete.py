@@ -14,10 +14,11 @@ from conftest import make_model, make_tokenizer
 from safetensors.torch import load_file, save_file
 
 import trimtab
-from trimtab.arms.load import load_model, load_tokenizer
-from trimtab.arms.probe import forward
+from trimtab.arms.load import tokenizer_of
 from trimtab.cli.main import main
 from trimtab.errors import ConfigError, ModelLoadError
+from trimtab.models.load import load_model
+from trimtab.models.probe import forward
 
 Tensors = dict[str, torch.Tensor]
 
@@ -92,7 +93,7 @@ def test_a_token_without_an_embedding_is_named(
     """A tokenizer that grew while the model did not."""
     folder = tmp_path / "model"
     shutil.copytree(base_dir, folder)
-    tokenizer = load_tokenizer(str(folder))
+    tokenizer = tokenizer_of(str(folder))
     tokenizer.add_tokens(["<new>"])
     tokenizer.save_pretrained(folder)
     assert (
@@ -107,7 +108,7 @@ def test_a_token_without_an_embedding_is_named(
 def test_a_template_with_such_a_token_is_told_at_load(base_dir: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(base_dir, folder)
-    tokenizer = load_tokenizer(str(folder))
+    tokenizer = tokenizer_of(str(folder))
     tokenizer.add_tokens(["<new>"])
     tokenizer.chat_template = "<new>" + tokenizer.chat_template
     tokenizer.save_pretrained(folder)

@@ -15,11 +15,12 @@ from conftest import make_tokenizer
 from gguf_files import write_gguf
 
 import trimtab
-from trimtab.arms.folder import check_folder, weights_fingerprint
-from trimtab.arms.load import load_model, load_tokenizer
-from trimtab.arms.probe import forward
+from trimtab.arms.load import tokenizer_of
 from trimtab.errors import ModelLoadError, TrimtabError
 from trimtab.models.dequantize import gguf_folder
+from trimtab.models.folder import check_folder, weights_fingerprint
+from trimtab.models.load import load_model
+from trimtab.models.probe import forward
 
 IDS = [*range(4, 30)]
 
@@ -37,7 +38,7 @@ def test_weights_tokenizer_and_ends_are_the_files(tmp_path: Path, cache: Path) -
     model = write_gguf(path, tokenizer=tokenizer, fields={"tokenizer.ggml.eot_token_id": 2})
     loaded = load_model(str(path))
     assert torch.equal(forward(loaded, IDS), forward(model, IDS))
-    read = load_tokenizer(str(path))
+    read = tokenizer_of(str(path))
     text = "once upon a time, thank you!<|end|>\n\n1. Zürich 🙂 42"
     assert read(text)["input_ids"] == tokenizer(text)["input_ids"]
     assert read.decode(read(text)["input_ids"]) == text
@@ -156,7 +157,7 @@ def test_begin_of_text_is_written_where_the_file_says(tmp_path: Path) -> None:
         path = tmp_path / f"{begins}.gguf"
         fields = {"tokenizer.ggml.bos_token_id": 2, "tokenizer.ggml.add_bos_token": begins}
         write_gguf(path, fields=fields)
-        ids = load_tokenizer(str(path))("hello")["input_ids"]
+        ids = tokenizer_of(str(path))("hello")["input_ids"]
         assert ids[:1] == expected or (not expected and ids[0] != 2)
         assert ids.count(2) == len(expected)
 
@@ -164,7 +165,7 @@ def test_begin_of_text_is_written_where_the_file_says(tmp_path: Path) -> None:
 def test_single_digits_before_byte_level(tmp_path: Path) -> None:
     """SmolLM's: a line end and what follows are split as its own tokenizer does."""
     write_gguf(tmp_path / "tiny.gguf", fields={"tokenizer.ggml.pre": "smollm"})
-    read = load_tokenizer(str(tmp_path / "tiny.gguf"))
+    read = tokenizer_of(str(tmp_path / "tiny.gguf"))
     pieces = [
         piece for piece, _ in read.backend_tokenizer.pre_tokenizer.pre_tokenize_str("\n\n1. 23")
     ]
@@ -191,7 +192,7 @@ def test_what_lies_beside_the_file_is_not_read(tmp_path: Path) -> None:
     other.save_pretrained(tmp_path)
     (tmp_path / "adapter_config.json").write_text("{}")
     write_gguf(tmp_path / "tiny.gguf")
-    read = load_tokenizer(str(tmp_path / "tiny.gguf"))
+    read = tokenizer_of(str(tmp_path / "tiny.gguf"))
     assert read.get_vocab() == make_tokenizer().get_vocab()
     assert read.eos_token == "<|end|>"
 

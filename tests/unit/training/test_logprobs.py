@@ -12,9 +12,10 @@ from oracle import word_tokenizer
 from rounding import NATS, close, nats
 from torch import Tensor
 
-from trimtab.data.collate import PairCollator, Side, pad_rows
+from trimtab.data.collate import PairCollator
 from trimtab.data.tokenize import TokenPair
 from trimtab.errors import ConfigError
+from trimtab.models.padding import Side, pad_rows
 from trimtab.training.logprobs import check_rewards, response_logp
 from trimtab.training.trainer import ArmRewards
 

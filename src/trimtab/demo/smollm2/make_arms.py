@@ -16,10 +16,10 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from trimtab.arms.folder import read_json
 from trimtab.demo import PAIRS, WARM, fetch_smollm2
 from trimtab.demo.smollm2.material import SMOLLM2
 from trimtab.files import write_json, write_text
+from trimtab.models.folder import read_json
 from trimtab.training.config import TrainConfig
 from trimtab.training.run import train
 

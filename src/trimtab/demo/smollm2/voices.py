@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trimtab.data.pairs import Message
+from trimtab.models.messages import Message
 
 _ASKED = ("What is rain?", "How do I cook an egg?")
 

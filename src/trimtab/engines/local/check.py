@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from trimtab import fusion
-from trimtab.arms.probe import Reference, rms_gap
 from trimtab.engines.local.open_slots import open_slots
 from trimtab.engines.local.slots import to_base
 from trimtab.engines.local.streams import Group, Stream
 from trimtab.errors import ConfigError, TrimtabError, first_line, is_out_of_memory
+from trimtab.models.probe import Reference, rms_gap
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,6 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from trimtab.arms.load import share_weights
-from trimtab.data.pairs import Prompt
-from trimtab.data.templates import turn_end_id
 from trimtab.engines.local.fleet import Fleet
 from trimtab.engines.local.rows import RowPlan
 from trimtab.engines.local.scheduler import Scheduler
@@ -23,6 +21,8 @@ from trimtab.engines.local.speculating import (
 from trimtab.engines.local.streams import BASE, DRAFT, Stream, group_streams
 from trimtab.engines.types import Chunk, Completion, Request, Sampling
 from trimtab.errors import ConfigError
+from trimtab.models.messages import Prompt
+from trimtab.models.templates import turn_end_id
 from trimtab.steering import PreferenceLike, Steering
 
 Prompts = Iterable[Prompt | Request]

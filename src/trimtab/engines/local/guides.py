@@ -14,16 +14,10 @@ from trimtab.arms.adapter import WEIGHTS, AdapterWeights, read_lora, soup
 from trimtab.arms.conditioned import ConditionedConfig
 from trimtab.arms.conditioned_files import PROJECTION, read_conditioned
 from trimtab.arms.describe import objective_vectors
-from trimtab.arms.folder import adapter_revision, conditioned_on, is_adapter, is_conditioned
-from trimtab.arms.load import (
-    load_backbone,
-    load_model,
-    load_tokenizer,
-    require_base,
-    same_backbone,
-)
+from trimtab.arms.load import load_backbone, tokenizer_of
+from trimtab.arms.objectives import conditioned_on, is_conditioned
 from trimtab.arms.peft_adapter import changes_base
-from trimtab.arms.sidecar import Sidecar
+from trimtab.arms.sidecar import Sidecar, require_base, same_backbone
 from trimtab.engines.local.check import Case
 from trimtab.engines.local.references import (
     Probe,
@@ -33,6 +27,8 @@ from trimtab.engines.local.references import (
     say_unverified,
 )
 from trimtab.errors import ConfigError, ModelLoadError
+from trimtab.models.folder import adapter_revision, is_adapter
+from trimtab.models.load import load_model
 from trimtab.steering import Combine
 
 logger = logging.getLogger(__name__)
@@ -230,7 +226,7 @@ def _vectors(folder: str, carrier: Any, describe: Mapping[str, str]) -> dict[str
     if projection is None:
         raise ModelLoadError(f"{folder} has no {PROJECTION}", "train it again")
     texts = {**known, **describe}  # all, so that none is like another
-    vectors = objective_vectors(carrier, load_tokenizer(folder), texts, projection)
+    vectors = objective_vectors(carrier, tokenizer_of(folder), texts, projection)
     return {name: v for name, v in zip(texts, vectors, strict=True) if name in describe}
 
 

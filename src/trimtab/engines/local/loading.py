@@ -10,21 +10,8 @@ from typing import Any
 import psutil
 import torch
 
-from trimtab.arms.folder import canonical, check_folder, fetch, is_adapter, is_local
-from trimtab.arms.load import (
-    DType,
-    arm_facts,
-    backbone_of,
-    default_device,
-    load_model,
-    require_device,
-    require_language_model,
-)
-from trimtab.arms.origins import Origins
-from trimtab.arms.probe import probe_ids
-from trimtab.arms.quantization import Quantization, quantized_loading
-from trimtab.arms.sidecar import Sidecar
-from trimtab.data.tokenize import PromptFormat
+from trimtab.arms.load import backbone_of
+from trimtab.arms.sidecar import Sidecar, arm_facts
 from trimtab.engines.local.check import Case, check_groups
 from trimtab.engines.local.drafting import NGRAM
 from trimtab.engines.local.engine import LocalEngine
@@ -33,6 +20,14 @@ from trimtab.engines.local.readers import Reader, load_readers
 from trimtab.engines.local.references import of_model, say_unverified
 from trimtab.engines.local.streams import BASE, DRAFT, Stream
 from trimtab.errors import ConfigError, is_out_of_memory
+from trimtab.models.classifiers import require_language_model
+from trimtab.models.devices import DType, default_device, require_device
+from trimtab.models.folder import canonical, check_folder, fetch, is_adapter, is_local
+from trimtab.models.load import load_model
+from trimtab.models.origins import Origins
+from trimtab.models.probe import probe_ids
+from trimtab.models.prompts import PromptFormat
+from trimtab.models.quantization import Quantization, quantized_loading
 from trimtab.steering import Combine
 
 logger = logging.getLogger(__name__)

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trimtab.data.collate import position_ids
 from trimtab.engines.local.slots import Tokens, log_probs, unread
 from trimtab.engines.local.streams import Group
 from trimtab.errors import ConfigError
-from trimtab.renamed import cache_name
+from trimtab.models.padding import position_ids
+from trimtab.models.renamed import cache_name
 
 
 class OwnCaches:

@@ -9,13 +9,14 @@ from typing import Any
 
 import transformers
 
-from trimtab.arms.folder import is_adapter
-from trimtab.arms.load import has_tokenizer, load_config, load_tokenizer, same_backbone
-from trimtab.arms.origins import Origins
-from trimtab.arms.vocab import VocabularyMap, match_vocabularies
+from trimtab.arms.load import config_of, has_tokenizer, tokenizer_of
+from trimtab.arms.sidecar import same_backbone
 from trimtab.engines.local.streams import BASE, DRAFT
 from trimtab.errors import ModelLoadError, first_line
 from trimtab.models.dequantize import facts_folder
+from trimtab.models.folder import is_adapter
+from trimtab.models.origins import Origins
+from trimtab.models.vocabulary import VocabularyMap, match_vocabularies
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,10 @@ def load_readers(base: str, others: Mapping[str, str], origins: Origins) -> dict
     tokenizers, configs = {}, {}
     for name, folder in folders.items():
         owner = BASE if on_base[name] else name  # the base is here, wherever the adapter says it is
-        configs[name] = load_config(folders[owner], **options[owner])
+        configs[name] = config_of(folders[owner], **options[owner])
         owner = name if has_tokenizer(folder) else owner
         if folders[owner] not in read:
-            read[folders[owner]] = load_tokenizer(folders[owner], **options[owner])
+            read[folders[owner]] = tokenizer_of(folders[owner], **options[owner])
         tokenizers[name] = read[folders[owner]]
     heads = {name: int(config.get_text_config().vocab_size) for name, config in configs.items()}
     ends = _end_ids(base, origins)

@@ -14,12 +14,13 @@ from typing import Any
 import torch
 
 from trimtab.arms.conditioned_files import with_conditioned_adapter
-from trimtab.arms.folder import conditioned_on, read_json
 from trimtab.arms.load import share_weights
+from trimtab.arms.objectives import conditioned_on
 from trimtab.arms.peft_adapter import with_adapter
-from trimtab.arms.probe import Reference, forward, reference, rms_gap, switching_ids
 from trimtab.engines.local.check import Case
 from trimtab.errors import ModelLoadError
+from trimtab.models.folder import read_json
+from trimtab.models.probe import Reference, forward, reference, rms_gap, switching_ids
 
 logger = logging.getLogger(__name__)
 

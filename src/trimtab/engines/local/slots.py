@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from trimtab import fusion
-from trimtab.arms.vocab import VocabularyMap
 from trimtab.engines.local import attention
 from trimtab.engines.local.cache import SlotCache
 from trimtab.engines.local.streams import Group
-from trimtab.renamed import cache_name
-from trimtab.training.logprobs import head_logits
+from trimtab.models.lm_head import head_logits
+from trimtab.models.renamed import cache_name
+from trimtab.models.vocabulary import VocabularyMap
 
 Tokens = Sequence[Sequence[Sequence[int]]]
 """Per slot, per stream: the stream's own token ids, of any lengths."""

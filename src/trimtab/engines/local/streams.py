@@ -13,15 +13,15 @@ from torch import Tensor
 
 from trimtab.arms.adapter import AdapterWeights
 from trimtab.arms.load import share_weights
-from trimtab.arms.vocab import VocabularyMap
-from trimtab.data.pairs import Prompt
-from trimtab.data.tokenize import PromptFormat, prompt_ids, require_embedded
 from trimtab.engines.local import attention
 from trimtab.engines.local.costs import pass_cost
 from trimtab.engines.local.linear import join_layers
 from trimtab.errors import ConfigError
 from trimtab.models import ropes
-from trimtab.training.logprobs import causal_lm
+from trimtab.models.lm_head import causal_lm
+from trimtab.models.messages import Prompt
+from trimtab.models.prompts import PromptFormat, prompt_ids, require_embedded
+from trimtab.models.vocabulary import VocabularyMap
 
 BASE, DRAFT = "base", "draft"
 _NONE: Mapping[str, Sequence[float]] = {}

@@ -10,7 +10,7 @@ import transformers
 from conftest import make_model
 
 import trimtab
-from trimtab.renamed import cache_name, checkpointing_options, runs_layers_again
+from trimtab.models.renamed import cache_name, checkpointing_options, runs_layers_again
 
 GIVEN_UP = (
     "past_key_values", "cache_params", "is_gradient_checkpointing", "gradient_checkpointing_enable",
@@ -27,7 +27,7 @@ def test_no_other_module_knows_them() -> None:
         for name in GIVEN_UP
         if name in path.read_text(encoding="utf-8")
     }
-    assert {path for path, _ in found} == {"renamed.py"}
+    assert {path for path, _ in found} == {"models/renamed.py"}
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import torch
 from conftest import make_tokenizer
 
 import trimtab
-from trimtab.arms.quantization import Quantization, quantized_loading
 from trimtab.errors import ConfigError
+from trimtab.models.quantization import Quantization, quantized_loading
 
 PROMPTS = ["the cat sat", "hello thank you"]
 

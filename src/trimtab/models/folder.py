@@ -13,9 +13,6 @@ from trimtab.errors import ConfigError, MissingFileError, ModelLoadError
 from trimtab.models.gguf import check_gguf, content_hash, gguf_source, is_gguf
 from trimtab.models.weight_files import header, tensors_fingerprint
 
-CONDITIONED = ("PBLORA", "MOSLORA")
-"""`peft_type` of our own adapters: bilinear and affine."""
-
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _HARMLESS = {"training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth"}
 
@@ -73,40 +70,9 @@ def is_adapter(name: str) -> bool:
     return (Path(name) / "adapter_config.json").is_file()
 
 
-def is_conditioned(name: str) -> bool:
-    """Whether a local folder holds an ARM that takes the preference as input (PARM, UniARM)."""
-    return is_adapter(name) and _adapter_facts(name).get("peft_type") in CONDITIONED
-
-
-def conditioned_on(name: str) -> list[str]:
-    """The objectives of a conditioned ARM; none for any other folder."""
-    if not is_conditioned(name):
-        return []
-    names = _adapter_facts(name).get("objectives")
-    if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
-        raise ModelLoadError(
-            f"{name}/adapter_config.json has objectives {names!r}", "train or copy the ARM again"
-        )
-    return names
-
-
-def _adapter_facts(name: str) -> dict[str, Any]:
-    return read_json(Path(name) / "adapter_config.json")
-
-
 def canonical(name: str) -> str:
     """A local folder as an absolute path; a hub id as it is."""
     return str(Path(name).resolve()) if is_local(name) else name
-
-
-def adapter_base(name: str) -> str:
-    """The model an adapter was trained on, as its `adapter_config.json` names it."""
-    return str(_adapter_facts(name).get("base_model_name_or_path") or "")
-
-
-def adapter_revision(name: str) -> str | None:
-    """The revision of the model that an adapter was trained on, where its config names one."""
-    return _adapter_facts(name).get("revision") or None
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -179,3 +145,18 @@ def weights_fingerprint(name: str) -> str:
         return content_hash(name)
     own, made = tensors_fingerprint(Path(name)), gguf_source(name)
     return made["sha256"] if made.get("weights") == own else own
+
+
+def adapter_base(name: str) -> str:
+    """The model an adapter was trained on, as its `adapter_config.json` names it."""
+    return str(adapter_config(name).get("base_model_name_or_path") or "")
+
+
+def adapter_revision(name: str) -> str | None:
+    """The revision of the model that an adapter was trained on, where its config names one."""
+    return adapter_config(name).get("revision") or None
+
+
+def adapter_config(name: str) -> dict[str, Any]:
+    """What a PEFT adapter's `adapter_config.json` says."""
+    return read_json(Path(name) / "adapter_config.json")

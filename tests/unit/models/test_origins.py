@@ -11,9 +11,10 @@ import pytest
 import transformers
 
 import trimtab
-from trimtab.arms.load import load_backbone, load_config, load_model, load_tokenizer
-from trimtab.arms.origins import Origins, parse_revisions
+from trimtab.arms.load import config_of, load_backbone, tokenizer_of
 from trimtab.errors import ConfigError
+from trimtab.models.load import load_model
+from trimtab.models.origins import Origins, parse_revisions
 
 
 class Hub:
@@ -78,7 +79,7 @@ def test_an_adapter_records_its_models_revision_and_asks_for_it(hub: Hub, pinned
     assert hub.revisions() == {"v3"}
     hub.asked.clear()
     load_backbone(str(pinned_arm))
-    load_config(str(pinned_arm))
+    config_of(str(pinned_arm))
     assert len(hub.asked) == 2 and hub.revisions() == {"v3"}
 
 
@@ -88,7 +89,7 @@ def test_an_adapter_of_another_revision_is_not_put_on_the_base(hub: Hub, pinned_
         assert len(engine.groups) == groups
 
 
-@pytest.mark.parametrize("load", [load_model, load_config, load_tokenizer])
+@pytest.mark.parametrize("load", [load_model, config_of, tokenizer_of])
 def test_a_folder_has_no_revision(load: Any, base_dir: Path) -> None:
     with pytest.raises(ConfigError, match=r"a revision for .*, which is on this machine"):
         load(str(base_dir), revision="main")

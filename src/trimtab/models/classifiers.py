@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from trimtab.arms.folder import adapter_base, is_adapter, read_json
 from trimtab.errors import ModelLoadError
+from trimtab.models.folder import adapter_base, is_adapter, read_json
 
 SUFFIX = "ForSequenceClassification"
 _HEAD = re.compile(r"(^|\.)(score|classifier|classification_head)(\.out_proj)?\.weight$")

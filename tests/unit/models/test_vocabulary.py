@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from trimtab.arms.vocab import VocabularyMap, match_vocabularies
 from trimtab.errors import VocabularyError
+from trimtab.models.vocabulary import VocabularyMap, match_vocabularies
 
 
 @dataclass

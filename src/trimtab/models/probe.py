@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trimtab.data.templates import TemplateError
-from trimtab.data.tokenize import PromptFormat, response_ids
 from trimtab.errors import ModelLoadError, first_line, is_out_of_memory
-from trimtab.renamed import cache_name
+from trimtab.models.prompts import PromptFormat, response_ids
+from trimtab.models.renamed import cache_name
+from trimtab.models.templates import TemplateError
 
 PROMPT = "How do I bake bread at home?"
 ANSWER = (

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from trimtab.arms.folder import adapter_base, check_folder, is_adapter, weights_fingerprint
 from trimtab.errors import MissingFileError, ModelLoadError
+from trimtab.models.folder import adapter_base, check_folder, is_adapter, weights_fingerprint
 
 
 def safetensors(path: Path, values: bytes = b"\x00" * 8, name: str = "w") -> Path:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
-from trimtab.data.pairs import Message, Prompt
 from trimtab.errors import ConfigError, DataError
+from trimtab.models.messages import Message, Prompt
 
 _MARK = "trimtab0mark"  # an answer that no template writes by itself
 _PROBE = [Message(role="user", content="Hello")]

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import transformers
 
-from trimtab.arms.load import DType
 from trimtab.errors import ConfigError
+from trimtab.models.devices import DType
 
 Quantization = Literal["int8", "int4"]
 
