@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from trimtab.arms.load import tokenizer_of
-from trimtab.data.formats import read_pairs
+from trimtab.data.loading import read_pairs
 from trimtab.data.pairs import Pair, split_of
 from trimtab.demo.tiny import MODEL
 from trimtab.models.messages import first_user_turn, prompt_hash

@@ -24,7 +24,7 @@ import transformers
 
 import trimtab
 from trimtab.arms.load import config_of, tokenizer_of
-from trimtab.data.formats import read_pairs
+from trimtab.data.loading import read_pairs
 from trimtab.data.pairs import Pair, split_of
 from trimtab.data.tokenize import tokenize_pair
 from trimtab.engines.types import Request, Sampling

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from trimtab.arms.load import tokenizer_of
-from trimtab.data.formats import read_pairs
+from trimtab.data.loading import read_pairs
 from trimtab.data.pairs import split_of
 from trimtab.data.tokenize import tokenize_pair
 from trimtab.models.load import load_model

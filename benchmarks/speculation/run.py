@@ -24,7 +24,7 @@ from typing import Any
 import trimtab
 from trimtab.bench.contenders import Generate
 from trimtab.bench.machine import conditions
-from trimtab.data.formats import read_pairs
+from trimtab.data.loading import read_pairs
 from trimtab.data.pairs import split_of
 from trimtab.engines.local import LocalEngine
 from trimtab.engines.types import Completion, Request, Sampling

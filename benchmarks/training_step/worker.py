@@ -85,7 +85,7 @@ class Watched:
 def genarm(settings: Settings) -> Callable[[], transformers.Trainer]:
     """Trimtab's own trainer, built by its own function from its own options."""
     from trimtab.arms.load import tokenizer_of
-    from trimtab.data.pairs import RowReport
+    from trimtab.data.report import RowReport
     from trimtab.data.tokenize import TokenPair
     from trimtab.training.build import build_trainer
     from trimtab.training.config import TrainConfig

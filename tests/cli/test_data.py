@@ -204,7 +204,7 @@ def test_pku_rows_can_be_scored_and_answered(
     file: Path, base_dir: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     """`score --input` and prompts of `pareto` take the layouts, too."""
-    from trimtab.evaluation.prompts import read_prompts
+    from trimtab.data.prompts import read_prompts
 
     path = write_jsonl(tmp_path / "one.jsonl", [pku(0, 1, 0)])
     assert read_prompts(str(path))[0] == ["the cat 0"]

@@ -15,7 +15,7 @@ from conftest import write_jsonl
 from safetensors.torch import load_file, save_file
 
 from trimtab.cli.main import main
-from trimtab.data.formats import read_pairs
+from trimtab.data.loading import read_pairs
 from trimtab.evaluation.scoring import RewardModel
 
 Capture = pytest.CaptureFixture[str]

@@ -22,7 +22,7 @@ from torch import Tensor
 import trimtab
 from trimtab.arms.load import load_arm, tokenizer_of
 from trimtab.data.collate import PairCollator
-from trimtab.data.formats import read_pairs
+from trimtab.data.loading import read_pairs
 from trimtab.data.pairs import split_of
 from trimtab.data.sources import fingerprint
 from trimtab.data.tokenize import TokenPair, tokenize_pair

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from trimtab.cli.parse import parse
 from trimtab.cli.scorer_options import ScorerOptions
-from trimtab.data.pairs import Comparison, RowReport
+from trimtab.data.pairs import Comparison
 from trimtab.data.reading import Reading
+from trimtab.data.report import RowReport
 from trimtab.errors import ConfigError
 from trimtab.files import only_writer
 from trimtab.jobs import RowFile, going_on

@@ -20,7 +20,7 @@ from trimtab.jobs import RowFile, going_on
 from trimtab.steering import Steering, parse_strength
 
 if TYPE_CHECKING:
-    from trimtab.data.pairs import RowReport
+    from trimtab.data.report import RowReport
     from trimtab.evaluation.front_report import Design, Reference
     from trimtab.evaluation.scored import ScoreFile
     from trimtab.evaluation.scorers import Scorer
@@ -160,9 +160,9 @@ def _reference(text: str, objectives: Sequence[str]) -> Reference:
 
 def _plan(options: ParetoOptions, objectives: Sequence[str]) -> tuple[Sweep, Design, RowReport]:
     """What to do, checked before any model is loaded."""
+    from trimtab.data.prompts import read_prompts
     from trimtab.evaluation.front_report import Design
     from trimtab.evaluation.guides import read_guides
-    from trimtab.evaluation.prompts import read_prompts
     from trimtab.evaluation.sweep import Sweep
     from trimtab.models.folder import check_folder
     from trimtab.models.origins import parse_revisions

@@ -13,9 +13,9 @@ from trimtab.arms.objectives import conditioned_on
 from trimtab.cli.options import OneModelOptions
 from trimtab.cli.parse import parse, quiet_libraries
 from trimtab.data.chats import prompt_of
-from trimtab.data.formats import pairs_of
 from trimtab.data.pairs import Unusable
 from trimtab.data.reading import pairs_in
+from trimtab.data.rows import pairs_of
 from trimtab.data.sources import Row, fingerprint, read_rows
 from trimtab.errors import ConfigError, DataError
 from trimtab.files import only_writer

@@ -12,7 +12,8 @@ from typing import Any
 from trimtab.data.layouts.judged import Judged, rows_of
 from trimtab.data.layouts.registry import ALWAYS, known_columns, layout_of
 from trimtab.data.literals import read_literal
-from trimtab.data.pairs import RowReport, Unusable
+from trimtab.data.pairs import Unusable
+from trimtab.data.report import RowReport
 from trimtab.data.sources import Row, read_rows, split_name
 from trimtab.errors import ConfigError, DataError
 

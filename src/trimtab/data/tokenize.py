@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from trimtab.data.pairs import Comparison, Pair, RowReport
+from trimtab.data.pairs import Comparison, Pair
+from trimtab.data.report import RowReport
 from trimtab.errors import DataError
 from trimtab.models.prompts import PromptFormat, StartedPrompt, Tokenizer
 from trimtab.models.templates import (

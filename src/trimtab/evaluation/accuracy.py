@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from trimtab.arms.objectives import conditioned_on
 from trimtab.arms.sidecar import Sidecar
-from trimtab.data.formats import read_pairs
-from trimtab.data.pairs import Pair, RowReport, split_of
+from trimtab.data.loading import read_pairs
+from trimtab.data.pairs import Pair, split_of
 from trimtab.data.reading import Reading
+from trimtab.data.report import RowReport
 from trimtab.data.sources import fingerprint
 from trimtab.data.tokenize import tokenize_pair
 from trimtab.errors import ConfigError, DataError, ModelLoadError

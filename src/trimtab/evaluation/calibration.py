@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from trimtab.arms.objectives import conditioned_on
 from trimtab.arms.sidecar import Sidecar, arm_facts, store_scale
+from trimtab.data.prompts import read_prompts
 from trimtab.engines.types import Sampling
 from trimtab.errors import ConfigError, ModelLoadError, OutputError
-from trimtab.evaluation.prompts import read_prompts
 from trimtab.evaluation.scorers import Scorer, load_scorer
 from trimtab.evaluation.strengths import CurvePoint, best_scored, between, bracket, off_target
 from trimtab.files import only_writer, require_fresh

@@ -7,10 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from trimtab.data.prompts import prompts_sha256
 from trimtab.evaluation.calibration import Calibration, Plan
 from trimtab.evaluation.front_files import made_with
 from trimtab.evaluation.plots import BLUE, GREY, ORANGE, error_bars
-from trimtab.evaluation.prompts import prompts_sha256
 from trimtab.evaluation.scorers import model_identity
 from trimtab.evaluation.stats import Estimate
 from trimtab.evaluation.strengths import CurvePoint, off_target

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trimtab.data.comparisons import read_everything
-from trimtab.data.pairs import Comparison, Pair, RowReport, split_of
+from trimtab.data.loading import read_everything
+from trimtab.data.pairs import Comparison, Pair, split_of
 from trimtab.data.reading import Reading
+from trimtab.data.report import RowReport
 from trimtab.errors import ConfigError
 from trimtab.evaluation.floors import longer_is_better
 from trimtab.evaluation.labels import agreement

@@ -10,10 +10,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from trimtab.data.comparisons import require_objectives
-from trimtab.data.formats import comparison_of, usable_rows
-from trimtab.data.pairs import Comparison, RowReport, Unusable
+from trimtab.data.loading import require_objectives, usable_rows
+from trimtab.data.pairs import Comparison, Unusable
 from trimtab.data.reading import EVERYTHING, Reading
+from trimtab.data.report import RowReport
+from trimtab.data.rows import comparison_of
 from trimtab.data.sources import Row, fingerprint, split_name
 from trimtab.errors import DataError, OutputError
 from trimtab.evaluation.labels import Sides, label_of

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from trimtab.data.prompts import prompts_sha256
 from trimtab.engines.types import Completion, Request, Sampling
 from trimtab.errors import ConfigError, OutputError
 from trimtab.evaluation.guides import BASE, Guide, unguided
-from trimtab.evaluation.prompts import prompts_sha256
 from trimtab.evaluation.scored import Progress
 from trimtab.evaluation.scorers import free_memory, model_identity
 from trimtab.files import require_fresh

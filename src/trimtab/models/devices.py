@@ -6,14 +6,10 @@ from typing import Literal
 
 import torch
 
-from trimtab.arms.sidecar import arm_facts as arm_facts
-from trimtab.arms.sidecar import require_base as require_base
-from trimtab.arms.sidecar import same_backbone as same_backbone
 from trimtab.errors import (
     ConfigError,
     first_line,
 )
-from trimtab.models.classifiers import require_language_model as require_language_model
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 

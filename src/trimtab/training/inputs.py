@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trimtab.arms.load import config_of, tokenizer_of
-from trimtab.data.pairs import Pair, RowReport
+from trimtab.data.pairs import Pair
+from trimtab.data.report import RowReport
 from trimtab.data.tokenize import TokenPair, tokenize_pairs
 from trimtab.errors import ConfigError, DataError
 from trimtab.models.prompts import require_embedded

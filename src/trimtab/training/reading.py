@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trimtab.data.comparisons import read_comparisons
-from trimtab.data.formats import read_pairs
-from trimtab.data.pairs import Pair, RowReport, split_of
+from trimtab.data.loading import read_comparisons, read_pairs
+from trimtab.data.pairs import Pair, split_of
+from trimtab.data.report import RowReport
 from trimtab.data.sources import saved_folder, split_name
 from trimtab.errors import ConfigError, DataError
 from trimtab.models.folder import check_folder, is_adapter

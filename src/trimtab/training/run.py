@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trimtab.arms.hub import Destination, destination, warn_of_a_local_base
-from trimtab.data.pairs import RowReport
+from trimtab.data.report import RowReport
 from trimtab.data.sources import fingerprint
 from trimtab.errors import ConfigError
 from trimtab.training.config import TrainConfig

@@ -15,13 +15,13 @@ import pytest
 from conftest import write_jsonl
 
 from trimtab.data.chats import text_of
-from trimtab.data.comparisons import read_comparisons
-from trimtab.data.formats import pairs_of, read_pairs
 from trimtab.data.literals import read_literal
+from trimtab.data.loading import read_comparisons, read_pairs
 from trimtab.data.pairs import Pair
+from trimtab.data.prompts import read_prompts
+from trimtab.data.rows import pairs_of
 from trimtab.errors import DataError
 from trimtab.evaluation.labelling import read_for_labelling
-from trimtab.evaluation.prompts import read_prompts
 
 USER = {"role": "user", "content": 'Say "hi",\nit\'s } {1} null'}
 HELLO = {"role": "assistant", "content": "Hello"}

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from conftest import write_jsonl
 
-from trimtab.data.formats import pairs_of, read_pairs, usable_rows
-from trimtab.data.pairs import Pair, RowReport
+from trimtab.data.loading import read_pairs, usable_rows
+from trimtab.data.pairs import Pair
 from trimtab.data.reading import Reading
+from trimtab.data.report import RowReport
+from trimtab.data.rows import pairs_of
 from trimtab.errors import DataError
 
 Found = list[tuple[str, str, str]]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trimtab.data.formats import read_pairs
+from trimtab.data.loading import read_pairs
 from trimtab.data.pairs import split_of
 from trimtab.models.messages import Message, Prompt, first_user_turn
 

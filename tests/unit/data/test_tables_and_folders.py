@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trimtab.data.formats import read_pairs
+from trimtab.data.loading import read_pairs
 from trimtab.data.sources import fingerprint, read_rows
 from trimtab.errors import DataError
 

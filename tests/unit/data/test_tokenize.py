@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from conftest import TEMPLATE, make_tokenizer
 
-from trimtab.data.pairs import Pair, RowReport
+from trimtab.data.pairs import Pair
+from trimtab.data.report import RowReport
 from trimtab.data.tokenize import tokenize_pair, tokenize_pairs
 from trimtab.errors import ConfigError, DataError
 from trimtab.models.messages import Message

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from trimtab.arms.sidecar import Sidecar
-from trimtab.data.formats import read_pairs
+from trimtab.data.loading import read_pairs
 from trimtab.demo import PAIRS, WARM
 from trimtab.demo.smollm2.make_arms import HUB_ID, shuffle
 from trimtab.demo.smollm2.make_pairs import SMALLEST_GAP, Answer, pairs_of, whole_sentences

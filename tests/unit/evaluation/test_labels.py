@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from conftest import write_jsonl
 
-from trimtab.data.comparisons import read_comparisons
-from trimtab.data.formats import pairs_of, read_pairs
+from trimtab.data.loading import read_comparisons, read_pairs
+from trimtab.data.prompts import prompts_sha256, read_prompts
+from trimtab.data.rows import pairs_of
 from trimtab.errors import DataError
 from trimtab.evaluation.labelling import labelled, read_for_labelling
 from trimtab.evaluation.labels import agreement, agreement_with_kept, label_of, tally
-from trimtab.evaluation.prompts import prompts_sha256, read_prompts
 
 
 @pytest.mark.parametrize(

@@ -12,14 +12,16 @@ import torch
 from conftest import TEMPLATE, make_model, make_tokenizer, write_jsonl
 
 from trimtab.data.chats import prompt_of
-from trimtab.data.formats import pairs_of, read_pairs
-from trimtab.data.pairs import Pair, RowReport
+from trimtab.data.loading import read_pairs
+from trimtab.data.pairs import Pair
+from trimtab.data.prompts import read_prompts
+from trimtab.data.report import RowReport
+from trimtab.data.rows import pairs_of
 from trimtab.data.tokenize import tokenize_pair, tokenize_pairs
 from trimtab.engines.local import LocalEngine
 from trimtab.engines.local.engine import end_ids
 from trimtab.engines.local.streams import Stream
 from trimtab.errors import DataError
-from trimtab.evaluation.prompts import read_prompts
 from trimtab.models.prompts import prompt_ids, response_ids
 from trimtab.models.templates import TemplateError, apply_template, left_out, turn_end, turn_end_id
 from trimtab.models.vocabulary import VocabularyMap

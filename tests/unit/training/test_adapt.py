@@ -10,7 +10,7 @@ import torch
 from conftest import make_model, make_tokenizer
 
 from trimtab.arms.conditioned import conditioned_layers
-from trimtab.data.pairs import RowReport
+from trimtab.data.report import RowReport
 from trimtab.errors import ConfigError
 from trimtab.training.adapt import add_conditioning, condition_dim
 from trimtab.training.config import TrainConfig

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from conftest import write_jsonl
 
-from trimtab.data.formats import Unusable, pairs_of, read_pairs
+from trimtab.data.loading import read_pairs
 from trimtab.data.pairs import Pair
+from trimtab.data.rows import Unusable, pairs_of
 from trimtab.errors import DataError
 
 USER = {"role": "user", "content": "Name a colour."}

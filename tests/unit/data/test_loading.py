@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab.data.collate import ComparisonCollator, PairCollator
-from trimtab.data.comparisons import read_comparisons
-from trimtab.data.pairs import Comparison, RowReport
+from trimtab.data.loading import read_comparisons
+from trimtab.data.pairs import Comparison
+from trimtab.data.report import RowReport
 from trimtab.data.tokenize import TokenPair
 from trimtab.errors import DataError
 

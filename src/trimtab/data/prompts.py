@@ -8,10 +8,11 @@ import json
 from collections.abc import Sequence
 
 from trimtab.data.chats import prompt_of
-from trimtab.data.formats import pairs_of, read_cells
 from trimtab.data.layouts.registry import UnknownLayoutError
-from trimtab.data.pairs import RowReport, Unusable
+from trimtab.data.pairs import Unusable
 from trimtab.data.reading import pairs_in
+from trimtab.data.report import RowReport
+from trimtab.data.rows import pairs_of, read_cells
 from trimtab.data.sources import Row, read_rows
 from trimtab.errors import DataError
 from trimtab.models.messages import Prompt
