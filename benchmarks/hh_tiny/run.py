@@ -24,14 +24,14 @@ import transformers
 
 import trimtab
 from trimtab.arms.load import config_of, tokenizer_of
+from trimtab.arms.reward_model import RewardModel
 from trimtab.data.loading import read_pairs
 from trimtab.data.pairs import Pair, split_of
 from trimtab.data.tokenize import tokenize_pair
 from trimtab.engines.types import Request, Sampling
 from trimtab.evaluation.accuracy import measure_accuracy
-from trimtab.evaluation.scoring import RewardModel
-from trimtab.evaluation.stats import Estimate, mean, share
 from trimtab.models.messages import first_user_turn, prompt_hash
+from trimtab.stats import Estimate, mean, share
 
 HERE = Path(__file__).parent
 FILES = {

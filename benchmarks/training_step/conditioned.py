@@ -22,16 +22,11 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
 from trimtab.arms.conditioned import ConditionedConfig, condition_model
+from trimtab.arms.logprobs import response_logp
+from trimtab.arms.rewards import response_rewards
 from trimtab.bench.machine import conditions
 from trimtab.bench.models import SHAPES, random_model
-from trimtab.training.logprobs import response_logp
-from trimtab.training.losses import (
-    LossOptions,
-    ObjectiveLosses,
-    objectives_loss,
-    preference_loss,
-    response_rewards,
-)
+from trimtab.training.losses import LossOptions, ObjectiveLosses, objectives_loss, preference_loss
 
 RANK, TARGETS = 8, ("q_proj", "k_proj", "v_proj")
 LOSS = LossOptions(beta=0.05)

@@ -17,8 +17,8 @@ import pytest
 from conftest import make_tokenizer, save_model, write_jsonl
 from rounding import nats
 
+from trimtab.arms.reward_model import RewardModel
 from trimtab.cli.main import COMMANDS, main
-from trimtab.evaluation.scoring import RewardModel
 from trimtab.models.folder import is_adapter
 
 Capture = pytest.CaptureFixture[str]

@@ -14,9 +14,9 @@ from chat_judge import Server, rated_response, serving
 from conftest import write_jsonl
 from safetensors.torch import load_file, save_file
 
+from trimtab.arms.reward_model import RewardModel
 from trimtab.cli.main import main
 from trimtab.data.loading import read_pairs
-from trimtab.evaluation.scoring import RewardModel
 
 Capture = pytest.CaptureFixture[str]
 
@@ -435,7 +435,7 @@ def test_nan_gives_no_label(tmp_path: Path, data: Path, capsys: Capture, base_di
 def test_what_the_second_scorer_cannot_read_is_found_before_the_first_is_loaded(
     base_dir: Path, tmp_path: Path, data: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trimtab.evaluation.scoring.load_arm", None)  # would fail if called
+    monkeypatch.setattr("trimtab.arms.reward_model.load_arm", None)  # would fail if called
     write_jsonl(data, [*PAIRS, {**PAIRS[0], "chosen": "happy " * 300}])
     both = ["--scorer", "happy=label_rules:happy", "--scorer", f"good={base_dir}"]
     out = tmp_path / "labelled.jsonl"

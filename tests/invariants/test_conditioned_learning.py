@@ -14,7 +14,7 @@ from test_conditioned_training import HAPPY, METHODS, SAD, Conditioned, judged
 import trimtab
 from trimtab.arms.conditioned import conditioned_layers
 from trimtab.arms.load import load_arm
-from trimtab.evaluation.scoring import RewardModel
+from trimtab.arms.reward_model import RewardModel
 from trimtab.training.conditioned import PreferenceDraws
 
 pytestmark = pytest.mark.filterwarnings("ignore:mtime may not be reliable")

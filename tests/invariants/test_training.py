@@ -21,6 +21,7 @@ from torch import Tensor
 
 import trimtab
 from trimtab.arms.load import load_arm, tokenizer_of
+from trimtab.arms.rewards import ArmRewards
 from trimtab.data.collate import PairCollator
 from trimtab.data.loading import read_pairs
 from trimtab.data.pairs import split_of
@@ -30,7 +31,6 @@ from trimtab.errors import OutputError
 from trimtab.models.folder import weights_fingerprint
 from trimtab.training.config import TrainConfig
 from trimtab.training.run import Interrupted, TrainResult, train
-from trimtab.training.trainer import ArmRewards
 
 pytestmark = pytest.mark.filterwarnings("ignore:mtime may not be reliable")
 

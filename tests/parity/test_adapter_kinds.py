@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 
 import trimtab
 from trimtab.arms.peft_adapter import with_adapter
+from trimtab.arms.reward_model import RewardModel
 from trimtab.engines.local import LocalEngine
 from trimtab.errors import TrimtabError
-from trimtab.evaluation.scoring import RewardModel
 from trimtab.models.load import load_model
 from trimtab.models.probe import forward
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from trimtab.evaluation.data_report import DataReport
     from trimtab.evaluation.rendered import Rendered
-    from trimtab.evaluation.stats import Estimate
+    from trimtab.stats import Estimate
 
 DESCRIPTION = "Show what would be read of preference data, before anything is trained on them."
 

@@ -19,7 +19,7 @@ from trimtab.jobs import RowFile, going_on
 
 if TYPE_CHECKING:
     from trimtab.evaluation.scorers import Scorer
-    from trimtab.evaluation.stats import Estimate
+    from trimtab.stats import Estimate
 
 DESCRIPTION = "Relabel preference pairs: which side is better, on each objective, by scorers."
 

@@ -25,7 +25,7 @@ from trimtab.models.messages import Prompt, require_characters
 from trimtab.steering import weights_of
 
 if TYPE_CHECKING:
-    from trimtab.evaluation.scoring import Scored
+    from trimtab.arms.reward_model import Scored
     from trimtab.models.prompts import PromptFormat
 
 DESCRIPTION = "Per-token and per-response rewards of given responses."
@@ -109,12 +109,12 @@ def _score(
     options: ScoreOptions, items: Sequence[_Item], job: RowFile | None
 ) -> list[dict[str, Any]]:
     """Score what is left; returns the rows that were not written."""
+    from trimtab.arms.reward_model import RewardModel
+    from trimtab.arms.reward_reader import RewardReader
     from trimtab.cli import show
-    from trimtab.evaluation.reading import Reader
-    from trimtab.evaluation.scoring import RewardModel
 
     quiet_libraries()
-    reader = Reader(options.arm, trust_remote_code=options.trust_remote_code)
+    reader = RewardReader(options.arm, trust_remote_code=options.trust_remote_code)
     own = reader.sidecar.prompt_format
     reader.read(*_asked(items, own))  # before a weight is loaded
     model = RewardModel(

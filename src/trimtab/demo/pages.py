@@ -22,8 +22,8 @@ from trimtab.demo.story import (
 from trimtab.engines.types import Completion
 from trimtab.evaluation import report
 from trimtab.evaluation.plots import Point, tradeoff_plot
-from trimtab.evaluation.stats import Estimate
 from trimtab.files import write_json, write_text
+from trimtab.stats import Estimate
 from trimtab.training.run import TrainResult
 
 

@@ -10,8 +10,8 @@ from typing import Literal
 from trimtab.demo.material import Material
 from trimtab.engines.local import LocalEngine, load_engine
 from trimtab.engines.types import Completion
-from trimtab.evaluation.stats import Estimate, mean
 from trimtab.evaluation.texts import distinct
+from trimtab.stats import Estimate, mean
 from trimtab.training.callbacks import Progress
 from trimtab.training.config import TrainConfig
 from trimtab.training.run import TrainResult, train

@@ -18,13 +18,12 @@ from trimtab.data.sources import fingerprint
 from trimtab.data.tokenize import tokenize_pair
 from trimtab.errors import ConfigError, DataError, ModelLoadError
 from trimtab.evaluation.floors import bag_of_words, longer_is_better
-from trimtab.evaluation.stats import Estimate, share
 from trimtab.models.folder import fetch
 from trimtab.models.templates import TemplateError
-from trimtab.ranking import ranked_right
+from trimtab.stats import Estimate, ranked_right, share
 
 if TYPE_CHECKING:
-    from trimtab.evaluation.scoring import RewardModel
+    from trimtab.arms.reward_model import RewardModel
     from trimtab.models.devices import DType
 
 logger = logging.getLogger(__name__)
@@ -114,7 +113,7 @@ def measure_accuracy(
         fitted = [
             p for p in pairs if split in ("test", "validation") and split_of(p.prompt) == "train"
         ]
-    from trimtab.evaluation.scoring import RewardModel  # PyTorch, once all else is known to be good
+    from trimtab.arms.reward_model import RewardModel
 
     model = RewardModel(arm, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     measured = _readable(model, measured, report)

@@ -17,8 +17,8 @@ from trimtab.errors import ConfigError
 from trimtab.evaluation.floors import longer_is_better
 from trimtab.evaluation.labels import agreement
 from trimtab.evaluation.rendered import Rendered, example_of, lengths_of
-from trimtab.evaluation.stats import Estimate, share
 from trimtab.models.messages import first_user_turn
+from trimtab.stats import Estimate, share
 
 SPLITS = ("train", "validation", "test")
 

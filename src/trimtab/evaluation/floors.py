@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from trimtab.data.pairs import Pair
-from trimtab.ranking import ranked_right
+from trimtab.stats import ranked_right
 
 
 def longer_is_better(pairs: Sequence[Pair]) -> float:

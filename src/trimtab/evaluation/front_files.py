@@ -17,7 +17,6 @@ from trimtab.evaluation.front_report import Design
 from trimtab.evaluation.guides import BASE
 from trimtab.evaluation.scored import Answer, Scores, read_jsonl
 from trimtab.evaluation.scorers import Scorer
-from trimtab.evaluation.stats import Estimate
 from trimtab.evaluation.sweep import (
     FRONT,
     MANIFEST,
@@ -29,6 +28,7 @@ from trimtab.evaluation.sweep import (
     Sweep,
 )
 from trimtab.files import write_json, write_text
+from trimtab.stats import Estimate
 
 _LIBRARIES = ("torch", "transformers", "peft", "numpy")
 

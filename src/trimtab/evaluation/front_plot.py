@@ -14,8 +14,8 @@ import numpy as np
 from trimtab.evaluation.label_places import Boxes, along, around, as_boxes
 from trimtab.evaluation.marks import Mark, spot, write_marks
 from trimtab.evaluation.plots import error_bars
-from trimtab.evaluation.stats import Estimate
 from trimtab.files import storage_errors
+from trimtab.stats import Estimate
 
 INK = "#1c2330"
 

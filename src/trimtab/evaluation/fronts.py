@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from trimtab.errors import ConfigError
-from trimtab.evaluation.stats import Estimate
+from trimtab.stats import Estimate
 
 Array = NDArray[np.float64]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import combinations
 
-from trimtab.evaluation.stats import Estimate, share
+from trimtab.stats import Estimate, share
 
 Label = int | None
 Labels = Mapping[str, Label]

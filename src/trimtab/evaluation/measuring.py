@@ -14,8 +14,8 @@ from trimtab.engines.types import Completion, Request
 from trimtab.errors import DataError
 from trimtab.evaluation.scored import Answer, rate
 from trimtab.evaluation.scorers import PROBE, free_memory
-from trimtab.evaluation.stats import mean
 from trimtab.evaluation.strengths import LOOPS_ABOVE, CurvePoint, repetition
+from trimtab.stats import mean
 
 if TYPE_CHECKING:
     from trimtab.evaluation.calibration import Plan, Progress

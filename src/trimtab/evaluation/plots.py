@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from trimtab.evaluation.stats import Estimate
 from trimtab.files import storage_errors
+from trimtab.stats import Estimate
 
 BLUE, ORANGE, GREY = "#2563a8", "#d9822b", "#777777"
 

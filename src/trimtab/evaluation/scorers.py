@@ -20,8 +20,8 @@ from trimtab.models.folder import adapter_base, fetch, is_adapter, weights_finge
 from trimtab.models.messages import Prompt
 
 if TYPE_CHECKING:
-    from trimtab.evaluation.reading import Reader
-    from trimtab.evaluation.scoring import RewardModel
+    from trimtab.arms.reward_model import RewardModel
+    from trimtab.arms.reward_reader import RewardReader
     from trimtab.models.devices import DType
     from trimtab.models.prompts import PromptFormat
 
@@ -169,7 +169,7 @@ class ModelScorer(Scorer):
             **({"read_as": "classifier"} if classifies else {}),  # once they were read as LMs
         }
         self._batch_size, self._options = batch_size, options
-        self._reader: Reader | None = None
+        self._reader: RewardReader | None = None
         self._model: RewardModel | None = None
 
     def score(
@@ -181,7 +181,7 @@ class ModelScorer(Scorer):
         verbatim: Sequence[bool] = (),
     ) -> list[float | None]:
         """The reward model's rewards."""
-        from trimtab.evaluation.scoring import RewardModel
+        from trimtab.arms.reward_model import RewardModel
 
         model = self._model = self._model or RewardModel(
             self._folder, reader=self._reader, **self._options
@@ -204,12 +204,12 @@ class ModelScorer(Scorer):
         verbatim: Sequence[bool] = (),
     ) -> None:
         """Tokenise everything: a chat that its template does not take, a text that is too long."""
-        from trimtab.evaluation.reading import Reader
+        from trimtab.arms.reward_reader import RewardReader
         from trimtab.models.devices import require_device
 
         if self._options["device"]:
             require_device(self._options["device"])
-        reader = self._reader or Reader(
+        reader = self._reader or RewardReader(
             self._folder, trust_remote_code=self._options["trust_remote_code"]
         )
         self._reader = reader
@@ -222,7 +222,7 @@ class ModelScorer(Scorer):
             free_memory()
 
 
-def _styles(reader: Reader, verbatim: Sequence[bool]) -> list[PromptFormat] | None:
+def _styles(reader: RewardReader, verbatim: Sequence[bool]) -> list[PromptFormat] | None:
     """How each prompt is read; None is as in training."""
     own = reader.sidecar.prompt_format
     return ["raw" if v else own for v in verbatim] or None

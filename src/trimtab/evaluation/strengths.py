@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from trimtab.errors import ConfigError
-from trimtab.evaluation.stats import Estimate
+from trimtab.stats import Estimate
 
 LOOPS_ABOVE = 0.5
 _GRAM = 4

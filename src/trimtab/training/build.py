@@ -10,6 +10,8 @@ from typing import Any
 import torch
 import transformers
 
+from trimtab.arms.check import check_rewards
+from trimtab.arms.rewards import ArmRewards, trajectory_rewards
 from trimtab.data.collate import ComparisonCollator, PairCollator
 from trimtab.errors import ConfigError, ModelLoadError
 from trimtab.models.load import load_model, load_scalar
@@ -19,11 +21,10 @@ from trimtab.training.callbacks import Checkpoints, MetricsFile, Progress, Progr
 from trimtab.training.conditioned import ConditionedTrainer, PreferenceDraws, asked_of
 from trimtab.training.config import TrainConfig
 from trimtab.training.inputs import Inputs
-from trimtab.training.logprobs import check_rewards
 from trimtab.training.losses import LossOptions, ObjectiveLosses
 from trimtab.training.resume import CHECKPOINTS
 from trimtab.training.stopping import CleanStop, all_finite
-from trimtab.training.trainer import ArmRewards, PreferenceTrainer, trajectory_rewards
+from trimtab.training.trainer import PreferenceTrainer
 
 
 def build_trainer(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from trimtab.arms.adapter import WEIGHTS
 from trimtab.arms.conditioned_files import load_adapter_tensors, save_adapter
 from trimtab.data.tokenize import TokenPair
-from trimtab.ranking import ranked_right
+from trimtab.stats import ranked_right
 from trimtab.training.losses import ObjectiveLosses, objectives_loss
 from trimtab.training.trainer import Batch, PreferenceTrainer, pair_metrics
 

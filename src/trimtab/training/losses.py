@@ -56,27 +56,6 @@ def preference_loss(chosen_B: Tensor, rejected_B: Tensor, options: LossOptions) 
     )
 
 
-def response_rewards(
-    logp_M: Tensor, row_M: Tensor, rows: int, *, length_normalize: bool = False
-) -> Tensor:
-    """Token log-probs summed (or averaged) per response: `r(x, y) = Σ_t log π_r(y_t | x, y_<t)`.
-
-    Args:
-        logp_M: log-probs of all response tokens of the batch, [M].
-        row_M: the row each belongs to, [M].
-        rows: number of rows.
-        length_normalize: divide by the number of tokens.
-
-    Returns:
-        [rows] rewards in nats.
-    """
-    sums = logp_M.new_zeros(rows).index_add(0, row_M, logp_M)
-    if not length_normalize:
-        return sums
-    counts = logp_M.new_zeros(rows).index_add(0, row_M, torch.ones_like(logp_M))
-    return sums / counts.clamp(min=1)
-
-
 @dataclass(frozen=True)
 class ObjectiveLosses:
     """Options of the loss over several objectives.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,42 +12,14 @@ import transformers
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 
-from trimtab.models.ropes import rows_alike
-from trimtab.ranking import ranked_right
+from trimtab.arms.rewards import Batch
+from trimtab.stats import ranked_right
 from trimtab.training.callbacks import LossSum
-from trimtab.training.logprobs import is_distributed, response_logp
-from trimtab.training.losses import LossOptions, preference_loss, response_rewards
+from trimtab.training.losses import LossOptions, preference_loss
 from trimtab.training.stopping import Diverged, Divergence
 
-Batch = dict[str, Tensor]
 Rewards = Callable[[Any, Batch], Tensor]
 """(model, batch of 2B rows) -> rewards [2B], the chosen rows first."""
-
-
-@dataclass(frozen=True)
-class ArmRewards:
-    """Reward of an ARM: the response's log-prob under it."""
-
-    chunk: int = 1024
-    length_normalize: bool = False
-
-    def __call__(self, model: Any, batch: Batch) -> Tensor:
-        """Rewards of the batch's rows in nats, [2B]."""
-        logp, row = response_logp(model, batch, chunk=self.chunk)
-        rows = batch["input_ids"].shape[0]
-        return response_rewards(logp, row, rows, length_normalize=self.length_normalize)
-
-
-def trajectory_rewards(model: Any, batch: Batch) -> Tensor:
-    """Reward of a trajectory-level model: its scalar head on the last token, [2B]."""
-    ids, mask = batch["input_ids"], batch["attention_mask"]
-    groups = rows_alike(model, mask, may_split=not is_distributed())
-    found = [
-        model(input_ids=ids[rows], attention_mask=mask[rows]).logits.float().squeeze(-1)
-        for rows in groups
-    ]
-    rewards: Tensor = torch.cat(found)[torch.cat(groups).argsort()]
-    return rewards
 
 
 class LengthGrouped(Sampler[int]):

@@ -15,7 +15,7 @@ from trimtab.evaluation.front_files import marks_of
 from trimtab.evaluation.front_plot import FrontLine, front_figure
 from trimtab.evaluation.fronts import lattice
 from trimtab.evaluation.label_places import Wanted, around, as_boxes, overlapping, place
-from trimtab.evaluation.stats import Estimate
+from trimtab.stats import Estimate
 
 Shape = Callable[[int, float], tuple[float, float]]
 

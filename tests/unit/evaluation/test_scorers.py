@@ -11,6 +11,7 @@ import pytest
 from conditioned import save_arm
 from conftest import make_tokenizer, save_model
 
+from trimtab.arms.reward_model import RewardModel
 from trimtab.errors import ConfigError, DataError, MissingFileError, OutputError
 from trimtab.evaluation.rule import Rule
 from trimtab.evaluation.scored import (
@@ -22,7 +23,6 @@ from trimtab.evaluation.scored import (
     score_files,
 )
 from trimtab.evaluation.scorers import ModelScorer, Scorer, load_scorer, model_identity
-from trimtab.evaluation.scoring import RewardModel
 
 RULES = """
 import math

@@ -9,7 +9,6 @@ import pytest
 
 from trimtab.errors import ConfigError
 from trimtab.evaluation.calibration import MOST_STEPS, Goal, search
-from trimtab.evaluation.stats import Estimate
 from trimtab.evaluation.strengths import (
     CurvePoint,
     best_scored,
@@ -18,6 +17,7 @@ from trimtab.evaluation.strengths import (
     off_target,
     repetition,
 )
+from trimtab.stats import Estimate
 
 
 def at(value: float) -> Estimate:

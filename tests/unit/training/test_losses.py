@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from trimtab.training.losses import LossOptions, preference_loss, response_rewards
+from trimtab.arms.rewards import response_rewards
+from trimtab.training.losses import LossOptions, preference_loss
 
 CHOSEN = torch.tensor([-2.0, -5.0, -3.0])
 REJECTED = torch.tensor([-4.0, -5.0, -1.0])  # differences 2, 0, −2 nats

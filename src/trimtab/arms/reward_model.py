@@ -12,10 +12,13 @@ from typing import Any
 
 import torch
 
+from trimtab.arms.check import check_rewards
 from trimtab.arms.load import backbone_of, load_arm
+from trimtab.arms.logprobs import response_logp
 from trimtab.arms.peft_adapter import with_adapter
+from trimtab.arms.reward_reader import RewardReader, Row, place_of
+from trimtab.arms.rewards import response_rewards, trajectory_rewards
 from trimtab.errors import ModelLoadError
-from trimtab.evaluation.reading import Reader, Row, place_of
 from trimtab.models.devices import DType, default_device, require_device
 from trimtab.models.folder import is_adapter
 from trimtab.models.load import load_scalar
@@ -23,9 +26,6 @@ from trimtab.models.messages import Prompt
 from trimtab.models.padding import pad_rows
 from trimtab.models.prompts import PromptFormat
 from trimtab.steering import PreferenceLike, weights_of
-from trimtab.training.logprobs import check_rewards, response_logp
-from trimtab.training.losses import response_rewards
-from trimtab.training.trainer import trajectory_rewards
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class Scored:
     token_rewards: Sequence[float] = ()
 
 
-class RewardModel(Reader):
-    """A loaded reward model of either kind: what `Reader` takes, with its weights.
+class RewardModel(RewardReader):
+    """A loaded reward model of either kind: what `RewardReader` takes, with its weights.
 
     Args:
-        folder: see `Reader`.
+        folder: see `RewardReader`.
         dtype: of the weights.
         device: where to put them; the GPU by default where there is one.
         trust_remote_code: run model code that comes with the checkpoint.
@@ -62,7 +62,7 @@ class RewardModel(Reader):
         dtype: DType = "auto",
         device: str | None = None,
         trust_remote_code: bool = False,
-        reader: Reader | None = None,
+        reader: RewardReader | None = None,
     ) -> None:
         options: dict[str, Any] = {
             "dtype": dtype,

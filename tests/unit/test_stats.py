@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 
+from trimtab.arms.reward_model import Scored
 from trimtab.data.pairs import Pair
 from trimtab.evaluation.accuracy import _ranked_right
 from trimtab.evaluation.floors import longer_is_better
-from trimtab.evaluation.scoring import Scored
-from trimtab.ranking import ranked_right
+from trimtab.stats import ranked_right
 from trimtab.training.trainer import pair_metrics
 
 REWARDS = [(2.0, 1.0), (1.0, 1.0), (0.0, 3.0), (-1.0, -1.0)]  # right, a tie, wrong, a tie: 2 of 4

@@ -12,12 +12,13 @@ from oracle import word_tokenizer
 from rounding import NATS, close, nats
 from torch import Tensor
 
+from trimtab.arms.check import check_rewards
+from trimtab.arms.logprobs import response_logp
+from trimtab.arms.rewards import ArmRewards
 from trimtab.data.collate import PairCollator
 from trimtab.data.tokenize import TokenPair
 from trimtab.errors import ConfigError
 from trimtab.models.padding import Side, pad_rows
-from trimtab.training.logprobs import check_rewards, response_logp
-from trimtab.training.trainer import ArmRewards
 
 V = 40
 COMMON: dict[str, Any] = {
@@ -228,7 +229,7 @@ def test_a_long_neighbour_does_not_change_a_short_row() -> None:
 def test_rows_that_cannot_be_read_in_two_forwards_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("trimtab.training.logprobs.is_distributed", lambda: True)
+    monkeypatch.setattr("trimtab.arms.logprobs.is_distributed", lambda: True)
     rows = [([5, 6, 7], [8, 9]), ([*range(10, 24)], [25, 26, 27])]
     with pytest.raises(ConfigError, match="--max-length 12"):
         response_logp(longrope(), pad_rows(rows, 0))

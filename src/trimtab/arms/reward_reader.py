@@ -20,7 +20,7 @@ from trimtab.models.prompts import PromptFormat, conversation_ids, require_embed
 Row = tuple[list[int], list[int]]  # ids of the prompt and of the response
 
 
-class Reader:
+class RewardReader:
     """What a reward model's folder says about reading; no weight is loaded.
 
     Args:

@@ -13,9 +13,9 @@ from conftest import make_tokenizer, save_model
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
+from trimtab.arms.reward_model import RewardModel
 from trimtab.errors import ConfigError, ModelLoadError
 from trimtab.evaluation.scorers import load_scorer
-from trimtab.evaluation.scoring import RewardModel
 from trimtab.models.classifiers import is_classifier, require_language_model, require_one_output
 
 PROMPTS: list[Any] = ["the cat", [{"role": "user", "content": "hello"}], "a very big story , yes"]
