@@ -19,7 +19,7 @@ from trimtab.cli.main import main
 from trimtab.engines.local import load_engine
 from trimtab.evaluation.calibration import NoStrengthError
 from trimtab.evaluation.calibration_files import notes
-from trimtab.evaluation.scorers import Scorer
+from trimtab.scoring.scorer import Scorer
 
 Capture = pytest.CaptureFixture[str]
 refused = test_bad_input.refused  # the fixture: it looks at tmp_path before and after

@@ -65,7 +65,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         found.append(question.split("[Response to rate]")[1].split("[End")[0].strip())
         return f"Rating: {len(found[-1]) % 10}"
 
-    monkeypatch.setattr("trimtab.evaluation.judge.Judge._ask", ask)
+    monkeypatch.setattr("trimtab.scoring.judge.Judge._ask", ask)
     return found
 
 
@@ -146,7 +146,7 @@ def test_scores_of_other_pairs_are_not_used(
 
     more = ("--keep-labels", "--skip-bad-rows")
     with monkeypatch.context() as stopped:
-        stopped.setattr("trimtab.evaluation.labelling.labelled", stop)
+        stopped.setattr("trimtab.scoring.labelling.labelled", stop)
         main(command(data, out, scorers=JUDGED))
     assert main(command(data, out, *more, "--overwrite", scorers=JUDGED)) == 0
     assert [row["scores"] for row in rows(out)] == [{"nice": [3, 3]}]
@@ -271,7 +271,7 @@ def test_replies_without_a_rating_are_counted(
         response = question.split("[Response to rate]")[1].split("[End")[0]
         return "I cannot say." if "dog" in response else f"Rating: {len(response) % 10}"
 
-    monkeypatch.setattr("trimtab.evaluation.judge.Judge._ask", ask)
+    monkeypatch.setattr("trimtab.scoring.judge.Judge._ask", ask)
     out = tmp_path / "labelled.jsonl"
     judge = ["--scorer", "nice=judge:tiny@http://127.0.0.1:1/v1", "--rubric", "nice=is kind"]
     assert main(command(data, out, "--json", scorers=judge)) == 0
@@ -312,7 +312,7 @@ def test_a_changed_scorer_is_said_to_be_run_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as stopped:
-        stopped.setattr("trimtab.evaluation.labelling.labelled", stop)
+        stopped.setattr("trimtab.scoring.labelling.labelled", stop)
         assert main(command(data, out, scorers=[*JUDGED, *more])) == 130
     before = len(asked)
     more += ["--rubric", "kind=is gentle", "--costs", "kind"]

@@ -18,7 +18,7 @@ from trimtab.files import only_writer
 from trimtab.jobs import RowFile, going_on
 
 if TYPE_CHECKING:
-    from trimtab.evaluation.scorers import Scorer
+    from trimtab.scoring.scorer import Scorer
     from trimtab.stats import Estimate
 
 DESCRIPTION = "Relabel preference pairs: which side is better, on each objective, by scorers."
@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError("an objective is called 'chosen'", "that is the data's own verdict")
     options.require_names()
     costs = options.cost_names(objectives)
-    from trimtab.evaluation.labelling import (
+    from trimtab.scoring.labelling import (
         lacks_some,
         read_for_labelling,
         require_other_file,
@@ -111,8 +111,8 @@ def _label(
     """Score and write what is not done yet."""
     from trimtab.cli import show
     from trimtab.cli.parse import quiet_libraries
-    from trimtab.evaluation.labelling import label_pairs, scratch_files
-    from trimtab.evaluation.scored import made_again
+    from trimtab.scoring.labelling import label_pairs, scratch_files
+    from trimtab.scoring.score_files import made_again
 
     quiet_libraries()
     files = scratch_files(job, pairs, scorers)
@@ -128,8 +128,8 @@ def summary(
     path: Path, scored: Sequence[str], costs: Sequence[str], report: RowReport, *, kept: bool
 ) -> dict[str, Any]:
     """Counts of verdicts per objective, and how often any two verdicts agree."""
-    from trimtab.evaluation.labels import agreement, agreement_with_kept, tally
-    from trimtab.evaluation.scored import read_jsonl
+    from trimtab.scoring.labels import agreement, agreement_with_kept, tally
+    from trimtab.scoring.score_files import read_jsonl
 
     rows = list(read_jsonl(path))
     labels, scores = [row["labels"] for row in rows], [row["scores"] for row in rows]

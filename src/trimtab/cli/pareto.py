@@ -22,9 +22,9 @@ from trimtab.steering import Steering, parse_strength
 if TYPE_CHECKING:
     from trimtab.data.report import RowReport
     from trimtab.evaluation.front_report import Design, Reference
-    from trimtab.evaluation.scored import ScoreFile
-    from trimtab.evaluation.scorers import Scorer
     from trimtab.evaluation.sweep import Sweep
+    from trimtab.scoring.score_files import ScoreFile
+    from trimtab.scoring.scorer import Scorer
 
 DESCRIPTION = "Sweep preferences: fronts of guides, their hypervolume and mean inner product."
 
@@ -231,8 +231,8 @@ def _records(
     """Answer and score what is not done yet; returns all rows."""
     from trimtab.cli import show
     from trimtab.evaluation import front_files
-    from trimtab.evaluation.scored import made_again, missing, score_answers, score_files
     from trimtab.evaluation.sweep import SCORES, own_file, respond, responses_file
+    from trimtab.scoring.score_files import made_again, missing, score_answers, score_files
 
     folder, settings = Path(options.output_dir), sweep.settings()
     responses = responses_file(folder, settings, overwrite=options.overwrite)
@@ -271,8 +271,8 @@ def _records(
 
 def _try_out(sweep: Sweep, responses: RowFile, files: Sequence[ScoreFile]) -> None:
     """Find out what cannot work before the first response is made, as far as that is cheap."""
-    from trimtab.evaluation.scorers import PROBE
     from trimtab.evaluation.sweep import require_vocabularies
+    from trimtab.scoring.scorer import PROBE
 
     quiet_libraries()
     unanswered = responses.done < sweep.size

@@ -91,8 +91,8 @@ def main(argv: Sequence[str]) -> int:
 
 def _job(options: ScoreOptions, output: str) -> RowFile:
     """The output file: new, or to go on with."""
-    from trimtab.evaluation.scorers import model_identity
     from trimtab.models.classifiers import is_classifier
+    from trimtab.scoring.model_scorer import model_identity
 
     settings = {
         "arm": options.arm,

@@ -14,7 +14,7 @@ from trimtab.models.origins import Origins, parse_revisions
 from trimtab.steering import require_name
 
 if TYPE_CHECKING:
-    from trimtab.evaluation.scorers import Scorer
+    from trimtab.scoring.scorer import Scorer
 
 
 LONGEST_NAME = 100
@@ -81,7 +81,7 @@ class ScorerOptions(ModelsOptions):
 
     def scorers(self) -> dict[str, Scorer]:
         """Objective -> scorer, all checked; no weight is loaded."""
-        from trimtab.evaluation.scorers import load_scorer
+        from trimtab.scoring.specs import load_scorer
 
         rubrics, revisions = self._rubrics(), parse_revisions(self.revision)
         return {

@@ -15,12 +15,13 @@ from trimtab.arms.sidecar import Sidecar, arm_facts, store_scale
 from trimtab.data.prompts import read_prompts
 from trimtab.engines.types import Sampling
 from trimtab.errors import ConfigError, ModelLoadError, OutputError
-from trimtab.evaluation.scorers import Scorer, load_scorer
 from trimtab.evaluation.strengths import CurvePoint, best_scored, between, bracket, off_target
 from trimtab.files import only_writer, require_fresh
 from trimtab.models.folder import check_folder, fetch, weights_fingerprint
 from trimtab.models.messages import Prompt
 from trimtab.models.origins import Origins
+from trimtab.scoring.scorer import Scorer
+from trimtab.scoring.specs import load_scorer
 from trimtab.steering import PreferenceLike, Steering, parse_strength
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from trimtab.data.prompts import prompts_sha256
 from trimtab.evaluation.calibration import Calibration, Plan
 from trimtab.evaluation.front_files import made_with
 from trimtab.evaluation.plots import BLUE, GREY, ORANGE, error_bars
-from trimtab.evaluation.scorers import model_identity
 from trimtab.evaluation.strengths import CurvePoint, off_target
 from trimtab.files import storage_errors, whole_directory, write_json
+from trimtab.scoring.model_scorer import model_identity
 from trimtab.stats import Estimate
 
 NUMBERS, PICTURE = "calibration.json", "calibration.png"

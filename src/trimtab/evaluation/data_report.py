@@ -15,9 +15,9 @@ from trimtab.data.reading import Reading
 from trimtab.data.report import RowReport
 from trimtab.errors import ConfigError
 from trimtab.evaluation.floors import longer_is_better
-from trimtab.evaluation.labels import agreement
 from trimtab.evaluation.rendered import Rendered, example_of, lengths_of
 from trimtab.models.messages import first_user_turn
+from trimtab.scoring.labels import agreement
 from trimtab.stats import Estimate, share
 
 SPLITS = ("train", "validation", "test")

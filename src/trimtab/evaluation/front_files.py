@@ -15,8 +15,6 @@ from trimtab.evaluation import front_table
 from trimtab.evaluation.front_plot import FrontLine, front_plot
 from trimtab.evaluation.front_report import Design
 from trimtab.evaluation.guides import BASE
-from trimtab.evaluation.scored import Answer, Scores, read_jsonl
-from trimtab.evaluation.scorers import Scorer
 from trimtab.evaluation.sweep import (
     FRONT,
     MANIFEST,
@@ -28,6 +26,8 @@ from trimtab.evaluation.sweep import (
     Sweep,
 )
 from trimtab.files import write_json, write_text
+from trimtab.scoring.score_files import Answer, Scores, read_jsonl
+from trimtab.scoring.scorer import Scorer
 from trimtab.stats import Estimate
 
 _LIBRARIES = ("torch", "transformers", "peft", "numpy")

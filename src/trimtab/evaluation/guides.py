@@ -10,9 +10,9 @@ from typing import Any
 from trimtab.arms.objectives import conditioned_on, is_conditioned
 from trimtab.arms.sidecar import NAME, Sidecar
 from trimtab.errors import ConfigError, ModelLoadError
-from trimtab.evaluation.scorers import model_identity
 from trimtab.models.classifiers import require_language_model
 from trimtab.models.folder import check_folder, fetch, is_adapter
+from trimtab.scoring.model_scorer import model_identity
 from trimtab.steering import Combine, parse_strength
 
 BASE = "base"

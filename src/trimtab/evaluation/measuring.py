@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from trimtab.engines.local import load_engine
 from trimtab.engines.types import Completion, Request
 from trimtab.errors import DataError
-from trimtab.evaluation.scored import Answer, rate
-from trimtab.evaluation.scorers import PROBE, free_memory
 from trimtab.evaluation.strengths import LOOPS_ABOVE, CurvePoint, repetition
+from trimtab.models.devices import free_memory
+from trimtab.scoring.score_files import Answer, rate
+from trimtab.scoring.scorer import PROBE
 from trimtab.stats import mean
 
 if TYPE_CHECKING:

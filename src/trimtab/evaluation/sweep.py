@@ -12,11 +12,12 @@ from trimtab.data.prompts import prompts_sha256
 from trimtab.engines.types import Completion, Request, Sampling
 from trimtab.errors import ConfigError, OutputError
 from trimtab.evaluation.guides import BASE, Guide, unguided
-from trimtab.evaluation.scored import Progress
-from trimtab.evaluation.scorers import free_memory, model_identity
 from trimtab.files import require_fresh
 from trimtab.jobs import RowFile
+from trimtab.models.devices import free_memory
 from trimtab.models.messages import Prompt
+from trimtab.scoring.model_scorer import model_identity
+from trimtab.scoring.score_files import Progress
 
 if TYPE_CHECKING:
     from trimtab.engines.local import LocalEngine

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -10,6 +10,10 @@ from trimtab.errors import (
     ConfigError,
     first_line,
 )
+
+if TYPE_CHECKING:
+    pass
+
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -41,3 +45,14 @@ def require_device(name: str) -> str:
             "use cpu, or cuda where there is one",
         ) from None
     return name
+
+
+def free_memory() -> None:
+    """Give back what models held that nothing refers to any more."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from trimtab.arms.adapter import WEIGHTS
 from trimtab.arms.conditioned_files import load_adapter_tensors, save_adapter
+from trimtab.arms.rewards import Batch
 from trimtab.data.tokenize import TokenPair
 from trimtab.stats import ranked_right
 from trimtab.training.losses import ObjectiveLosses, objectives_loss
-from trimtab.training.trainer import Batch, PreferenceTrainer, pair_metrics
+from trimtab.training.trainer import PreferenceTrainer, pair_metrics
 
 
 @dataclass(frozen=True)

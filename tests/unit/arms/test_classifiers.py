@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from trimtab.arms.reward_model import RewardModel
 from trimtab.errors import ConfigError, ModelLoadError
-from trimtab.evaluation.scorers import load_scorer
 from trimtab.models.classifiers import is_classifier, require_language_model, require_one_output
+from trimtab.scoring.specs import load_scorer
 
 PROMPTS: list[Any] = ["the cat", [{"role": "user", "content": "hello"}], "a very big story , yes"]
 RESPONSES = ["sat on the mat", "yes", "once upon a time the sun ran on"]

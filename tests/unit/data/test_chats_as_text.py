@@ -21,7 +21,7 @@ from trimtab.data.pairs import Pair
 from trimtab.data.prompts import read_prompts
 from trimtab.data.rows import pairs_of
 from trimtab.errors import DataError
-from trimtab.evaluation.labelling import read_for_labelling
+from trimtab.scoring.labelling import read_for_labelling
 
 USER = {"role": "user", "content": 'Say "hi",\nit\'s } {1} null'}
 HELLO = {"role": "assistant", "content": "Hello"}

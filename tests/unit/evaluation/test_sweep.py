@@ -12,8 +12,8 @@ import pytest
 from trimtab.engines.types import Completion, Request, Sampling
 from trimtab.evaluation import sweep as swept
 from trimtab.evaluation.guides import Guide
-from trimtab.evaluation.scored import read_jsonl
 from trimtab.evaluation.sweep import Sweep, require_vocabularies, respond, responses_file
+from trimtab.scoring.score_files import read_jsonl
 
 
 class Engine:

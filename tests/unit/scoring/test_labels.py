@@ -13,8 +13,8 @@ from trimtab.data.loading import read_comparisons, read_pairs
 from trimtab.data.prompts import prompts_sha256, read_prompts
 from trimtab.data.rows import pairs_of
 from trimtab.errors import DataError
-from trimtab.evaluation.labelling import labelled, read_for_labelling
-from trimtab.evaluation.labels import agreement, agreement_with_kept, label_of, tally
+from trimtab.scoring.labelling import labelled, read_for_labelling
+from trimtab.scoring.labels import agreement, agreement_with_kept, label_of, tally
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from trimtab.errors import ConfigError, DataError, OutputError
-from trimtab.evaluation.scorers import Scorer
 from trimtab.files import write_text
 from trimtab.jobs import RowFile
 from trimtab.models.messages import Prompt
+from trimtab.scoring.scorer import Scorer
 
 Progress = Callable[[str, int, int], None]
 Scores = dict[str, list[float | None]]

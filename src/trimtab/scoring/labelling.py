@@ -17,8 +17,9 @@ from trimtab.data.report import RowReport
 from trimtab.data.rows import comparison_of
 from trimtab.data.sources import Row, fingerprint, split_name
 from trimtab.errors import DataError, OutputError
-from trimtab.evaluation.labels import Sides, label_of
-from trimtab.evaluation.scored import (
+from trimtab.jobs import RowFile
+from trimtab.scoring.labels import Sides, label_of
+from trimtab.scoring.score_files import (
     Answer,
     Progress,
     ScoreFile,
@@ -27,8 +28,7 @@ from trimtab.evaluation.scored import (
     score_answers,
     score_files,
 )
-from trimtab.evaluation.scorers import Scorer
-from trimtab.jobs import RowFile
+from trimtab.scoring.scorer import Scorer
 
 _SIDES = ("prompt", "chosen", "rejected", "text", "score", "system", "tools")
 

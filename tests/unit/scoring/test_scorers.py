@@ -13,8 +13,9 @@ from conftest import make_tokenizer, save_model
 
 from trimtab.arms.reward_model import RewardModel
 from trimtab.errors import ConfigError, DataError, MissingFileError, OutputError
-from trimtab.evaluation.rule import Rule
-from trimtab.evaluation.scored import (
+from trimtab.scoring.model_scorer import ModelScorer, model_identity
+from trimtab.scoring.rule import Rule
+from trimtab.scoring.score_files import (
     Answer,
     ScoreFile,
     made_again,
@@ -22,7 +23,8 @@ from trimtab.evaluation.scored import (
     score_answers,
     score_files,
 )
-from trimtab.evaluation.scorers import ModelScorer, Scorer, load_scorer, model_identity
+from trimtab.scoring.scorer import Scorer
+from trimtab.scoring.specs import load_scorer
 
 RULES = """
 import math

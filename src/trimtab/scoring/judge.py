@@ -14,9 +14,9 @@ from urllib.parse import SplitResult, urlsplit
 import httpx
 
 from trimtab.errors import ConfigError, ModelLoadError
-from trimtab.evaluation.chat_server import SPEC, ChatServer, Refused, Stumbled, Unreachable
-from trimtab.evaluation.scorers import PROBE, Scorer
 from trimtab.models.messages import Prompt
+from trimtab.scoring.chat_server import SPEC, ChatServer, Refused, Stumbled, Unreachable
+from trimtab.scoring.scorer import PROBE, Scorer
 
 logger = logging.getLogger(__name__)
 

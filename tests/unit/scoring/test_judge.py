@@ -15,10 +15,10 @@ import pytest
 from chat_judge import Server, rated_response, serving
 
 from trimtab.errors import ConfigError, ModelLoadError
-from trimtab.evaluation import chat_server
-from trimtab.evaluation.chat_server import retry_after
-from trimtab.evaluation.judge import Judge, parse_rating
-from trimtab.evaluation.scored import Answer, score_answers, score_files
+from trimtab.scoring import chat_server
+from trimtab.scoring.chat_server import retry_after
+from trimtab.scoring.judge import Judge, parse_rating
+from trimtab.scoring.score_files import Answer, score_answers, score_files
 
 KEY = "sk-not-for-anyone"
 

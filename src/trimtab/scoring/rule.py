@@ -13,8 +13,9 @@ from typing import Any
 
 from trimtab.data.sources import fingerprint
 from trimtab.errors import ConfigError
-from trimtab.evaluation.scorers import SPECS, Scorer
 from trimtab.models.messages import Prompt
+from trimtab.scoring.scorer import Scorer
+from trimtab.scoring.specs import SPECS
 
 
 class Rule(Scorer):
