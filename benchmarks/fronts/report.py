@@ -22,8 +22,8 @@ from trimtab.bench.machine import conditions
 from trimtab.bench.rows import BASE_ROW, OwnModels
 from trimtab.bench.speed import measure, peak_memory
 from trimtab.demo.tiny import MODEL
-from trimtab.evaluation.front_files import draw
-from trimtab.evaluation.fronts import hypervolume, mean_inner_product
+from trimtab.fronts.files import draw
+from trimtab.fronts.measures import hypervolume, mean_inner_product
 
 WORK = HERE / "work"
 BEGIN, END = "<!-- results: written by report.py -->", "<!-- end of results -->"

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from trimtab.arms.export import export_arm as export
+from trimtab.calibration.calibrate import calibrate as calibrate
 from trimtab.documented import takes_fields_of
 from trimtab.engines.local.loading import load_engine as load
 from trimtab.evaluation.accuracy import measure_accuracy as accuracy
-from trimtab.evaluation.calibration import calibrate as calibrate
 from trimtab.scoring.score import score_responses as score
 from trimtab.training.config import TrainConfig
 from trimtab.training.run import TrainResult

@@ -15,10 +15,10 @@ from conftest import write_jsonl
 from test_bad_input import Refused, tree
 
 import trimtab
+from trimtab.calibration.calibrate import NoStrengthError
+from trimtab.calibration.files import notes
 from trimtab.cli.main import main
 from trimtab.engines.local import load_engine
-from trimtab.evaluation.calibration import NoStrengthError
-from trimtab.evaluation.calibration_files import notes
 from trimtab.scoring.scorer import Scorer
 
 Capture = pytest.CaptureFixture[str]

@@ -15,7 +15,7 @@ from trimtab.models.origins import Origins, parse_revisions
 from trimtab.steering import parse_strength
 
 if TYPE_CHECKING:
-    from trimtab.evaluation.calibration import Calibration
+    from trimtab.calibration.calibrate import Calibration
 
 DESCRIPTION = "Find the strength that an ARM should have, and store it as the ARM's scale."
 _PASSED = (
@@ -98,8 +98,8 @@ def main(argv: Sequence[str]) -> int:
         settings["objective"] = objective
         settings["cost"] = bool(options.cost_names(scored))
         settings["scorer"] = options.scorers()[objective]
+    from trimtab.calibration.calibrate import NoStrengthError, calibrate
     from trimtab.cli import show
-    from trimtab.evaluation.calibration import NoStrengthError, calibrate
 
     quiet_libraries()
     try:
@@ -147,17 +147,17 @@ def _strengths(text: str) -> list[float]:
 
 
 def _show(found: Calibration, options: CalibrateOptions) -> None:
+    from trimtab.calibration import files
     from trimtab.cli import show
-    from trimtab.evaluation import calibration_files
 
     if options.json:
-        show.print_json(calibration_files.as_json(found))
+        show.print_json(files.as_json(found))
         return
     screen = show.console()
-    columns, rows = calibration_files.columns(found), calibration_files.rows(found)
+    columns, rows = files.columns(found), files.rows(found)
     lines = [[cell.replace(" [", "\n[") for cell in row] for row in rows]
     screen.print(show.table(f"{found.arm} against its strength", columns, lines))
-    for note in calibration_files.notes(found):
+    for note in files.notes(found):
         screen.print(note, style="dim", markup=False)
     if found.saved:
         screen.print(f"Stored scale {found.scale:g} in {found.arm}: strength 1 now means it.")
@@ -165,4 +165,4 @@ def _show(found: Calibration, options: CalibrateOptions) -> None:
         screen.print(f"Scale {found.scale:g}; nothing is stored without --save.")
     if options.output_dir:
         folder = Path(options.output_dir)
-        screen.print(f"Open {folder / calibration_files.PICTURE}.", soft_wrap=True)
+        screen.print(f"Open {folder / files.PICTURE}.", soft_wrap=True)

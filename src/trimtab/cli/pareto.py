@@ -21,8 +21,8 @@ from trimtab.steering import Steering, parse_strength
 
 if TYPE_CHECKING:
     from trimtab.data.report import RowReport
-    from trimtab.evaluation.front_report import Design, Reference
-    from trimtab.evaluation.sweep import Sweep
+    from trimtab.fronts.report import Design, Reference
+    from trimtab.fronts.sweep import Sweep
     from trimtab.scoring.score_files import ScoreFile
     from trimtab.scoring.scorer import Scorer
 
@@ -107,8 +107,8 @@ def main(argv: Sequence[str]) -> int:
     reference = _checked(options, objectives)
     sweep, design, unusable = _plan(options, objectives)
     scorers = options.scorers()  # the last, as one may have to be fetched
-    from trimtab.evaluation.front_files import write_report
-    from trimtab.evaluation.front_report import front_report
+    from trimtab.fronts.files import write_report
+    from trimtab.fronts.report import front_report
 
     folder = Path(options.output_dir)
     with only_writer(folder, folder=True):
@@ -161,9 +161,9 @@ def _reference(text: str, objectives: Sequence[str]) -> Reference:
 def _plan(options: ParetoOptions, objectives: Sequence[str]) -> tuple[Sweep, Design, RowReport]:
     """What to do, checked before any model is loaded."""
     from trimtab.data.prompts import read_prompts
-    from trimtab.evaluation.front_report import Design
-    from trimtab.evaluation.guides import read_guides
-    from trimtab.evaluation.sweep import Sweep
+    from trimtab.fronts.guides import read_guides
+    from trimtab.fronts.report import Design
+    from trimtab.fronts.sweep import Sweep
     from trimtab.models.folder import check_folder
     from trimtab.models.origins import parse_revisions
 
@@ -203,8 +203,8 @@ def _preferences(
     options: ParetoOptions, objectives: Sequence[str], guides: int, prompts: int
 ) -> list[Mapping[str, float]]:
     """The points of the sweep, once they are known to be within the budget."""
-    from trimtab.evaluation.fronts import lattice, lattice_size
-    from trimtab.evaluation.sweep import require_within_budget
+    from trimtab.fronts.lattice import lattice, lattice_size
+    from trimtab.fronts.sweep import require_within_budget
 
     chosen = [Steering.of(objectives, text).preference for text in options.preference]
     for i, point in enumerate(chosen):
@@ -230,8 +230,8 @@ def _records(
 ) -> list[dict[str, Any]]:
     """Answer and score what is not done yet; returns all rows."""
     from trimtab.cli import show
-    from trimtab.evaluation import front_files
-    from trimtab.evaluation.sweep import SCORES, own_file, respond, responses_file
+    from trimtab.fronts import files as front_files
+    from trimtab.fronts.sweep import SCORES, own_file, respond, responses_file
     from trimtab.scoring.score_files import made_again, missing, score_answers, score_files
 
     folder, settings = Path(options.output_dir), sweep.settings()
@@ -271,7 +271,7 @@ def _records(
 
 def _try_out(sweep: Sweep, responses: RowFile, files: Sequence[ScoreFile]) -> None:
     """Find out what cannot work before the first response is made, as far as that is cheap."""
-    from trimtab.evaluation.sweep import require_vocabularies
+    from trimtab.fronts.sweep import require_vocabularies
     from trimtab.scoring.scorer import PROBE
 
     quiet_libraries()
@@ -288,20 +288,20 @@ def _try_out(sweep: Sweep, responses: RowFile, files: Sequence[ScoreFile]) -> No
 
 def _show(report: Mapping[str, Any], options: ParetoOptions) -> None:
     from trimtab.cli import show
-    from trimtab.evaluation import front_table
+    from trimtab.fronts import table
 
-    for line in front_table.warnings(report):
+    for line in table.warnings(report):
         print(line, file=sys.stderr)
     if options.json:
         show.print_json(report)
         return
     screen = show.console()
     names, folder = ", ".join(report["objectives"]), Path(options.output_dir)
-    columns, rows = front_table.columns(report), front_table.rows(report)
+    columns, rows = table.columns(report), table.rows(report)
     heads = (f"fronts on {names} (HV and MIP: more is better)", "what they rest on")
     for title, picked in zip(heads, ((0, 1, 2, 3, 4), (0, 5, 6, 7, 8)), strict=True):
         lines = [[row[i].replace(" [", "\n[") for i in picked] for row in rows]
         screen.print(show.table(title, [columns[i] for i in picked], lines))
-    for note in front_table.notes(report):
+    for note in table.notes(report):
         screen.print(note, style="dim", markup=False)
     screen.print(f"Open {folder / 'front.png'} and {folder / 'table.md'}.", soft_wrap=True)

@@ -20,7 +20,7 @@ from trimtab.demo.story import (
     side_by_side_settings,
 )
 from trimtab.engines.types import Completion
-from trimtab.evaluation import report
+from trimtab.evaluation import page
 from trimtab.evaluation.plots import Point, tradeoff_plot
 from trimtab.files import write_json, write_text
 from trimtab.stats import Estimate
@@ -113,27 +113,27 @@ def save_report(
     """The self-contained page."""
     settings = side_by_side_settings(material)
     sections = [
-        report.paragraph(material.opening),
-        report.heading("The same prompt, four ways"),
-        report.paragraph(
+        page.paragraph(material.opening),
+        page.heading("The same prompt, four ways"),
+        page.paragraph(
             "Colour: what guidance changed. Blue tokens are those that the ARMs in force like more "
             "than what the base would have said on average at that place, red ones less. Point at "
             "a token for what else could have come: its probability under the base and steered, "
             "and what each ARM says of it. Same seed in every column. These prompts were picked by "
             "eye; the table below is over all."
         ),
-        f'<p class="note">−{report.STRONGEST:g} nats <span class="scale"></span> '
-        f"+{report.STRONGEST:g} nats</p>",
+        f'<p class="note">−{page.STRONGEST:g} nats <span class="scale"></span> '
+        f"+{page.STRONGEST:g} nats</p>",
     ]
     for prompt, answers in shown.items():
-        sections.append(report.paragraph(f"“{prompt}”"))
+        sections.append(page.paragraph(f"“{prompt}”"))
         cards = {s.name: _coloured(s.strength, s.preference, answers[s.name]) for s in settings}
-        sections.append(report.cards(cards))
+        sections.append(page.cards(cards))
     n = len(material.held_out)
     sections += [
-        report.heading("Scores on held-out prompts"),
-        report.html_table(columns(material), score_rows(swept)),
-        report.paragraph(
+        page.heading("Scores on held-out prompts"),
+        page.html_table(columns(material), score_rows(swept)),
+        page.paragraph(
             f"Means with 95 % bootstrap intervals over {n} prompts whose subjects are in no "
             f"training pair; strength {STRENGTH:g}, seed {seed}, at most "
             f"{material.sampling['max_new_tokens']} tokens. Base NLL: nats per token of the answer "
@@ -141,12 +141,12 @@ def save_report(
             "an answer goes in a loop." + (_CONTROL if material.control else ""),
             note=True,
         ),
-        report.heading("The trade-off"),
-        report.picture(plot, "Mean scores along the preferences, with intervals"),
-        report.heading("How the objectives are measured"),
-        *(report.paragraph(f"{o.name}: {o.explained}") for o in material.objectives),
+        page.heading("The trade-off"),
+        page.picture(plot, "Mean scores along the preferences, with intervals"),
+        page.heading("How the objectives are measured"),
+        *(page.paragraph(f"{o.name}: {o.explained}") for o in material.objectives),
     ]
-    write_text(path, report.page(f"Trimtab: {material.about}, steered", sections))
+    write_text(path, page.page(f"Trimtab: {material.about}, steered", sections))
 
 
 _CONTROL = (
@@ -158,4 +158,4 @@ _CONTROL = (
 
 def _coloured(strength: float, preference: Mapping[str, float], found: Completion) -> str:
     weights = {name: w * strength for name, w in preference.items() if w * strength > 0}
-    return report.coloured_tokens(found.tokens, weights)
+    return page.coloured_tokens(found.tokens, weights)

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from trimtab.engines.types import Completion, Request, Sampling
-from trimtab.evaluation import sweep as swept
-from trimtab.evaluation.guides import Guide
-from trimtab.evaluation.sweep import Sweep, require_vocabularies, respond, responses_file
+from trimtab.fronts import sweep as swept
+from trimtab.fronts.guides import Guide
+from trimtab.fronts.sweep import Sweep, require_vocabularies, respond, responses_file
 from trimtab.scoring.score_files import read_jsonl
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from trimtab.evaluation.front_files import marks_of
-from trimtab.evaluation.front_plot import FrontLine, front_figure
-from trimtab.evaluation.fronts import lattice
 from trimtab.evaluation.label_places import Wanted, around, as_boxes, overlapping, place
+from trimtab.fronts.files import marks_of
+from trimtab.fronts.lattice import lattice
+from trimtab.fronts.plot import FrontLine, front_figure
 from trimtab.stats import Estimate
 
 Shape = Callable[[int, float], tuple[float, float]]

@@ -12,7 +12,7 @@ from conditioned import save_arm
 from conftest import save_model
 
 from trimtab.errors import ConfigError, MissingFileError, ModelLoadError, TrimtabError
-from trimtab.evaluation.guides import Guide, read_guides, unguided
+from trimtab.fronts.guides import Guide, read_guides, unguided
 
 AB = ["a", "b"]
 

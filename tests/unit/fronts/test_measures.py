@@ -13,13 +13,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from trimtab.errors import ConfigError
-from trimtab.evaluation.fronts import (
+from trimtab.fronts.lattice import lattice, lattice_size
+from trimtab.fronts.measures import (
     compare_fronts,
     hypervolume,
     hypervolumes,
     interval,
-    lattice,
-    lattice_size,
     mean_inner_product,
     means,
     non_dominated,

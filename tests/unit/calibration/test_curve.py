@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from trimtab.errors import ConfigError
-from trimtab.evaluation.calibration import MOST_STEPS, Goal, search
-from trimtab.evaluation.strengths import (
+from trimtab.calibration.calibrate import MOST_STEPS, Goal, search
+from trimtab.calibration.curve import (
     CurvePoint,
     best_scored,
     between,
@@ -17,6 +16,7 @@ from trimtab.evaluation.strengths import (
     off_target,
     repetition,
 )
+from trimtab.errors import ConfigError
 from trimtab.stats import Estimate
 
 

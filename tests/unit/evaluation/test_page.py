@@ -8,7 +8,7 @@ from math import log
 import pytest
 
 from trimtab.engines.types import Alternative, TokenReport
-from trimtab.evaluation.report import STRONGEST, coloured_tokens
+from trimtab.evaluation.page import STRONGEST, coloured_tokens
 
 
 def token(reward: float, mean: float, *alternatives: Alternative) -> TokenReport:

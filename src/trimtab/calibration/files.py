@@ -7,11 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from trimtab.calibration.calibrate import Calibration, Plan
+from trimtab.calibration.curve import CurvePoint, off_target
 from trimtab.data.prompts import prompts_sha256
-from trimtab.evaluation.calibration import Calibration, Plan
-from trimtab.evaluation.front_files import made_with
+from trimtab.evaluation.made_with import made_with
 from trimtab.evaluation.plots import BLUE, GREY, ORANGE, error_bars
-from trimtab.evaluation.strengths import CurvePoint, off_target
 from trimtab.files import storage_errors, whole_directory, write_json
 from trimtab.scoring.model_scorer import model_identity
 from trimtab.stats import Estimate

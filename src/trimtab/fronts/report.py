@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.errors import ConfigError, DataError
-from trimtab.evaluation import fronts
-from trimtab.evaluation.fronts import Array
-from trimtab.evaluation.guides import BASE
+from trimtab.fronts import measures
+from trimtab.fronts.guides import BASE
+from trimtab.fronts.measures import Array
 
 Normalize = Literal["base", "none"]
 Reference = Literal["worst", "base"] | Mapping[str, float]
@@ -115,7 +115,7 @@ def scale_of(base_SPNK: Array, signs_K: Array, kind: Normalize) -> Scale:
     rows = base_SPNK.reshape(-1, base_SPNK.shape[-1])
     mean_K, spread_K = np.nanmean(rows, axis=0), np.nanstd(rows, axis=0)
     width_K = np.nanmax(rows, axis=0) - np.nanmin(rows, axis=0)
-    alike_K = width_K <= size_of([base_SPNK]) * fronts.ROUNDING
+    alike_K = width_K <= size_of([base_SPNK]) * measures.ROUNDING
     if kind == "none":
         return Scale(signs_K, np.zeros_like(signs_K), np.ones_like(signs_K), alike_K)
     return Scale(signs_K, mean_K, np.where(alike_K, 1.0, spread_K), alike_K)
@@ -173,21 +173,21 @@ def front_report(
     """
     raw = gather(records, design)
     scale = scale_of(raw[BASE], design.signs, normalize)
-    common = {name: scale.common(fronts.over_seeds(scores)) for name, scores in raw.items()}
-    raw_points = {name: fronts.means(fronts.over_seeds(scores)) for name, scores in raw.items()}
+    common = {name: scale.common(measures.over_seeds(scores)) for name, scores in raw.items()}
+    raw_points = {name: measures.means(measures.over_seeds(scores)) for name, scores in raw.items()}
     points = {name: scale.common(own) for name, own in raw_points.items()}
     ranks = {
-        name: fronts.without_rounding(design.signs * own, size_of(raw.values()))
+        name: measures.without_rounding(design.signs * own, size_of(raw.values()))
         for name, own in raw_points.items()
     }
     at_K = reference_point(reference, points, scale, design.objectives)
-    counts_RN = fronts.resample(design.n_prompts, resamples=resamples, seed=0)
+    counts_RN = measures.resample(design.n_prompts, resamples=resamples, seed=0)
     against = design.guides[0]
-    compared = fronts.compare_fronts(common, design.weights, at_K, counts_RN, against=against)
+    compared = measures.compare_fronts(common, design.weights, at_K, counts_RN, against=against)
     joint = _joint_front(ranks)
     guides: dict[str, Any] = {}
     for name, scores_SPNK in raw.items():
-        best = (fronts.non_dominated(ranks[name]), joint[name])
+        best = (measures.non_dominated(ranks[name]), joint[name])
         own = _points(scores_SPNK, points[name], best, design.objectives, counts_RN)
         preferences = [{}] if name == BASE else design.preferences
         guides[name] = {
@@ -230,7 +230,7 @@ def _units(scale: Scale, objectives: Sequence[str]) -> dict[str, Any]:
 
 def _joint_front(ranks: Mapping[str, Array]) -> dict[str, NDArray[np.bool_]]:
     """Guide -> which of its points no point of any guide dominates, [P]."""
-    mask = fronts.non_dominated(np.concatenate(list(ranks.values())))
+    mask = measures.non_dominated(np.concatenate(list(ranks.values())))
     ends = np.cumsum([len(own) for own in ranks.values()])
     return dict(zip(ranks, np.split(mask, ends[:-1]), strict=True))
 
@@ -265,13 +265,13 @@ def _points(
 
     `best` marks those that are on the guide's own front, and on that of all guides.
     """
-    raw_PNK = fronts.over_seeds(raw_SPNK)
-    values_PK = fronts.means(raw_PNK)
-    drawn_RPK = fronts.resampled_means(raw_PNK, counts_RN)
+    raw_PNK = measures.over_seeds(raw_SPNK)
+    values_PK = measures.means(raw_PNK)
+    drawn_RPK = measures.resampled_means(raw_PNK, counts_RN)
     n_PK = (~np.isnan(raw_PNK)).sum(axis=1)
 
     def mean(p: int, k: int) -> dict[str, Any]:
-        return asdict(fronts.interval(values_PK[p, k], drawn_RPK[:, p, k], int(n_PK[p, k])))
+        return asdict(measures.interval(values_PK[p, k], drawn_RPK[:, p, k], int(n_PK[p, k])))
 
     return [
         {

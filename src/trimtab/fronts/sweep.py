@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from trimtab.data.prompts import prompts_sha256
 from trimtab.engines.types import Completion, Request, Sampling
 from trimtab.errors import ConfigError, OutputError
-from trimtab.evaluation.guides import BASE, Guide, unguided
 from trimtab.files import require_fresh
+from trimtab.fronts.guides import BASE, Guide, unguided
 from trimtab.jobs import RowFile
 from trimtab.models.devices import free_memory
 from trimtab.models.messages import Prompt

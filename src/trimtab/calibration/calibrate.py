@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from trimtab.arms.objectives import conditioned_on
 from trimtab.arms.sidecar import Sidecar, arm_facts, store_scale
+from trimtab.calibration.curve import CurvePoint, best_scored, between, bracket, off_target
 from trimtab.data.prompts import read_prompts
 from trimtab.engines.types import Sampling
 from trimtab.errors import ConfigError, ModelLoadError, OutputError
-from trimtab.evaluation.strengths import CurvePoint, best_scored, between, bracket, off_target
 from trimtab.files import only_writer, require_fresh
 from trimtab.models.folder import check_folder, fetch, weights_fingerprint
 from trimtab.models.messages import Prompt
@@ -344,8 +344,8 @@ def _calibrate(
     plan: Plan, goal: Goal, grid: list[float], folder: Path | None, save: bool, progress: Progress
 ) -> Calibration:
     """Measure, choose, write, store: in this order, so that an interrupt leaves all as it was."""
-    from trimtab.evaluation.calibration_files import facts_of, write_calibration
-    from trimtab.evaluation.measuring import Meter
+    from trimtab.calibration.files import facts_of, write_calibration
+    from trimtab.calibration.meter import Meter
 
     before = weights_fingerprint(plan.arm)
     scale_before = Sidecar.load(plan.arm).scale

@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import datetime
 import json
-import platform
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import trimtab
-from trimtab.evaluation import front_table
-from trimtab.evaluation.front_plot import FrontLine, front_plot
-from trimtab.evaluation.front_report import Design
-from trimtab.evaluation.guides import BASE
-from trimtab.evaluation.sweep import (
-    FRONT,
-    MANIFEST,
-    PICTURE,
-    RECORDS,
-    RESPONSES,
-    SCORES,
-    TABLE,
-    Sweep,
-)
+from trimtab.evaluation.made_with import made_with
 from trimtab.files import write_json, write_text
+from trimtab.fronts import table
+from trimtab.fronts.guides import BASE
+from trimtab.fronts.plot import FrontLine, front_plot
+from trimtab.fronts.report import Design
+from trimtab.fronts.sweep import FRONT, MANIFEST, PICTURE, RECORDS, RESPONSES, SCORES, TABLE, Sweep
 from trimtab.scoring.score_files import Answer, Scores, read_jsonl
 from trimtab.scoring.scorer import Scorer
 from trimtab.stats import Estimate
-
-_LIBRARIES = ("torch", "transformers", "peft", "numpy")
 
 
 def answers_of(folder: Path) -> Iterator[Answer]:
@@ -94,22 +80,6 @@ def write_manifest(
     )
 
 
-def made_with(device: str | None, batch_size: int) -> dict[str, Any]:
-    """Date, machine and versions behind numbers that are made now."""
-    import torch
-
-    accelerated = torch.cuda.is_available() and not (device or "").startswith("cpu")
-    return {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": torch.cuda.get_device_name() if accelerated else platform.machine(),
-        "threads": torch.get_num_threads(),
-        "batch_size": batch_size,
-        "trimtab": trimtab.__version__,
-        "python": platform.python_version(),
-        **{name: version(name) for name in _LIBRARIES},
-    }
-
-
 def write_records(folder: Path, scores: Scores) -> list[dict[str, Any]]:
     """Write the responses with their raw scores; returns the rows."""
     records = [
@@ -124,7 +94,7 @@ def write_records(folder: Path, scores: Scores) -> list[dict[str, Any]]:
 def write_report(folder: Path, report: Mapping[str, Any]) -> None:
     """Write the numbers, the table and the picture."""
     write_json(folder / FRONT, report)
-    write_text(folder / TABLE, front_table.markdown(report))
+    write_text(folder / TABLE, table.markdown(report))
     draw(folder / PICTURE, report)
 
 

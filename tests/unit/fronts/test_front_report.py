@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from trimtab.errors import DataError
-from trimtab.evaluation.front_files import draw
-from trimtab.evaluation.front_report import Design, front_report, gather, scale_of
-from trimtab.evaluation.front_table import columns, markdown, notes, rows, warnings
+from trimtab.fronts.files import draw
+from trimtab.fronts.report import Design, front_report, gather, scale_of
+from trimtab.fronts.table import columns, markdown, notes, rows, warnings
 
 ENDS = [{"good": 1.0, "bad": 0.0}, {"good": 0.0, "bad": 1.0}]
 DESIGN = Design(["one", "two"], ["good", "bad"], ["bad"], ENDS, [0], 2)

@@ -1,0 +1,1 @@
+"""Preference sweeps: guides compared by the fronts that they reach."""
