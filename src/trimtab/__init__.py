@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from trimtab.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from trimtab.api import accuracy, calibrate, export, load, score, train
     from trimtab.engines.processor import ArmLogitsProcessor
@@ -12,8 +14,6 @@ if TYPE_CHECKING:
     from trimtab.errors import TrimtabError
     from trimtab.evaluation.data_report import inspect_data
     from trimtab.steering import Steering
-
-__version__ = "0.1.0"
 
 _HOME = {
     "calibrate": "trimtab.api",

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from trimtab.arms.reward_model import Scored
+from trimtab.arms.sidecar import Sidecar
 from trimtab.data.pairs import Pair
 from trimtab.evaluation.accuracy import _ranked_right
 from trimtab.evaluation.floors import longer_is_better
@@ -27,8 +28,7 @@ def test_training_and_measuring_count_alike() -> None:
     assert pair_metrics(np.array(REWARDS, dtype=np.float32))["accuracy"] == 0.5
 
     class Model:
-        def style_of(self, pair: Pair) -> str:
-            return "raw"
+        sidecar = Sidecar(prompt_format="raw")
 
         def score(self, prompts: list[str], texts: list[str], **_: object) -> list[Scored]:
             return [Scored(float(text)) for text in texts]

@@ -6,7 +6,6 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-import trimtab
 from trimtab.arms.card import Made, model_card
 from trimtab.arms.hub import destination, push
 from trimtab.arms.objectives import conditioned_on, is_conditioned
@@ -15,6 +14,7 @@ from trimtab.errors import ConfigError
 from trimtab.files import OTHER_MODEL, only_writer, require_fresh, whole_directory
 from trimtab.models.folder import fetch, is_adapter, read_json
 from trimtab.steering import PreferenceLike, Steering
+from trimtab.version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ def _write(
         else:
             folding.save_lora(arm, preference, staging)
         tokenizer_of(arm).save_pretrained(staging)
-        facts = replace(facts, trimtab_version=trimtab.__version__)
+        facts = replace(facts, trimtab_version=__version__)
         facts.save(staging)
         made = Made(
             model=require_base(arm),

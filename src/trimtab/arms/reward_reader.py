@@ -10,7 +10,6 @@ import transformers
 from trimtab.arms.load import config_of, tokenizer_of
 from trimtab.arms.objectives import conditioned_on
 from trimtab.arms.sidecar import Sidecar, arm_facts
-from trimtab.data.pairs import Pair
 from trimtab.errors import ConfigError
 from trimtab.models.classifiers import is_classifier, require_one_output
 from trimtab.models.folder import fetch
@@ -56,10 +55,6 @@ class RewardReader:
         self.tokenizer = tokenizer_of(folder, trust_remote_code=trust_remote_code)
         limit = getattr(self._config.get_text_config(), "max_position_embeddings", None)
         self.context = int(limit) if limit else None
-
-    def style_of(self, pair: Pair) -> PromptFormat:
-        """How the prompt of a pair is read: as in training."""
-        return "raw" if pair.verbatim else self.sidecar.prompt_format
 
     def read(
         self,

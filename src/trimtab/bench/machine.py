@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import transformers
 
-import trimtab
+from trimtab.version import __version__
 
 
 def conditions(device: str) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def conditions(device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "trimtab": trimtab.__version__,
+        "trimtab": __version__,
     }
 
 

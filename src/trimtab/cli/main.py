@@ -7,8 +7,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from trimtab import __version__
 from trimtab.errors import TrimtabError
+from trimtab.version import __version__
 
 COMMANDS = {
     "demo": "the whole story on a real model, in minutes on two cores",

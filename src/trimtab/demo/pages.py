@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from trimtab import __version__
 from trimtab.demo.material import Material
 from trimtab.demo.story import (
     CHECKS,
@@ -25,6 +24,7 @@ from trimtab.evaluation.plots import Point, tradeoff_plot
 from trimtab.files import write_json, write_text
 from trimtab.stats import Estimate
 from trimtab.training.run import TrainResult
+from trimtab.version import __version__
 
 
 def columns(material: Material) -> list[str]:

@@ -19,6 +19,7 @@ from trimtab.data.tokenize import tokenize_pair
 from trimtab.errors import ConfigError, DataError, ModelLoadError
 from trimtab.evaluation.floors import bag_of_words, longer_is_better
 from trimtab.models.folder import fetch
+from trimtab.models.prompts import PromptFormat
 from trimtab.models.templates import TemplateError
 from trimtab.stats import Estimate, ranked_right, share
 
@@ -181,7 +182,8 @@ def _ranked_right(
 ) -> float:
     """Pairs whose chosen side has the higher reward."""
     prompts = [pair.prompt for pair in pairs]
-    styles = [model.style_of(pair) for pair in pairs]
+    own = model.sidecar.prompt_format
+    styles: list[PromptFormat] = ["raw" if pair.verbatim else own for pair in pairs]
     texts = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
     scored = model.score(
         prompts * 2,

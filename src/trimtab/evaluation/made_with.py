@@ -7,7 +7,7 @@ import platform
 from importlib.metadata import version
 from typing import Any
 
-import trimtab
+from trimtab.version import __version__
 
 _LIBRARIES = ("torch", "transformers", "peft", "numpy")
 
@@ -22,7 +22,7 @@ def made_with(device: str | None, batch_size: int) -> dict[str, Any]:
         "machine": torch.cuda.get_device_name() if accelerated else platform.machine(),
         "threads": torch.get_num_threads(),
         "batch_size": batch_size,
-        "trimtab": trimtab.__version__,
+        "trimtab": __version__,
         "python": platform.python_version(),
         **{name: version(name) for name in _LIBRARIES},
     }

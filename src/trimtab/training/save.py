@@ -8,7 +8,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import trimtab
 from trimtab.arms.card import Made, is_hub_id, model_card
 from trimtab.arms.conditioned_files import save_adapter
 from trimtab.arms.sidecar import Sidecar
@@ -19,6 +18,7 @@ from trimtab.stats import Estimate, share
 from trimtab.training.config import TrainConfig
 from trimtab.training.inputs import Inputs
 from trimtab.training.resume import RESULTS
+from trimtab.version import __version__
 
 
 def save_result(
@@ -117,7 +117,7 @@ def _sidecar(model: Any, config: TrainConfig, objective: str, inputs: Inputs) ->
         split=config.split,
         data_sha256=fingerprint(config.data),
         command=_command(),
-        trimtab_version=trimtab.__version__,
+        trimtab_version=__version__,
     )
 
 
