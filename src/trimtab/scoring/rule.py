@@ -14,8 +14,7 @@ from typing import Any
 from trimtab.data.sources import fingerprint
 from trimtab.errors import ConfigError
 from trimtab.models.messages import Prompt
-from trimtab.scoring.scorer import Scorer
-from trimtab.scoring.specs import SPECS
+from trimtab.scoring.scorer import SPECS, Scorer
 
 
 class Rule(Scorer):

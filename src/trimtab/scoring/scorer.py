@@ -8,6 +8,7 @@ from typing import Any
 
 from trimtab.models.messages import Prompt
 
+SPECS = "a scorer is a folder, module:function, or judge:MODEL@http://host:port/v1"
 PROBE = "Hello there."  # a response that any rule and any judge can rate
 
 

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING
 from trimtab.errors import ConfigError
 from trimtab.models.folder import fetch
 from trimtab.scoring.model_scorer import ModelScorer
-from trimtab.scoring.scorer import Scorer
+from trimtab.scoring.scorer import SPECS, Scorer
 
 if TYPE_CHECKING:
     from trimtab.models.devices import DType
 
 _RULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-SPECS = "a scorer is a folder, module:function, or judge:MODEL@http://host:port/v1"
 
 
 def load_scorer(

@@ -27,7 +27,7 @@ def test_no_other_module_knows_them() -> None:
         for name in GIVEN_UP
         if name in path.read_text(encoding="utf-8")
     }
-    assert {path for path, _ in found} == {"models/renamed.py"}
+    assert {path for path, _ in found} == {"renamed.py"}
 
 
 @pytest.mark.parametrize(
