@@ -19,7 +19,8 @@ from trimtab.scoring.scorer import PROBE
 from trimtab.stats import mean
 
 if TYPE_CHECKING:
-    from trimtab.calibration.calibrate import Plan, Progress
+    from trimtab.calibration.calibrate import Plan
+    from trimtab.jobs import Progress
 
 NUMBERS = ("kl", "base_nll", "reward", "loops", "tokens")
 Numbers = dict[str, float]

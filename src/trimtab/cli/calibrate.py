@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from trimtab.cli.options import SamplingOptions
 from trimtab.cli.parse import parse, quiet_libraries
 from trimtab.cli.scorer_options import ScorerOptions
 from trimtab.errors import ConfigError
 from trimtab.models.origins import Origins, parse_revisions
+from trimtab.models.types import PromptFormat
 from trimtab.steering import parse_strength
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class CalibrateOptions(ScorerOptions, SamplingOptions):
     batch_size: int = 16
     """Answers decoded together, whatever their strengths."""
 
-    prompt_format: Literal["auto", "chat", "raw"] = "auto"
+    prompt_format: PromptFormat = "auto"
     """How a plain-text prompt is read: as one user turn, as it stands, or by the tokenizer."""
 
     json: bool = False

@@ -17,6 +17,7 @@ from trimtab.cli.scorer_options import ScorerOptions, named_entries
 from trimtab.errors import ConfigError
 from trimtab.files import only_writer
 from trimtab.jobs import RowFile, going_on
+from trimtab.models.types import PromptFormat
 from trimtab.steering import Steering, parse_strength
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class ParetoOptions(ScorerOptions, SamplingOptions):
     resamples: int = 2000
     """Bootstrap resamples of the prompts behind every interval."""
 
-    prompt_format: Literal["auto", "chat", "raw"] = "auto"
+    prompt_format: PromptFormat = "auto"
     """How a plain-text prompt is read: as one user turn, as it stands, or by the tokenizer."""
 
     overwrite: bool = False

@@ -18,7 +18,7 @@ from trimtab.scoring.scorer import Scorer
 if TYPE_CHECKING:
     from trimtab.arms.reward_model import RewardModel
     from trimtab.arms.reward_reader import RewardReader
-    from trimtab.models.prompts import PromptFormat
+    from trimtab.models.types import PromptFormat
 
 
 CONFIGS = (  # whatever decides what a model reads

@@ -15,7 +15,7 @@ from trimtab.scoring.model_scorer import ModelScorer
 from trimtab.scoring.scorer import SPECS, Scorer
 
 if TYPE_CHECKING:
-    from trimtab.models.devices import DType
+    from trimtab.models.types import DType
 
 _RULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
