@@ -21,6 +21,10 @@ Progress = Callable[[str, int, int], None]
 """Told what is done, how much of it, and of how much."""
 
 
+def unseen(what: str, done: int, total: int) -> None:
+    """Progress that nobody looks at."""
+
+
 class RowFile:
     """An output file that grows by whole rows, in order. Its user is the `files.only_writer`.
 

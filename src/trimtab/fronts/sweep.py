@@ -14,7 +14,7 @@ from trimtab.errors import ConfigError, OutputError
 from trimtab.files import require_fresh
 from trimtab.fronts.guides import BASE, Guide, unguided
 from trimtab.jobs import Progress, RowFile
-from trimtab.models.devices import free_memory
+from trimtab.models.memory import free_memory
 from trimtab.models.messages import Prompt
 from trimtab.models.types import PromptFormat
 from trimtab.scoring.model_scorer import model_identity

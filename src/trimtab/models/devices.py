@@ -43,14 +43,3 @@ def require_device(name: str) -> str:
             "use cpu, or cuda where there is one",
         ) from None
     return name
-
-
-def free_memory() -> None:
-    """Give back what models held that nothing refers to any more."""
-    import gc
-
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -95,7 +95,7 @@ class ModelScorer(Scorer):
     def close(self) -> None:
         """Free the weights."""
         if self._model is not None:
-            from trimtab.models.devices import free_memory
+            from trimtab.models.memory import free_memory
 
             self._model = None
             free_memory()
