@@ -29,7 +29,7 @@ from trimtab.data.loading import read_pairs
 from trimtab.data.pairs import Pair, split_of
 from trimtab.data.tokenize import tokenize_pair
 from trimtab.engines.types import Request, Sampling
-from trimtab.evaluation.accuracy import measure_accuracy
+from trimtab.evaluation.accuracy import accuracy
 from trimtab.models.messages import first_user_turn, prompt_hash
 from trimtab.stats import Estimate, mean, share
 
@@ -149,7 +149,7 @@ def accuracies(
 
         def measure(name: str, part: str, test: list[str] = test, o: str = objective) -> Any:
             floor = [str(work / f"{o}.{part}.jsonl")]
-            return measure_accuracy(str(work / name), test, split="all", train_data=floor)
+            return accuracy(str(work / name), test, split="all", train_data=floor)
 
         arms = [measure(f"arm-{objective}-{seed}", "arm") for seed in SEEDS]
         judge = measure(f"judge-{objective}", "judge")

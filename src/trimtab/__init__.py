@@ -8,29 +8,44 @@ from typing import TYPE_CHECKING, Any
 from trimtab.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from trimtab.api import accuracy, calibrate, export, load, score, train
+    from trimtab.arms.export import export
+    from trimtab.bench.run import bench_speed
+    from trimtab.calibration.calibrate import calibrate
+    from trimtab.engines.generate import generate
+    from trimtab.engines.local.loading import load_engine as load
     from trimtab.engines.processor import ArmLogitsProcessor
     from trimtab.engines.types import Chunk, Completion, Request, Sampling
     from trimtab.errors import TrimtabError
+    from trimtab.evaluation.accuracy import accuracy
     from trimtab.evaluation.data_report import inspect_data
+    from trimtab.fronts.run import pareto
+    from trimtab.scoring.label import label
+    from trimtab.scoring.score import score, score_file
     from trimtab.steering import Steering
+    from trimtab.training.run import train
 
 _HOME = {
-    "calibrate": "trimtab.api",
-    "export": "trimtab.api",
-    "load": "trimtab.api",
-    "train": "trimtab.api",
-    "score": "trimtab.api",
-    "accuracy": "trimtab.api",
     "ArmLogitsProcessor": "trimtab.engines.processor",
     "Chunk": "trimtab.engines.types",
-    "inspect_data": "trimtab.evaluation.data_report",
+    "Completion": "trimtab.engines.types",
     "Request": "trimtab.engines.types",
     "Sampling": "trimtab.engines.types",
-    "Completion": "trimtab.engines.types",
     "Steering": "trimtab.steering",
     "TrimtabError": "trimtab.errors",
+    "accuracy": "trimtab.evaluation.accuracy",
+    "bench_speed": "trimtab.bench.run",
+    "calibrate": "trimtab.calibration.calibrate",
+    "export": "trimtab.arms.export",
+    "generate": "trimtab.engines.generate",
+    "inspect_data": "trimtab.evaluation.data_report",
+    "label": "trimtab.scoring.label",
+    "load": "trimtab.engines.local.loading:load_engine",
+    "pareto": "trimtab.fronts.run",
+    "score": "trimtab.scoring.score",
+    "score_file": "trimtab.scoring.score",
+    "train": "trimtab.training.run",
 }
+"""Public name -> its module, and its name there where that says more."""
 
 __all__ = [
     "ArmLogitsProcessor",
@@ -41,11 +56,16 @@ __all__ = [
     "Steering",
     "TrimtabError",
     "accuracy",
+    "bench_speed",
     "calibrate",
     "export",
+    "generate",
     "inspect_data",
+    "label",
     "load",
+    "pareto",
     "score",
+    "score_file",
     "train",
 ]
 
@@ -54,7 +74,8 @@ def __getattr__(name: str) -> Any:
     """Load a public name when it is first used, so that `import trimtab` stays light."""
     if name not in _HOME:
         raise AttributeError(f"module 'trimtab' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name]), name)
+    module, _, there = _HOME[name].partition(":")
+    return getattr(importlib.import_module(module), there or name)
 
 
 def __dir__() -> list[str]:

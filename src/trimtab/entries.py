@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from trimtab.errors import ConfigError, TrimtabError
 
@@ -33,6 +33,13 @@ def named_values(
             raise twice(name)
         named[name] = value
     return named
+
+
+def as_entries(named: Mapping[str, str] | Sequence[str]) -> list[str]:
+    """What Python callers write as a mapping, as the command line has it; entries as they are."""
+    if isinstance(named, Mapping):
+        return [f"{name}={value}" for name, value in named.items()]
+    return list(named)
 
 
 def named_entries(entries: Iterable[str], option: str, example: str) -> dict[str, str]:

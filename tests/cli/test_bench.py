@@ -64,6 +64,8 @@ def test_own_models(base_dir: Path, arm_dir: Path, capsys: Capture) -> None:
         (["--points", "0x8"], "BATCHxPROMPT"),
         (["--new-tokens", "1"], "2 or more"),
         (["--repeats", "0"], "1 or more"),
+        (["--revision", "v1"], "add --base"),
+        (["--trust-remote-code", "base"], "add --base"),
     ],
 )
 def test_bad_input(arguments: list[str], words: str, capsys: Capture) -> None:

@@ -150,3 +150,39 @@ def test_tools_that_the_template_does_not_show_are_said(
         run_json(capsys, *command, base_dir, "--input", path, *more)
         found = [r.message for r in caplog.records if "does not show `tools`" in r.message]
         assert len(found) == 1
+
+
+def test_a_row_has_its_own_budget_and_gate(
+    base_dir: Path, arm_dir: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """A budget of 0 nats is the base; a gate of nearly 0 leaves the ARM out everywhere."""
+    prompt = "the cat sat on"
+    rows = [
+        {"prompt": prompt, "seed": 1, "strength": 0},
+        {"prompt": prompt, "seed": 1},
+        {"prompt": prompt, "seed": 1, "kl_budget": 0},
+        {"prompt": prompt, "seed": 1, "gate": "1e-9"},
+    ]
+    path = write_jsonl(tmp_path / "in.jsonl", rows)
+    models = ["--base", base_dir, "--arm", f"happy={arm_dir}", "--strength", 3]
+    unguided, guided, within, gated = run_json(
+        capsys, "generate", *models, "--input", path, "--max-new-tokens", 12
+    )
+    assert guided["text"] != unguided["text"]
+    assert within["text"] == gated["text"] == unguided["text"]
+    assert gated["gated"] > 0 and "gated" not in guided
+
+
+@pytest.mark.parametrize(
+    ("row", "named"),
+    [
+        ({"kl_budget": -1}, "kl_budget is -1.0; it must be 0 nats or more"),
+        ({"gate": 2}, "gate is 2.0; it must be a probability"),
+        ({"gate": "much"}, "gate is 'much'; give a number"),
+    ],
+)
+def test_bad_budgets_and_gates(
+    refused: Refused, base_dir: Path, tmp_path: Path, row: dict[str, Any], named: str
+) -> None:
+    path = write_jsonl(tmp_path / "in.jsonl", [{"prompt": "hello"}, {"prompt": "hello", **row}])
+    refused("generate", "--base", base_dir, "--input", path, names=["row 2 of the input", named])

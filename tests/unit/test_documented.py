@@ -82,7 +82,19 @@ def test_an_option_that_is_none_is_refused() -> None:
         trimtab.train(model="m", data="d", output_dir="o", learning_rat=1)
 
 
-@pytest.mark.parametrize("name", ["load", "score", "accuracy", "export", "calibrate"])
+VERBS = (
+    "train", "load", "generate", "score", "score_file", "accuracy", "label", "pareto", "export",
+    "calibrate", "bench_speed", "inspect_data",
+)  # fmt: skip
+
+
+def test_every_public_name_is_there() -> None:
+    assert {*VERBS} < {*trimtab.__all__}
+    for name in trimtab.__all__:
+        assert getattr(trimtab, name) is not None
+
+
+@pytest.mark.parametrize("name", VERBS)
 def test_the_others_hide_no_option(name: str) -> None:
     """No `**options`, and every keyword is told of in the docstring."""
     function = getattr(trimtab, name)

@@ -22,7 +22,7 @@ TRAINED = ("run.json", "results.json")
 """What would have `trimtab train` take the folder for its own."""
 
 
-def export_arm(
+def export(
     arm: str,
     output_dir: str | Path,
     *,

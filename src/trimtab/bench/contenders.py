@@ -14,8 +14,7 @@ from torch import Tensor
 
 from trimtab.engines.local import LocalEngine
 from trimtab.engines.local.rows import RowPlan
-from trimtab.engines.local.speculating import Speculate
-from trimtab.engines.types import Request, Sampling
+from trimtab.engines.types import Request, Sampling, Speculate
 from trimtab.models.renamed import cache_name
 from trimtab.steering import Steering
 

@@ -53,10 +53,10 @@ def main(argv: Sequence[str]) -> int:
     """Measure and print."""
     options = parse(AccuracyOptions, argv, "accuracy", DESCRIPTION)
     from trimtab.cli import show
-    from trimtab.evaluation.accuracy import measure_accuracy
+    from trimtab.evaluation.accuracy import accuracy
 
     quiet_libraries()
-    report = measure_accuracy(
+    report = accuracy(
         options.arm,
         options.data,
         objective=options.objective,

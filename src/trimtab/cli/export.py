@@ -56,11 +56,11 @@ class ExportOptions:
 def main(argv: Sequence[str]) -> int:
     """Export and say where."""
     options = parse(ExportOptions, argv, "export", DESCRIPTION)
-    from trimtab.arms.export import export_arm, has_bias
+    from trimtab.arms.export import export, has_bias
 
     quiet_libraries()
     settings = asdict(options)
-    folder = export_arm(settings.pop("arm"), settings.pop("output_dir"), **settings)
+    folder = export(settings.pop("arm"), settings.pop("output_dir"), **settings)
     kind = "a whole model" if options.merge else "a standard LoRA"
     print(f"{kind} is in {folder}")
     if has_bias(folder):

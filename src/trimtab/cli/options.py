@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from trimtab.arms.named import named_arms, objectives_of
-from trimtab.engines.types import Sampling
+from trimtab.engines.types import Sampling, Speculate
 from trimtab.entries import parse_descriptions, parse_revisions
 from trimtab.errors import ConfigError
 from trimtab.models.origins import Origins
@@ -88,7 +88,7 @@ class EngineOptions(ModelsOptions):
     engine: Literal["local"] = "local"
     """The decoding engine."""
 
-    speculate: Literal["off", "on", "auto"] = "off"
+    speculate: Speculate = "off"
     """Draft tokens with a small model and verify them in one pass: the same distribution, fewer
     passes. `auto` drafts only while that saves time."""
 
@@ -127,29 +127,36 @@ class EngineOptions(ModelsOptions):
             self.objectives, self.preference, self.strength, self.kl_budget, self.gate
         )
 
+    def require_draft(self) -> None:
+        """Refuse a drafter that nobody asks."""
+        if self.draft_model and self.speculate == "off":
+            raise ConfigError("--draft-model without --speculate", "add --speculate auto")
+
+    def loading(self) -> dict[str, Any]:
+        """How the engine is loaded, as `load` and `generate` take it."""
+        return {
+            "dtype": self.dtype,
+            "device": self.device,
+            "prompt_format": self.prompt_format,
+            "trust_remote_code": self.trust_remote_code,
+            "revisions": self.revisions,
+            "draft": self.draft_model,
+            "max_length": self.max_length,
+            "quantization": self.quantization,
+            "combine": self.combine,
+            "describe": parse_descriptions(self.describe),
+        }
+
     def load(self) -> LocalEngine:
         """Load the engine."""
         from trimtab.cli.parse import quiet_libraries
         from trimtab.engines.local import load_engine
 
-        if self.draft_model and self.speculate == "off":
-            raise ConfigError("--draft-model without --speculate", "add --speculate auto")
+        self.require_draft()
         Origins.of(["base", "draft", *self.arms, *self.arm], (), self.revisions)
         quiet_libraries()
-        return load_engine(
-            self.base,
-            self.arms,
-            dtype=self.dtype,
-            device=self.device,
-            prompt_format=self.prompt_format,
-            trust_remote_code=self.trust_remote_code,
-            revisions={n: r for n, r in self.revisions.items() if n in ("base", "draft")},
-            draft=self.draft_model,
-            max_length=self.max_length,
-            quantization=self.quantization,
-            combine=self.combine,
-            describe=parse_descriptions(self.describe),
-        )
+        own = {n: r for n, r in self.revisions.items() if n in ("base", "draft")}
+        return load_engine(self.base, self.arms, **{**self.loading(), "revisions": own})
 
 
 @dataclass(kw_only=True)

@@ -22,6 +22,10 @@ _SAMPLING = {
 }
 
 
+Speculate = Literal["off", "on", "auto"]
+"""Whether tokens are drafted and verified; `auto` does so only while it saves time."""
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How tokens are chosen from the fused distribution.

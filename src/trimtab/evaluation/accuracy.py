@@ -54,7 +54,7 @@ class AccuracyReport:
     rows: RowReport
 
 
-def measure_accuracy(
+def accuracy(
     arm: str,
     data: str | Sequence[str],
     *,

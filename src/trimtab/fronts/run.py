@@ -11,6 +11,7 @@ from typing import Any
 from trimtab.data.prompts import read_prompts
 from trimtab.data.report import RowReport
 from trimtab.engines.types import Sampling
+from trimtab.entries import as_entries
 from trimtab.errors import ConfigError
 from trimtab.files import only_writer
 from trimtab.fronts import files
@@ -133,8 +134,8 @@ def pareto(
     check_folder(base, what="base model")
     pinned = dict(revisions or {})
     found = read_guides(
-        _entries(guides),
-        _entries(soups),
+        as_entries(guides),
+        as_entries(soups),
         objectives=objectives,
         seeds=seeds,
         strength=parse_strength(strength),
@@ -182,12 +183,6 @@ def pareto(
         )
         files.write_report(folder, report)
     return report
-
-
-def _entries(guides: Mapping[str, str] | Sequence[str]) -> list[str]:
-    if isinstance(guides, Mapping):
-        return [f"{name}={place}" for name, place in guides.items()]
-    return list(guides)
 
 
 def _require_numbers(

@@ -1,16 +1,38 @@
-"""Rewards of given responses, as a function and as a job over files."""
+"""Rewards of given responses: in memory, or of a file's rows by a job that can go on."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from trimtab.arms.reward_model import RewardModel, Scored
-from trimtab.models.messages import Prompt
+from trimtab.arms.objectives import conditioned_on
+from trimtab.data.chats import prompt_of
+from trimtab.data.pairs import Unusable
+from trimtab.data.reading import pairs_in
+from trimtab.data.rows import pairs_of
+from trimtab.data.sources import Row, fingerprint, read_rows
+from trimtab.errors import ConfigError, DataError
+from trimtab.files import only_writer
+from trimtab.jobs import Progress, RowFile, going_on, unseen
+from trimtab.models.classifiers import is_classifier
+from trimtab.models.folder import fetch
+from trimtab.models.messages import Prompt, require_characters
 from trimtab.models.types import DType, PromptFormat
-from trimtab.steering import PreferenceLike
+from trimtab.scoring.model_scorer import model_identity
+from trimtab.steering import PreferenceLike, weights_of
+
+if TYPE_CHECKING:
+    from trimtab.arms.reward_model import Scored
+
+logger = logging.getLogger(__name__)
+
+Say = Callable[[str], None]
 
 
-def score_responses(
+def score(
     arm: str,
     prompts: Sequence[Prompt],
     responses: Sequence[str],
@@ -40,6 +62,8 @@ def score_responses(
         PreferenceError: a preference that does not fit the model.
         ModelLoadError: it cannot be loaded, or gives NaN.
     """
+    from trimtab.arms.reward_model import RewardModel
+
     model = RewardModel(arm, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     return model.score(
         prompts,
@@ -48,3 +72,174 @@ def score_responses(
         prompt_format=prompt_format,
         preference=preference,
     )
+
+
+def score_file(
+    arm: str,
+    *,
+    input: str,
+    output: str | Path | None = None,
+    preference: PreferenceLike | None = None,
+    batch_size: int = 16,
+    dtype: DType = "auto",
+    device: str | None = None,
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+    overwrite: bool = False,
+    progress: Progress = unseen,
+    say: Say = logger.warning,
+) -> list[dict[str, Any]]:
+    """Rewards of the responses in a file's rows.
+
+    Args:
+        arm: folder or hub id of an ARM or another reward model.
+        input: rows with `prompt` and `response`, or preference pairs (both sides are scored).
+        output: JSONL file for the rewards of every token; a killed run goes on where it stopped.
+        preference: what a conditioned ARM scores for; by default all objectives alike.
+        batch_size: responses in one forward pass.
+        dtype: of the weights.
+        device: where to put them; the GPU by default where there is one.
+        trust_remote_code: run model code that comes with the checkpoint.
+        revision: of a hub id: a branch, tag or commit.
+        overwrite: replace an output file of another run.
+        progress: is told (what, done, total).
+        say: is told what a user should know, a line each.
+
+    Returns:
+        `source`, `prompt`, `response`, `reward`, `tokens` and `token_rewards` of each response;
+        none that were written to a file.
+
+    Raises:
+        TrimtabError: rows, options or a model that cannot work; nothing is written.
+    """
+    if batch_size < 1:
+        raise ConfigError(f"--batch-size is {batch_size}", "it must be 1 or more")
+    items = [item for place, row in read_rows(input) for item in _items(place, row)]
+    arm = fetch(arm, what="reward model", revision=revision)
+    weights_of(preference, conditioned_on(arm))  # refused before anything loads
+    run = _Run(arm, preference, batch_size, dtype, device, trust_remote_code, progress)
+    if output is None:
+        return [row for rows in run.scored(items) for row in rows]
+    path = Path(output)
+    with only_writer(path), going_on():
+        job = RowFile(path, run.settings(input), overwrite=overwrite)
+        if job.done >= len(items):
+            say(f"{path} is complete: {job.done} rows")
+            return []
+        for rows in run.scored(items[job.done :]):
+            _append(job, rows)
+    return []
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One response to be scored; a `verbatim` prompt is raw text cut anywhere."""
+
+    place: str
+    prompt: Prompt
+    response: str
+    verbatim: bool = False
+
+
+@dataclass(frozen=True)
+class _Run:
+    """How responses are scored."""
+
+    arm: str
+    preference: PreferenceLike | None
+    batch_size: int
+    dtype: DType
+    device: str | None
+    trust_remote_code: bool
+    progress: Progress
+
+    def settings(self, source: str) -> dict[str, Any]:
+        """What an output file's rows depend on."""
+        return {
+            "arm": self.arm,
+            "model": model_identity(self.arm),
+            "dtype": self.dtype,
+            "preference": self.preference,
+            "input_sha256": fingerprint([source]),
+            **({"read_as": "classifier"} if is_classifier(self.arm) else {}),
+        }
+
+    def scored(self, items: Sequence[_Item]) -> Iterator[list[dict[str, Any]]]:
+        """Output rows, some at a time; what cannot be read is refused before a weight is loaded."""
+        from trimtab.arms.reward_model import RewardModel
+        from trimtab.arms.reward_reader import RewardReader
+
+        reader = RewardReader(self.arm, trust_remote_code=self.trust_remote_code)
+        own = reader.sidecar.prompt_format
+        reader.read(*_asked(items, own))
+        model = RewardModel(
+            self.arm,
+            dtype=self.dtype,
+            device=self.device,
+            trust_remote_code=self.trust_remote_code,
+            reader=reader,
+        )
+        for start in range(0, len(items), 4 * self.batch_size):
+            group = items[start : start + 4 * self.batch_size]
+            prompts, responses, styles, places = _asked(group, own)
+            found = model.score(
+                prompts,
+                responses,
+                batch_size=self.batch_size,
+                prompt_format=styles,
+                preference=self.preference,
+                places=places,
+            )
+            yield [_row(item, scored) for item, scored in zip(group, found, strict=True)]
+            self.progress("scoring", start + len(group), len(items))
+
+
+def _asked(
+    items: Sequence[_Item], own: PromptFormat
+) -> tuple[list[Prompt], list[str], list[PromptFormat], list[str]]:
+    """Prompts, responses, how the prompts are read, and places."""
+    return (
+        [item.prompt for item in items],
+        [item.response for item in items],
+        ["raw" if item.verbatim else own for item in items],
+        [item.place for item in items],
+    )
+
+
+def _row(item: _Item, scored: Scored) -> dict[str, Any]:
+    return {
+        "source": item.place,
+        "prompt": item.prompt,
+        "response": item.response,
+        "reward": scored.reward,
+        "tokens": list(scored.tokens),
+        "token_rewards": list(scored.token_rewards),
+    }
+
+
+def _items(place: str, row: Row) -> list[_Item]:
+    """What a row asks to be scored: one response, or the two of a preference pair."""
+    if "response" in row:
+        prompt = prompt_of(row, place)
+        if prompt is None or not isinstance(row["response"], str):
+            raise DataError(f"{place} has no text `prompt` and `response`", "mend the row")
+        require_characters(row["response"], place, "response")
+        return [_Item(place, prompt, row["response"])]
+    return [item for where, pair in pairs_in(row, place) for item in _sides(where, pair)]
+
+
+def _sides(place: str, row: Row) -> list[_Item]:
+    try:
+        pair = next(pairs_of(row, place))
+    except Unusable as reason:
+        raise DataError(f"{place} cannot be scored: {reason}", "mend or delete it") from None
+    return [
+        _Item(f"{place} chosen", pair.prompt, pair.chosen, pair.verbatim),
+        _Item(f"{place} rejected", pair.prompt, pair.rejected, pair.verbatim),
+    ]
+
+
+def _append(job: RowFile, rows: list[dict[str, Any]]) -> None:
+    with job:
+        for row in rows:
+            job.append(row)

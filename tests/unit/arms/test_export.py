@@ -18,7 +18,7 @@ from torch import Tensor
 
 import trimtab
 from trimtab.arms.conditioned import Core
-from trimtab.arms.export import export_arm
+from trimtab.arms.export import export
 from trimtab.arms.folding import fold
 from trimtab.arms.load import load_arm
 from trimtab.arms.sidecar import Sidecar
@@ -125,7 +125,7 @@ def test_peft_gives_the_same_logits(
     arm = make(core, kind, layers)
     plain = logits(auto(base_of(arm)))
     for i, preference in enumerate(PREFERENCES):
-        export_arm(str(arm), tmp_path / str(i), preference=preference)
+        export(str(arm), tmp_path / str(i), preference=preference)
         found = logits(PeftModel.from_pretrained(auto(base_of(arm)), tmp_path / str(i)))
         wanted = expected(arm, preference)
         if core == "bilinear":
@@ -137,7 +137,7 @@ def test_peft_gives_the_same_logits(
 @pytest.mark.parametrize("core", ["bilinear", "affine"])
 def test_peft_adapts_no_other_layer(make: Make, tmp_path: Path, core: Core) -> None:
     arm = make(core, "llama", ("v_proj", "model.layers.1.mlp.up_proj"))
-    export_arm(str(arm), tmp_path, preference=WEIGHTS)
+    export(str(arm), tmp_path, preference=WEIGHTS)
     model = PeftModel.from_pretrained(auto(base_of(arm)), tmp_path)
     adapted = [n.removesuffix(".lora_A") for n, _ in model.named_modules() if n.endswith("lora_A")]
     assert sorted(name.removeprefix("base_model.model.model.layers.") for name in adapted) == [
@@ -148,7 +148,7 @@ def test_peft_adapts_no_other_layer(make: Make, tmp_path: Path, core: Core) -> N
 @pytest.mark.parametrize("shift", [True, False])
 def test_only_a_shift_needs_a_bias(make: Make, tmp_path: Path, shift: bool) -> None:
     arm = make("affine", shift=shift)
-    export_arm(str(arm), tmp_path, preference=WEIGHTS)
+    export(str(arm), tmp_path, preference=WEIGHTS)
     config = LoraConfig.from_pretrained(tmp_path)
     assert (config.lora_bias, config.r, config.lora_alpha) == (shift, 6, 12.0)
     assert config.base_model_name_or_path == str(base_of(arm))
@@ -167,7 +167,7 @@ def test_what_peft_can_merge(
 ) -> None:
     """UniARM's bias goes into layers that have one (docs/methods/uniarm.md); without it, any."""
     arm = make("affine", kind, shift=shift)
-    export_arm(str(arm), tmp_path, preference=WEIGHTS)
+    export(str(arm), tmp_path, preference=WEIGHTS)
     model = PeftModel.from_pretrained(auto(base_of(arm)), tmp_path)
     if not merges:
         with pytest.raises(RuntimeError, match="base layer has no bias"):
@@ -198,7 +198,7 @@ def test_a_merged_model_is_the_same_to_rounding(
     make: Make, tmp_path: Path, core: Core, kind: str, layers: tuple[str, ...]
 ) -> None:
     arm = make(core, kind, layers)
-    export_arm(str(arm), tmp_path, preference=WEIGHTS, merge=True)
+    export(str(arm), tmp_path, preference=WEIGHTS, merge=True)
     wanted = expected(arm, WEIGHTS)
     close(logits(auto(tmp_path)), wanted)
     config = transformers.AutoConfig.from_pretrained(tmp_path)
@@ -210,7 +210,7 @@ def test_a_merged_model_is_the_same_to_rounding(
 
 def test_a_merged_shift_goes_into_biases_that_are_there(make: Make, tmp_path: Path) -> None:
     arm = make("affine", "qwen2")
-    export_arm(str(arm), tmp_path, preference=WEIGHTS, merge=True)
+    export(str(arm), tmp_path, preference=WEIGHTS, merge=True)
     wanted = expected(arm, WEIGHTS)
     close(logits(auto(tmp_path)), wanted)
 
@@ -219,7 +219,7 @@ def test_a_merged_model_keeps_the_backbones_type(make: Make, tmp_path: Path) -> 
     """bfloat16 has 8 bits: logits of some 5 nats are off by hundredths."""
     for core in ("bilinear", "affine"):
         arm = make(core, dtype="bfloat16")
-        export_arm(str(arm), tmp_path / core, preference=WEIGHTS, merge=True)
+        export(str(arm), tmp_path / core, preference=WEIGHTS, merge=True)
         model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / core, dtype="auto")
         assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
         off = logits(model.float()) - expected(arm, WEIGHTS)
@@ -230,10 +230,10 @@ def test_an_architecture_without_biases(make: Make, tmp_path: Path) -> None:
     """Mistral has no place for a shift; without one, and for PARM, it needs none."""
     out = tmp_path / "out"
     with pytest.raises(ConfigError, match=r"shift needs a bias, and .*_proj of this arch.* none"):
-        export_arm(str(make("affine", "mistral")), out, preference=WEIGHTS, merge=True)
+        export(str(make("affine", "mistral")), out, preference=WEIGHTS, merge=True)
     assert not out.exists()
     for arm in (make("affine", "mistral", shift=False), make("bilinear", "mistral")):
-        export_arm(str(arm), out, preference=WEIGHTS, merge=True, overwrite=True)
+        export(str(arm), out, preference=WEIGHTS, merge=True, overwrite=True)
         wanted = expected(arm, WEIGHTS)
         close(logits(auto(out)), wanted)
 
@@ -258,7 +258,7 @@ def lora(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_plain_lora_is_merged(make: Make, lora: Path, tmp_path: Path) -> None:
-    export_arm(str(lora), tmp_path, merge=True)
+    export(str(lora), tmp_path, merge=True)
     whole = PeftModel.from_pretrained(auto(base_of(lora)), lora)
     close(logits(auto(tmp_path)), logits(whole))
     facts = Sidecar.load(tmp_path)
@@ -280,7 +280,7 @@ def test_what_cannot_be_exported(make: Make, lora: Path, tmp_path: Path) -> None
     ]  # fmt: skip
     for kind, words, arm, options in refusals:
         with pytest.raises(kind) as caught:
-            export_arm(arm, out, **options)
+            export(arm, out, **options)
         assert words in str(caught.value)
         assert not out.exists()
 
@@ -290,10 +290,10 @@ def test_a_folder_that_holds_something(make: Make, tmp_path: Path) -> None:
     arm = str(make("bilinear"))
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(OutputError, match="is not empty"):
-        export_arm(arm, tmp_path, preference=WEIGHTS)
+        export(arm, tmp_path, preference=WEIGHTS)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
     for merge in (True, False, True):
-        export_arm(arm, tmp_path, preference=WEIGHTS, merge=merge, overwrite=True)
+        export(arm, tmp_path, preference=WEIGHTS, merge=merge, overwrite=True)
         names = {path.name for path in tmp_path.iterdir()}
         assert ("config.json" in names, "adapter_config.json" in names) == (merge, not merge)
         assert len([name for name in names if name.endswith(".safetensors")]) == 1

@@ -14,7 +14,7 @@ from rounding import nats
 
 import trimtab
 from trimtab.arms.conditioned import Core
-from trimtab.arms.export import export_arm
+from trimtab.arms.export import export
 from trimtab.arms.objectives import conditioned_on
 from trimtab.arms.sidecar import Sidecar
 from trimtab.errors import ConfigError
@@ -56,7 +56,7 @@ def test_it_steers_as_the_conditioned_arm(
     arms: dict[Core, Path], base_dir: Path, tmp_path: Path, core: Core, merge: bool
 ) -> None:
     """At that preference, with its scale and its way to read prompts."""
-    export_arm(str(arms[core]), tmp_path, preference=WEIGHTS, merge=merge)
+    export(str(arms[core]), tmp_path, preference=WEIGHTS, merge=merge)
     whole = trimtab.load(str(base_dir), {"all": str(arms[core])})
     [wanted] = whole.generate(["the cat"], preference=WEIGHTS, **OPTIONS)
     engine = trimtab.load(str(base_dir), {"one": str(tmp_path)})
@@ -72,7 +72,7 @@ def test_its_sidecar_and_card(
     arms: dict[Core, Path], base_dir: Path, tmp_path: Path, core: Core
 ) -> None:
     """How it was trained and what it was exported at are written down; it takes no preference."""
-    export_arm(str(arms[core]), tmp_path, preference="c=2,b=3,a=5")
+    export(str(arms[core]), tmp_path, preference="c=2,b=3,a=5")
     facts = Sidecar.load(tmp_path)
     trained = Sidecar.load(arms[core])
     assert (facts.method, facts.betas, facts.objective) == (trained.method, trained.betas, "a+b+c")
@@ -92,7 +92,7 @@ def test_its_sidecar_and_card(
 def test_scores_are_the_conditioned_arms(
     arms: dict[Core, Path], tmp_path: Path, core: Core
 ) -> None:
-    export_arm(str(arms[core]), tmp_path, preference=WEIGHTS, merge=True)
+    export(str(arms[core]), tmp_path, preference=WEIGHTS, merge=True)
     prompts, texts = ["the cat", "the dog"], ["happy sad", "story"]
     ours = trimtab.score(str(tmp_path), prompts, texts)
     theirs = trimtab.score(str(arms[core]), prompts, texts, preference=WEIGHTS)
@@ -106,13 +106,13 @@ def test_it_can_be_merged_later(
 ) -> None:
     """Into what `merge` gives at once; what it was exported at is still known. Or, where it has a
     bias, a refusal: PEFT cannot merge those."""
-    export_arm(str(arms[core]), tmp_path / "lora", preference=WEIGHTS)
+    export(str(arms[core]), tmp_path / "lora", preference=WEIGHTS)
     try:
-        export_arm(str(tmp_path / "lora"), tmp_path / "later", merge=True)
+        export(str(tmp_path / "lora"), tmp_path / "later", merge=True)
     except ConfigError:
         assert core == "affine" and not (tmp_path / "later").exists()
         return
-    export_arm(str(arms[core]), tmp_path / "at-once", preference=WEIGHTS, merge=True)
+    export(str(arms[core]), tmp_path / "at-once", preference=WEIGHTS, merge=True)
     found, wanted = (
         trimtab.load(str(base_dir), {"one": str(tmp_path / name)}).generate(["the cat"], **OPTIONS)
         for name in ("later", "at-once")
@@ -127,7 +127,7 @@ def test_a_soup_of_two_keeps_their_shifts(
 ) -> None:
     """`Σ p_i ΔW_i x`, biases included: all of one is that one. Or a refusal, but never half."""
     for name, preference in (("one", "a=1,b=0,c=0"), ("two", "a=0,b=0,c=1")):
-        export_arm(str(arms[core]), tmp_path / name, preference=preference)
+        export(str(arms[core]), tmp_path / name, preference=preference)
     folders = {name: str(tmp_path / name) for name in ("one", "two")}
     try:
         engine = trimtab.load(str(base_dir), folders, combine="soup")
@@ -150,6 +150,6 @@ def test_neither_the_arm_nor_its_base_is_written_over(tmp_path: Path, what: str)
     arm = save_arm(tmp_path / "arm", base, "bilinear")
     shutil.copytree(tmp_path / what, tmp_path / "copy")
     with pytest.raises(ConfigError):
-        export_arm(str(arm), tmp_path / what, preference=WEIGHTS, overwrite=True)
+        export(str(arm), tmp_path / what, preference=WEIGHTS, overwrite=True)
     before = {path.name: path.read_bytes() for path in (tmp_path / "copy").iterdir()}
     assert {path.name: path.read_bytes() for path in (tmp_path / what).iterdir()} == before

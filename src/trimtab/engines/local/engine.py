@@ -13,13 +13,12 @@ from trimtab.engines.local.rows import RowPlan
 from trimtab.engines.local.scheduler import Scheduler
 from trimtab.engines.local.speculating import (
     SPECULATE,
-    Speculate,
     own_drafter,
     running,
     speculation,
 )
 from trimtab.engines.local.streams import BASE, DRAFT, Stream, group_streams
-from trimtab.engines.types import Chunk, Completion, Request, Sampling
+from trimtab.engines.types import Chunk, Completion, Request, Sampling, Speculate
 from trimtab.errors import ConfigError
 from trimtab.models.messages import Prompt
 from trimtab.models.templates import turn_end_id

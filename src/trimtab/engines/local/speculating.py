@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import get_args
 
 from trimtab.engines.local.costs import pass_cost, row_cost
 from trimtab.engines.local.drafting import ModelDrafter, NgramDrafter
 from trimtab.engines.local.fleet import Speculation
 from trimtab.engines.local.streams import BASE, DRAFT, Group, Stream
 from trimtab.engines.speculation import DraftLength
+from trimtab.engines.types import Speculate
 from trimtab.errors import ConfigError
 
-Speculate = Literal["off", "on", "auto"]
-SPECULATE = ("off", "on", "auto")
+SPECULATE = get_args(Speculate)
 LONGEST = 8
 """Tokens drafted at most."""
 _SMALL = 0.5

@@ -1,0 +1,125 @@
+"""Rows of an input file as requests: a prompt, and what of its settings a row has for itself."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from trimtab.data.chats import prompt_of
+from trimtab.data.literals import read_literal
+from trimtab.engines.types import Request, Sampling
+from trimtab.errors import DataError, TrimtabError
+from trimtab.models.messages import require_characters
+
+
+def _whole(value: Any) -> int:
+    """A whole number, or text of one; pandas writes 5 as 5.0 where a column has gaps."""
+    text = str(value)
+    whole, _, zeros = text.partition(".")
+    return int(text if zeros.strip("0") else whole)
+
+
+_SAMPLING: dict[str, Callable[[Any], Any]] = {
+    "max_new_tokens": _whole, "temperature": float, "top_k": _whole, "top_p": float, "min_p": float,
+}  # fmt: skip
+_LIMITS: dict[str, Callable[[Any], Any]] = {"kl_budget": float, "gate": float}
+_KEYS = ("prompt", "tools", "preference", "strength", *_LIMITS, "seed", *_SAMPLING, "id")
+_OF_PAIRS = ("chosen", "rejected", "response", "objective", "labels", "scores", "kept")
+
+
+def request_of(
+    row: Mapping[str, Any], number: int, common: Request, objectives: Sequence[str], place: str = ""
+) -> Request:
+    """One input row as a request, validated before any model is loaded.
+
+    Args:
+        row: `prompt`, perhaps `tools`, and its own settings where it has some.
+        number: of the row, from 0; its seed is the common one plus this.
+        common: the settings of rows that have none.
+        objectives: what can be steered to.
+        place: of the row, for an error; none for a prompt by itself.
+
+    Raises:
+        DataError: an unknown key, no prompt, a value that is none.
+        PreferenceError, ConfigError: settings that cannot be used.
+    """
+    own = {k: v for k, v in row.items() if v is not None and v != ""}  # tables fill with nothing
+    told = place or "the command line"
+    _check_keys(own, told)
+    prompt = prompt_of(own, told)
+    if not prompt:
+        raise DataError(f"{told} has no `prompt`", "give text or messages")
+    try:
+        seed = _whole(own.get("seed", common.sampling.seed + number))
+    except ValueError:
+        raise DataError(f"{told} has seed {own['seed']!r}", "give a whole number") from None
+    preference = _own_preference(own, told) if "preference" in own else common.preference
+    with naming(place):
+        request = replace(
+            common,
+            prompt=prompt,
+            preference=preference,
+            strength=own.get("strength", common.strength),
+            sampling=_own_sampling(replace(common.sampling, seed=seed), own),
+            **_numbers(own, _LIMITS),
+        )
+        request.steering(objectives)
+    return request
+
+
+@contextlib.contextmanager
+def naming(place: str) -> Iterator[None]:
+    """Say in an error which row of the input it is about."""
+    try:
+        yield
+    except TrimtabError as error:
+        if not place:
+            raise
+        raise type(error)(f"{place}: {error.args[0]}", error.hint) from None
+
+
+def _check_keys(row: Mapping[str, Any], place: str) -> None:
+    """Refuse a key that would have no effect (a setting misspelt), and values no file can hold."""
+    for key, value in row.items():
+        if key not in (*_KEYS, *_OF_PAIRS):  # preference data can be answered as they are
+            near = difflib.get_close_matches(str(key), _KEYS, n=1)
+            hint = f"do you mean `{near[0]}`?" if near else f"the keys are {', '.join(_KEYS)}"
+            raise DataError(f"{place} has an unknown key `{key!s:.40}`", hint)
+        require_characters(value, place, key)
+    try:
+        json.dumps(row.get("id"))
+    except (TypeError, ValueError):  # Parquet has dates, decimals and bytes
+        raise DataError(f"{place} has an `id` that JSON cannot hold", "make it text") from None
+
+
+def _own_preference(row: Mapping[str, Any], place: str) -> Any:
+    """A row's own preference; a table holds `{"helpful": 1}` as text."""
+    found = row["preference"]
+    if not isinstance(found, str) or not found.lstrip().startswith("{"):
+        return found
+    try:
+        return read_literal(found)
+    except ValueError:
+        raise DataError(f"{place} has preference {found!r}", "write NAME=WEIGHT,…") from None
+
+
+def _own_sampling(sampling: Sampling, row: Mapping[str, Any]) -> Sampling:
+    """A row's own sampling settings, where it has some."""
+    return sampling.but(**_numbers(row, _SAMPLING))
+
+
+def _numbers(row: Mapping[str, Any], kinds: Mapping[str, Callable[[Any], Any]]) -> dict[str, Any]:
+    """Those of some settings that a row has, as numbers."""
+    found: dict[str, Any] = {}
+    for name, kind in kinds.items():
+        if name in row:
+            try:
+                found[name] = kind(row[name])
+            except (TypeError, ValueError):
+                wanted = "a whole number" if kind is _whole else "a number"
+                raise DataError(f"{name} is {row[name]!r}", f"give {wanted}") from None
+    return found
