@@ -1,4 +1,4 @@
-"""A dataclass's options as a function's: signature and docstring made of the fields.
+"""A dataclass's options told in the docstring of a function that takes the same ones.
 
 So `help()` and editors that ask a running Python show what the command line shows, from the one
 place where an option's text stands.
@@ -11,44 +11,23 @@ import inspect
 import re
 import textwrap
 from collections.abc import Callable
-from dataclasses import MISSING, Field, fields
+from dataclasses import fields
 from itertools import pairwise
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
 
 _FLAG = r"--([a-z][a-z-]*)"
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def takes_fields_of(options: type[Any]) -> Callable[[F], F]:
-    """Show a dataclass's fields as keywords of a function that passes them on.
-
-    A parameter that the function declares itself keeps its own type. The options go into its
-    docstring before `Raises:`.
-    """
+def tells_fields_of(options: type[Any]) -> Callable[[F], F]:
+    """Put the texts of a dataclass's fields into a docstring, at the head of its `Args:`."""
 
     def documented(function: F) -> F:
-        declared = inspect.signature(function)
-        own = declared.parameters
-        shown = [_parameter(field, get_type_hints(options), own) for field in fields(options)]
-        text = inspect.getdoc(function) or ""
-        told, raises, errors = text.partition("Raises:\n")
-        function.__doc__ = f"{told}Args:\n{_described(options)}\n\n{raises}{errors}"
-        function.__signature__ = declared.replace(parameters=shown)  # type: ignore[attr-defined]
+        before, args, after = (inspect.getdoc(function) or "").partition("Args:\n")
+        function.__doc__ = f"{before}{args}{_described(options)}\n{after}"
         return function
 
     return documented
-
-
-def _parameter(field: Field[Any], kinds: dict[str, Any], own: Any) -> inspect.Parameter:
-    if field.name in own:
-        return own[field.name]  # type: ignore[no-any-return]
-    default: Any = inspect.Parameter.empty
-    if field.default is not MISSING:
-        default = field.default
-    elif field.default_factory is not MISSING:
-        default = field.default_factory()
-    kind = inspect.Parameter.KEYWORD_ONLY
-    return inspect.Parameter(field.name, kind, default=default, annotation=kinds[field.name])
 
 
 def _described(options: type[Any]) -> str:

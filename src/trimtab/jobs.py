@@ -9,13 +9,20 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from trimtab.errors import OutputError
 from trimtab.files import storage_errors, sync, write_json
+
+Progress = Callable[[str, int, int], None]
+"""Told what is done, how much of it, and of how much."""
+
+
+def unseen(what: str, done: int, total: int) -> None:
+    """Progress that nobody looks at."""
 
 
 class RowFile:

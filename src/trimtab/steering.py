@@ -1,4 +1,4 @@
-"""Preference and strength: parsed, validated and normalised in one place.
+"""Preference, strength, KL budget and gate: parsed, validated and normalised in one place.
 
 The CLI, the servers and the engines all use this module; it imports nothing heavy.
 """
@@ -10,8 +10,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from numbers import Real
 from typing import Literal
 
+from trimtab.bounds import TINY, Bound
 from trimtab.errors import ConfigError, PreferenceError
 
 logger = logging.getLogger(__name__)
@@ -20,6 +22,10 @@ PreferenceLike = Mapping[str, float] | str
 STRONGEST = 1e6
 """The largest strength, and weight of an ARM: far beyond use, and safe in float32."""
 _SUMS = 1e-100, 1e100  # of the weights of a preference: their shares keep all their digits
+_LIMITS = {
+    "kl_budget": Bound(Real, 0, 1e300, "0 nats or more; leave it out for none"),
+    "gate": Bound(Real, TINY, 1, "a probability in (0, 1]"),
+}
 Combine = Literal["fusion", "soup"]
 """How several ARMs guide: each by itself, or averaged into one."""
 
@@ -31,10 +37,17 @@ class Steering:
     Attributes:
         preference: weight per objective; non-negative, sums to one, in the engine's order.
         strength: how hard the guide pulls, 1/β of the papers; 0 is the base exactly.
+        kl_budget: nats per token; the strength is lowered, token by token, so that the KL
+            divergence of the steered distribution from the base's, before temperature and
+            filters, stays within it. None for no budget.
+        gate: tokens for which the base gives one token more than this probability come from the
+            base alone. None for no gate.
     """
 
     preference: Mapping[str, float]
     strength: float = 1.0
+    kl_budget: float | None = None
+    gate: float | None = None
 
     @classmethod
     def of(
@@ -42,6 +55,8 @@ class Steering:
         objectives: Sequence[str],
         preference: PreferenceLike | None = None,
         strength: float | str = 1.0,
+        kl_budget: float | None = None,
+        gate: float | None = None,
     ) -> Steering:
         """Validate a request's preference against the objectives an engine has.
 
@@ -50,12 +65,17 @@ class Steering:
             preference: `{"helpful": 0.7, "harmless": 0.3}`, the same as text
                 (`"helpful=0.7,harmless=0.3"`), or None for equal weights.
             strength: 0 to `STRONGEST`.
+            kl_budget: nats per token, 0 or more.
+            gate: a probability in (0, 1].
 
         Raises:
+            ConfigError: a budget or a gate out of range.
             PreferenceError: an unknown, missing or repeated objective; a negative, NaN or infinite
                 weight; weights whose sum is zero, tiny or huge; a strength out of range.
         """
-        return cls(_on_simplex(objectives, preference), parse_strength(strength))
+        require_limits(kl_budget, gate)
+        weights = _on_simplex(objectives, preference)
+        return cls(weights, parse_strength(strength), kl_budget, gate)
 
     def share(self, objectives: Sequence[str], scale: float = 1.0) -> tuple[float, list[float]]:
         """What one ARM gets: its fusion weight, and the preference that goes into it.
@@ -78,6 +98,17 @@ class Steering:
                 f"keep it within {STRONGEST:.0f}",
             )
         return weight, inner
+
+
+def require_limits(kl_budget: float | None, gate: float | None) -> None:
+    """Refuse a KL budget or a gate out of range.
+
+    Raises:
+        ConfigError: it names the first of them.
+    """
+    for name, value in (("kl_budget", kl_budget), ("gate", gate)):
+        if value is not None:
+            _LIMITS[name].require(name, value)
 
 
 def require_name(objective: str) -> None:

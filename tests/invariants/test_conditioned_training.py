@@ -19,7 +19,7 @@ from trimtab.arms.conditioned import conditioned_layers
 from trimtab.training.build import build_trainer
 from trimtab.training.conditioned import PreferenceDraws
 from trimtab.training.inputs import prepare_inputs
-from trimtab.training.run import Interrupted
+from trimtab.training.plan import Interrupted
 
 pytestmark = pytest.mark.filterwarnings("ignore:mtime may not be reliable")
 

@@ -23,8 +23,8 @@ from trimtab.cli.main import main
 from trimtab.errors import ModelLoadError, OutputError, TrainingError
 from trimtab.files import only_writer
 from trimtab.training import stopping
+from trimtab.training.plan import Interrupted
 from trimtab.training.resume import SEAL, newest_checkpoint
-from trimtab.training.run import Interrupted
 from trimtab.training.trainer import PreferenceTrainer
 
 

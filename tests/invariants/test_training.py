@@ -30,7 +30,8 @@ from trimtab.data.tokenize import TokenPair, tokenize_pair
 from trimtab.errors import OutputError
 from trimtab.models.folder import weights_fingerprint
 from trimtab.training.config import TrainConfig
-from trimtab.training.run import Interrupted, TrainResult, train
+from trimtab.training.plan import Interrupted, TrainResult
+from trimtab.training.run import run_training
 
 pytestmark = pytest.mark.filterwarnings("ignore:mtime may not be reliable")
 
@@ -58,7 +59,7 @@ class Workshop:
         return TrainConfig(**{**defaults, **options})
 
     def train(self, name: str, progress: Any = None, **options: Any) -> TrainResult:
-        [result] = train(self.config(name, **options), progress)
+        [result] = run_training(self.config(name, **options), progress)
         return result
 
     def records(self, name: str) -> list[dict[str, Any]]:
@@ -491,7 +492,7 @@ class TestWhatItLeavesBehind:
             max_steps=15,
             learning_rate=5e-3,
         )
-        results = train(config)
+        results = run_training(config)
         assert [r.objective for r in results] == ["helpful", "harmless"]
         folders = [shop.root / "several" / name for name in ("helpful", "harmless")]
         assert [Path(r.output_dir) for r in results] == folders
@@ -506,7 +507,7 @@ class TestWhatItLeavesBehind:
         assert margins[0] > untrained + 1 and margins[1] < untrained - 1
         named = [json.loads((f / "trimtab.json").read_text())["objective"] for f in folders]
         assert named == ["helpful", "harmless"]
-        again = train(
+        again = run_training(
             TrainConfig(**{**config.__dict__, "resume_from_checkpoint": "auto"}), crash_at(0)
         )
         assert [r.metrics for r in again] == [r.metrics for r in results]

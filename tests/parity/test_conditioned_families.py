@@ -18,7 +18,7 @@ import trimtab
 from trimtab.arms.conditioned import Core
 from trimtab.engines.local.engine import LocalEngine
 from trimtab.engines.types import Request
-from trimtab.models.quantization import Quantization
+from trimtab.models.types import Quantization
 
 LAYERS = ("q_proj", "v_proj", "query_key_value", "in_proj", "in_proj_qkvz", "out_proj")
 PREFERENCES = [[0.2, 0.3, 0.5], [1.0, 0.0, 0.0], [0.0, 0.6, 0.4]]

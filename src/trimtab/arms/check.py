@@ -11,7 +11,7 @@ from trimtab.errors import ConfigError
 from trimtab.models.lm_head import causal_lm
 from trimtab.models.padding import pad_rows
 from trimtab.models.probe import floor, own_forward, probe_ids, switching_ids
-from trimtab.models.prompts import PromptFormat
+from trimtab.models.types import PromptFormat
 
 
 @torch.no_grad()

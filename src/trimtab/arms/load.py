@@ -13,9 +13,9 @@ from trimtab.arms.objectives import is_conditioned
 from trimtab.arms.peft_adapter import with_adapter
 from trimtab.arms.sidecar import arm_facts, require_base
 from trimtab.models.classifiers import require_language_model
-from trimtab.models.devices import DType
 from trimtab.models.folder import adapter_revision, is_adapter
 from trimtab.models.load import load_config, load_model, load_tokenizer
+from trimtab.models.types import DType
 
 
 def has_tokenizer(name: str) -> bool:

@@ -19,12 +19,12 @@ from trimtab.arms.peft_adapter import with_adapter
 from trimtab.arms.reward_reader import RewardReader, Row, place_of
 from trimtab.arms.rewards import response_rewards, trajectory_rewards
 from trimtab.errors import ModelLoadError
-from trimtab.models.devices import DType, default_device, require_device
+from trimtab.models.devices import default_device, require_device
 from trimtab.models.folder import is_adapter
 from trimtab.models.load import load_scalar
 from trimtab.models.messages import Prompt
 from trimtab.models.padding import pad_rows
-from trimtab.models.prompts import PromptFormat
+from trimtab.models.types import DType, PromptFormat
 from trimtab.steering import PreferenceLike, weights_of
 
 

@@ -14,7 +14,8 @@ from trimtab.errors import ConfigError
 from trimtab.models.classifiers import is_classifier, require_one_output
 from trimtab.models.folder import fetch
 from trimtab.models.messages import Prompt
-from trimtab.models.prompts import PromptFormat, conversation_ids, require_embedded, response_ids
+from trimtab.models.prompts import conversation_ids, require_embedded, response_ids
+from trimtab.models.types import PromptFormat
 
 Row = tuple[list[int], list[int]]  # ids of the prompt and of the response
 

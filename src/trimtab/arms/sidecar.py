@@ -17,7 +17,7 @@ from trimtab.models.folder import (
     read_json,
     weights_fingerprint,
 )
-from trimtab.models.prompts import PromptFormat
+from trimtab.models.types import PromptFormat
 
 NAME = "trimtab.json"
 

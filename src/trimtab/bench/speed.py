@@ -18,10 +18,9 @@ from typing import Any
 
 from trimtab.bench.contenders import Contender, Run
 from trimtab.bench.rows import BASE_ROW
+from trimtab.jobs import Progress
 
 logger = logging.getLogger(__name__)
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from trimtab.arms.objectives import conditioned_on
 from trimtab.arms.sidecar import Sidecar, arm_facts, store_scale
@@ -17,21 +17,22 @@ from trimtab.data.prompts import read_prompts
 from trimtab.engines.types import Sampling
 from trimtab.errors import ConfigError, ModelLoadError, OutputError
 from trimtab.files import only_writer, require_fresh
+from trimtab.jobs import Progress
 from trimtab.models.folder import check_folder, fetch, weights_fingerprint
 from trimtab.models.messages import Prompt
 from trimtab.models.origins import Origins
+from trimtab.models.types import PromptFormat
 from trimtab.scoring.scorer import Scorer
 from trimtab.scoring.specs import load_scorer
 from trimtab.steering import PreferenceLike, Steering, parse_strength
 
 if TYPE_CHECKING:
-    from trimtab.models.devices import DType
+    from trimtab.models.types import DType
 
 logger = logging.getLogger(__name__)
 
 STRENGTHS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 MOST_STEPS = 8  # of the search between two strengths of the grid
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ def calibrate(
     stop: Sequence[str] = (),
     resamples: int = 2000,
     batch_size: int = 16,
-    prompt_format: Literal["auto", "chat", "raw"] = "auto",
+    prompt_format: PromptFormat = "auto",
     dtype: DType = "auto",
     device: str | None = None,
     trust_remote_code: Collection[str] = (),

@@ -13,13 +13,14 @@ from trimtab.calibration.curve import LOOPS_ABOVE, CurvePoint, repetition
 from trimtab.engines.local import load_engine
 from trimtab.engines.types import Completion, Request
 from trimtab.errors import DataError
-from trimtab.models.devices import free_memory
+from trimtab.models.memory import free_memory
 from trimtab.scoring.score_files import Answer, rate
 from trimtab.scoring.scorer import PROBE
 from trimtab.stats import mean
 
 if TYPE_CHECKING:
-    from trimtab.calibration.calibrate import Plan, Progress
+    from trimtab.calibration.calibrate import Plan
+    from trimtab.jobs import Progress
 
 NUMBERS = ("kl", "base_nll", "reward", "loops", "tokens")
 Numbers = dict[str, float]

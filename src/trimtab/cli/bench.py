@@ -14,6 +14,7 @@ from trimtab.cli.parse import parse, quiet_libraries
 from trimtab.errors import ConfigError
 from trimtab.files import only_writer, require_fresh, storage_errors, write_json, write_text
 from trimtab.models.origins import Origins, parse_revisions
+from trimtab.models.types import Quantization
 
 if TYPE_CHECKING:
     from trimtab.bench.speed import Row
@@ -35,7 +36,7 @@ class SpeedOptions(ModelsOptions):
     draft_model: str | None = None
     """What drafts in the speculation rows, as for `trimtab generate`."""
 
-    quantization: Literal["int8", "int4"] | None = None
+    quantization: Quantization | None = None
     """Load the base with weights of this many bits, as for `trimtab generate`."""
 
     shape: Literal["5m", "350m", "7b"] = "350m"

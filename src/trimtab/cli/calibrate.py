@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from trimtab.cli import show
 from trimtab.cli.options import SamplingOptions
 from trimtab.cli.parse import parse, quiet_libraries
 from trimtab.cli.scorer_options import ScorerOptions
 from trimtab.errors import ConfigError
 from trimtab.models.origins import Origins, parse_revisions
+from trimtab.models.types import PromptFormat
+from trimtab.scoring.specs import load_scorers, require_costs, require_specs
 from trimtab.steering import parse_strength
 
 if TYPE_CHECKING:
@@ -79,7 +82,7 @@ class CalibrateOptions(ScorerOptions, SamplingOptions):
     batch_size: int = 16
     """Answers decoded together, whatever their strengths."""
 
-    prompt_format: Literal["auto", "chat", "raw"] = "auto"
+    prompt_format: PromptFormat = "auto"
     """How a plain-text prompt is read: as one user turn, as it stands, or by the tokenizer."""
 
     json: bool = False
@@ -87,19 +90,11 @@ class CalibrateOptions(ScorerOptions, SamplingOptions):
 
 
 def main(argv: Sequence[str]) -> int:
-    """Check everything, measure, choose, show."""
+    """Parse, calibrate, show."""
     options = parse(CalibrateOptions, argv, "calibrate", DESCRIPTION)
     name, folder = _arm(options.arm)
-    settings = _settings(options, name)
-    scored = options.objectives() if options.scorer else []
-    if len(scored) > 1:
-        raise ConfigError("several scorers", "one decides on a strength: give one --scorer")
-    for objective in scored:
-        settings["objective"] = objective
-        settings["cost"] = bool(options.cost_names(scored))
-        settings["scorer"] = options.scorers()[objective]
+    settings = {**_settings(options, name), **_scorer(options, name)}
     from trimtab.calibration.calibrate import NoStrengthError, calibrate
-    from trimtab.cli import show
 
     quiet_libraries()
     try:
@@ -126,10 +121,8 @@ def _settings(options: CalibrateOptions, name: str | None) -> dict[str, Any]:
     """The options as `calibrate` takes them, but for the scorer."""
     own = ("base", name or "arm")
     revisions = parse_revisions(options.revision)
-    if options.scorer:
-        options.require_names(*own)
-    else:
-        Origins.of(own, options.trust_remote_code, revisions)
+    scored = options.scoring()["scorers"]
+    Origins.of([*own, *scored], options.trust_remote_code, revisions)
     sampling = asdict(options.sampling())
     del sampling["ignore_eos"]
     return {
@@ -142,13 +135,27 @@ def _settings(options: CalibrateOptions, name: str | None) -> dict[str, Any]:
     }
 
 
+def _scorer(options: CalibrateOptions, name: str | None) -> dict[str, Any]:
+    """The one scorer, made, and what it is called."""
+    if not options.scorer:
+        return {}
+    scoring = options.scoring()
+    batch_size = scoring.pop("scorer_batch_size")
+    costs, specs = scoring.pop("costs"), scoring.pop("scorers")
+    scored = require_specs(specs, scoring["rubrics"], batch_size=batch_size)
+    if len(scored) > 1:
+        raise ConfigError("several scorers", "one decides on a strength: give one --scorer")
+    below = require_costs(costs, scored)
+    [(objective, scorer)] = load_scorers(specs, batch_size=batch_size, **scoring).items()
+    return {"objective": objective, "cost": bool(below), "scorer": scorer}
+
+
 def _strengths(text: str) -> list[float]:
     return [parse_strength(part.strip()) for part in text.split(",") if part.strip()]
 
 
 def _show(found: Calibration, options: CalibrateOptions) -> None:
     from trimtab.calibration import files
-    from trimtab.cli import show
 
     if options.json:
         show.print_json(files.as_json(found))

@@ -23,7 +23,6 @@ from trimtab.files import only_writer
 from trimtab.jobs import RowFile, going_on
 from trimtab.models.folder import weights_fingerprint
 from trimtab.models.messages import require_characters
-from trimtab.steering import Steering
 
 if TYPE_CHECKING:
     from trimtab.engines.local import LocalEngine
@@ -122,7 +121,7 @@ def _request(options: GenerateOptions, number: int, row: dict[str, Any]) -> Requ
     )
     with _naming(place if options.input else ""):
         request = replace(request, sampling=_own_sampling(request.sampling, own))
-        Steering.of(options.objectives, request.preference, request.strength)
+        request.steering(options.objectives)
     return request
 
 

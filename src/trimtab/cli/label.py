@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
-from trimtab.cli.parse import parse
+from trimtab.cli import show
+from trimtab.cli.parse import parse, quiet_libraries
 from trimtab.cli.scorer_options import ScorerOptions
-from trimtab.data.pairs import Comparison
-from trimtab.data.reading import Reading
-from trimtab.data.report import RowReport
-from trimtab.errors import ConfigError
-from trimtab.files import only_writer
-from trimtab.jobs import RowFile, going_on
-
-if TYPE_CHECKING:
-    from trimtab.scoring.scorer import Scorer
-    from trimtab.stats import Estimate
 
 DESCRIPTION = "Relabel preference pairs: which side is better, on each objective, by scorers."
 
@@ -62,97 +51,36 @@ class LabelOptions(ScorerOptions):
 
 
 def main(argv: Sequence[str]) -> int:
-    """Read, score, label, count."""
+    """Parse, label, show the counts."""
     options = parse(LabelOptions, argv, "label", DESCRIPTION)
-    objectives = options.objectives()
-    if "chosen" in objectives:
-        raise ConfigError("an objective is called 'chosen'", "that is the data's own verdict")
-    options.require_names()
-    costs = options.cost_names(objectives)
-    from trimtab.scoring.labelling import (
-        lacks_some,
-        read_for_labelling,
-        require_other_file,
-        settings_of,
-    )
+    scoring = options.scoring()
+    from trimtab.scoring.label import label
 
-    require_other_file(Path(options.output), options.data)
-    kept, reading = options.keep_labels, Reading.of(options.columns, options.pairs_per_prompt)
-    pairs, report = read_for_labelling(
-        options.data, keep_labels=kept, skip_bad_rows=options.skip_bad_rows, reading=reading
-    )
-    scorers = options.scorers()  # after the data, as one may have to be fetched
-    settings = settings_of(options.data, scorers, costs, keep_labels=kept, reading=reading)
-    with only_writer(Path(options.output)):
-        job = RowFile(Path(options.output), settings, overwrite=options.overwrite)
-        for line in report.lines():
-            print(line, file=sys.stderr)
-        if lacks_some(job, pairs):
-            _label(job, pairs, scorers, costs)
-        found = summary(job.path, objectives, costs, report, kept=options.keep_labels)
-    from trimtab.cli import show
-
+    quiet_libraries()
+    with show.progress() as progress:
+        found = label(
+            data=options.data,
+            output=options.output,
+            keep_labels=options.keep_labels,
+            columns=options.columns,
+            pairs_per_prompt=options.pairs_per_prompt,
+            skip_bad_rows=options.skip_bad_rows,
+            overwrite=options.overwrite,
+            progress=progress,
+            say=show.say,
+            **scoring,
+        )
     if options.json:
         show.print_json(found)
     else:
-        _show(found, job.path)
+        _show(found, options.output)
     for name, verdicts in found["objectives"].items():
         if not verdicts["chosen"] + verdicts["rejected"]:
-            print(f"warning: no pair is decided on {name}: it cannot be trained", file=sys.stderr)
+            show.say(f"warning: no pair is decided on {name}: it cannot be trained")
     return 0
 
 
-def _label(
-    job: RowFile,
-    pairs: Sequence[Comparison],
-    scorers: Mapping[str, Scorer],
-    costs: Sequence[str],
-) -> None:
-    """Score and write what is not done yet."""
-    from trimtab.cli import show
-    from trimtab.cli.parse import quiet_libraries
-    from trimtab.scoring.labelling import label_pairs, scratch_files
-    from trimtab.scoring.score_files import made_again
-
-    quiet_libraries()
-    files = scratch_files(job, pairs, scorers)
-    for line in made_again(files):
-        print(line, file=sys.stderr)
-    with going_on(), show.progress() as progress:
-        lines = label_pairs(job, pairs, files, costs, progress)
-    for line in lines:
-        print(line, file=sys.stderr)
-
-
-def summary(
-    path: Path, scored: Sequence[str], costs: Sequence[str], report: RowReport, *, kept: bool
-) -> dict[str, Any]:
-    """Counts of verdicts per objective, and how often any two verdicts agree."""
-    from trimtab.scoring.labels import agreement, agreement_with_kept, tally
-    from trimtab.scoring.score_files import read_jsonl
-
-    rows = list(read_jsonl(path))
-    labels, scores = [row["labels"] for row in rows], [row["scores"] for row in rows]
-    own = [{name: row["labels"][name] for name in row.get("kept", ())} for row in rows]
-    objectives = dict.fromkeys([*scored, *(name for row in own for name in row)])
-    with_kept = agreement_with_kept(own, scores, costs) if kept else {}
-    return {
-        "pairs": len(rows),
-        "rows": {"read": report.rows, **report.counts},
-        "objectives": {name: tally(labels, scores, name) for name in objectives},
-        "agreement": _shares(agreement(labels, [*objectives], kept=kept)),
-        "agreement_with_kept": _shares(with_kept),
-    }
-
-
-def _shares(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, float | None]]:
-    """For JSON, which has no NaN: a share of no pairs is null."""
-    return {name: {**asdict(e), "value": e.value if e.n else None} for name, e in estimates.items()}
-
-
-def _show(found: Mapping[str, Any], path: Path) -> None:
-    from trimtab.cli import show
-
+def _show(found: Mapping[str, Any], path: str) -> None:
     screen = show.console()
     counts = [
         (name, *(str(count) for count in verdicts.values()))

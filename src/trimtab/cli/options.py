@@ -17,7 +17,8 @@ from trimtab.engines.types import Sampling
 from trimtab.errors import ConfigError
 from trimtab.models.folder import fetch
 from trimtab.models.origins import Origins, parse_revisions
-from trimtab.steering import Steering
+from trimtab.models.types import DType, PromptFormat, Quantization
+from trimtab.steering import Combine, Steering
 
 if TYPE_CHECKING:
     from trimtab.engines.local import LocalEngine
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 class LoadOptions:
     """How models are loaded."""
 
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: DType = "auto"
     """Type of the weights; `auto` is float32 on a CPU, the checkpoint's own on a GPU."""
 
     device: str | None = None
@@ -99,7 +100,7 @@ class EngineOptions(ModelsOptions):
     """An ARM as OBJECTIVE=FOLDER_OR_HUB_ID, or the folder of a conditioned ARM (PARM, UniARM),
     which knows its objectives; repeat the option for several ARMs."""
 
-    combine: Literal["fusion", "soup"] = "fusion"
+    combine: Combine = "fusion"
     """`soup` averages LoRA ARMs into one, request by request, instead of running each (rewarded
     soups)."""
 
@@ -133,11 +134,11 @@ class EngineOptions(ModelsOptions):
     max_length: int | None = None
     """Tokens a request may have, prompt and response; the models' own limit by default."""
 
-    quantization: Literal["int8", "int4"] | None = None
+    quantization: Quantization | None = None
     """Load the base, and so the LoRA ARMs on it, with weights of this many bits (needs
     optimum-quanto)."""
 
-    prompt_format: Literal["auto", "chat", "raw"] = "auto"
+    prompt_format: PromptFormat = "auto"
     """How a plain-text prompt is read: as one user turn, as it stands, or by the tokenizer."""
 
     @cached_property
@@ -158,7 +159,9 @@ class EngineOptions(ModelsOptions):
 
     def steering(self) -> Steering:
         """The default steering, validated before anything is loaded."""
-        return Steering.of(self.objectives, self.preference, self.strength)
+        return Steering.of(
+            self.objectives, self.preference, self.strength, self.kl_budget, self.gate
+        )
 
     def load(self) -> LocalEngine:
         """Load the engine."""

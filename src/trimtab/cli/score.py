@@ -26,7 +26,7 @@ from trimtab.steering import weights_of
 
 if TYPE_CHECKING:
     from trimtab.arms.reward_model import Scored
-    from trimtab.models.prompts import PromptFormat
+    from trimtab.models.types import PromptFormat
 
 DESCRIPTION = "Per-token and per-response rewards of given responses."
 

@@ -46,6 +46,11 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
+def say(line: str) -> None:
+    """One line for people, on stderr."""
+    print(line, file=sys.stderr)
+
+
 @contextlib.contextmanager
 def progress() -> Iterator[Report]:
     """A function (what, done, total) that draws one bar per `what`, on stderr.

@@ -12,7 +12,7 @@ from trimtab.cli.parse import parse, quiet_libraries
 from trimtab.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from trimtab.training.run import TrainResult
+    from trimtab.training.plan import TrainResult
 
 DESCRIPTION = "Train a reward model on preference pairs: an ARM per objective, or a judge."
 
@@ -24,23 +24,20 @@ class TrainOptions(TrainConfig):
     json: bool = False
     """Print the results as JSON."""
 
-    def __post_init__(self) -> None:
-        """Nothing yet: tyro would swallow the hint of an error. `TrainConfig` checks below."""
-
 
 def main(argv: Sequence[str]) -> int:
     """Parse, train, print the results."""
     options = parse(TrainOptions, argv, "train", DESCRIPTION)
     settings = asdict(options)
     as_json = settings.pop("json")
-    config = TrainConfig(**settings)
     from trimtab.cli import show
-    from trimtab.training.run import Interrupted, train
+    from trimtab.training.plan import Interrupted
+    from trimtab.training.run import train
 
     quiet_libraries()
     try:
         with show.progress() as report:
-            results = train(config, report)
+            results = train(**settings, progress=report)
     except KeyboardInterrupt as stop:
         written = "a checkpoint was written; " if isinstance(stop, Interrupted) else ""
         again = "go on with the same command and --resume-from-checkpoint auto"
@@ -58,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
         rows = [(name, f"{value:.4g}") for name, value in result.metrics.items()]
         show.console().print(show.table("", ("measured", "value"), rows))
         if "eval_n" not in result.metrics:
-            print(f"Not evaluated. Do it: {_how_to_evaluate(config, result)}")
+            print(f"Not evaluated. Do it: {_how_to_evaluate(options, result)}")
     return 0
 
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from trimtab.data.pairs import Comparison, Pair
 from trimtab.data.report import RowReport
 from trimtab.errors import DataError
-from trimtab.models.prompts import PromptFormat, StartedPrompt, Tokenizer
+from trimtab.models.prompts import StartedPrompt, Tokenizer
 from trimtab.models.templates import (
     TemplateError,
     left_out,
 )
+from trimtab.models.types import PromptFormat
 
 
 @dataclass(frozen=True)

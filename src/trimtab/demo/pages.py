@@ -23,7 +23,7 @@ from trimtab.evaluation import page
 from trimtab.evaluation.plots import Point, tradeoff_plot
 from trimtab.files import write_json, write_text
 from trimtab.stats import Estimate
-from trimtab.training.run import TrainResult
+from trimtab.training.plan import TrainResult
 from trimtab.version import __version__
 
 

@@ -11,10 +11,11 @@ from trimtab.demo.material import Material
 from trimtab.engines.local import LocalEngine, load_engine
 from trimtab.engines.types import Completion
 from trimtab.evaluation.texts import distinct
+from trimtab.jobs import Progress
 from trimtab.stats import Estimate, mean
-from trimtab.training.callbacks import Progress
 from trimtab.training.config import TrainConfig
-from trimtab.training.run import TrainResult, train
+from trimtab.training.plan import TrainResult
+from trimtab.training.run import run_training
 
 STRENGTH = 1.0
 CONTROL = "shuffled"
@@ -92,7 +93,7 @@ def train_arms(
             overwrite=overwrite,
             **material.training,
         )
-        [found[objective]] = train(config, progress)
+        [found[objective]] = run_training(config, progress)
     return found
 
 

@@ -25,7 +25,8 @@ from trimtab.errors import ConfigError
 from trimtab.models.classifiers import require_language_model
 from trimtab.models.folder import fetch, is_adapter
 from trimtab.models.probe import PROMPT, probe_ids, switching_ids
-from trimtab.models.prompts import PromptFormat, prompt_ids
+from trimtab.models.prompts import prompt_ids
+from trimtab.models.types import PromptFormat
 from trimtab.models.vocabulary import match_vocabularies
 from trimtab.steering import PreferenceLike, Steering
 

@@ -2,46 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
+from trimtab.bounds import TINY, Bound
 from trimtab.errors import ConfigError
 from trimtab.models.messages import Prompt
-from trimtab.steering import PreferenceLike
+from trimtab.steering import PreferenceLike, Steering, require_limits
 
-
-class _Bound(NamedTuple):
-    """What a setting may be: all of it can be computed with, in float32 or int64."""
-
-    kind: type[Real] | type[Integral]
-    least: float
-    most: float
-    hint: str
-    zero: bool = False
-
-    def require(self, name: str, value: Any) -> None:
-        """Refuse a value of another kind or outside the bounds, NaN with them."""
-        number = isinstance(value, self.kind) and not isinstance(value, bool)
-        zero = self.zero and number and value == 0
-        if not (zero or (number and self.least <= value <= self.most)):
-            raise ConfigError(f"{name} is {value!r}", f"it must be {self.hint}")
-
-
-_TINY = math.ulp(0.0)
 _SAMPLING = {
-    "max_new_tokens": _Bound(Integral, 1, 2**31 - 1, "a whole number, 1 to 2147483647"),
-    "temperature": _Bound(Real, 1e-6, 1e6, "0 (greedy), or 0.000001 to 1000000", zero=True),
-    "top_k": _Bound(Integral, 0, 2**31 - 1, "a whole number, 0 (all) to 2147483647"),
-    "top_p": _Bound(Real, _TINY, 1, "in (0, 1]"),
-    "min_p": _Bound(Real, 0, 1, "in [0, 1]"),
-    "seed": _Bound(Integral, -(2**63), 2**63 - 1, "a whole number of 64 bits"),
-}
-_REQUEST = {
-    "kl_budget": _Bound(Real, 0, 1e300, "0 nats or more; leave it out for none"),
-    "gate": _Bound(Real, _TINY, 1, "a probability in (0, 1]"),
+    "max_new_tokens": Bound(Integral, 1, 2**31 - 1, "a whole number, 1 to 2147483647"),
+    "temperature": Bound(Real, 1e-6, 1e6, "0 (greedy), or 0.000001 to 1000000", zero=True),
+    "top_k": Bound(Integral, 0, 2**31 - 1, "a whole number, 0 (all) to 2147483647"),
+    "top_p": Bound(Real, TINY, 1, "in (0, 1]"),
+    "min_p": Bound(Real, 0, 1, "in [0, 1]"),
+    "seed": Bound(Integral, -(2**63), 2**63 - 1, "a whole number of 64 bits"),
 }
 
 
@@ -112,9 +89,15 @@ class Request:
     gate: float | None = None
 
     def __post_init__(self) -> None:
-        for name, bound in _REQUEST.items():
-            if getattr(self, name) is not None:
-                bound.require(name, getattr(self, name))
+        require_limits(self.kl_budget, self.gate)
+
+    def steering(self, objectives: Sequence[str]) -> Steering:
+        """Preference, strength, budget and gate together, against what an engine can steer to.
+
+        Raises:
+            PreferenceError: as `Steering.of`.
+        """
+        return Steering.of(objectives, self.preference, self.strength, self.kl_budget, self.gate)
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,13 @@ from trimtab.data.tokenize import tokenize_pair
 from trimtab.errors import ConfigError, DataError, ModelLoadError
 from trimtab.evaluation.floors import bag_of_words, longer_is_better
 from trimtab.models.folder import fetch
-from trimtab.models.prompts import PromptFormat
 from trimtab.models.templates import TemplateError
+from trimtab.models.types import PromptFormat
 from trimtab.stats import Estimate, ranked_right, share
 
 if TYPE_CHECKING:
     from trimtab.arms.reward_model import RewardModel
-    from trimtab.models.devices import DType
+    from trimtab.models.types import DType
 
 logger = logging.getLogger(__name__)
 

@@ -6,22 +6,22 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from trimtab.data.prompts import prompts_sha256
 from trimtab.engines.types import Completion, Request, Sampling
 from trimtab.errors import ConfigError, OutputError
 from trimtab.files import require_fresh
 from trimtab.fronts.guides import BASE, Guide, unguided
-from trimtab.jobs import RowFile
-from trimtab.models.devices import free_memory
+from trimtab.jobs import Progress, RowFile
+from trimtab.models.memory import free_memory
 from trimtab.models.messages import Prompt
+from trimtab.models.types import PromptFormat
 from trimtab.scoring.model_scorer import model_identity
-from trimtab.scoring.score_files import Progress
 
 if TYPE_CHECKING:
     from trimtab.engines.local import LocalEngine
-    from trimtab.models.devices import DType
+    from trimtab.models.types import DType
 
 T = TypeVar("T")
 
@@ -60,7 +60,7 @@ class Sweep:
     seeds: Sequence[int]
     prompts: Sequence[Prompt]
     sampling: Sampling
-    prompt_format: Literal["auto", "chat", "raw"] = "auto"
+    prompt_format: PromptFormat = "auto"
     dtype: DType = "auto"
     device: str | None = None
     trust_remote_code: Sequence[str] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -10,12 +10,10 @@ from trimtab.errors import (
     ConfigError,
     first_line,
 )
+from trimtab.models.types import DType
 
 if TYPE_CHECKING:
     pass
-
-
-DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 def torch_dtype(dtype: DType, device: str) -> torch.dtype | str:
@@ -45,14 +43,3 @@ def require_device(name: str) -> str:
             "use cpu, or cuda where there is one",
         ) from None
     return name
-
-
-def free_memory() -> None:
-    """Give back what models held that nothing refers to any more."""
-    import gc
-
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

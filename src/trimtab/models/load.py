@@ -19,9 +19,10 @@ from trimtab.errors import (
 from trimtab.models.classifiers import HEADS, LM_HEADS, is_classifier, require_language_model
 from trimtab.models.complete import require_whole_model
 from trimtab.models.dequantize import facts_folder, gguf_folder
-from trimtab.models.devices import DType, torch_dtype
+from trimtab.models.devices import torch_dtype
 from trimtab.models.folder import check_folder, is_adapter
 from trimtab.models.gguf import is_gguf
+from trimtab.models.types import DType
 
 _HALF = "bfloat16"
 """What `auto` means on an accelerator for a GGUF file, whose own types are blocks of few bits."""

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from trimtab.errors import ModelLoadError, first_line, is_out_of_memory
-from trimtab.models.prompts import PromptFormat, response_ids
+from trimtab.models.prompts import response_ids
 from trimtab.models.renamed import cache_name
 from trimtab.models.templates import TemplateError
+from trimtab.models.types import PromptFormat
 
 PROMPT = "How do I bake bread at home?"
 ANSWER = (

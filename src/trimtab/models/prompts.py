@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from trimtab.errors import ConfigError
@@ -16,9 +16,7 @@ from trimtab.models.templates import (
     require_template,
     turn_end,
 )
-
-PromptFormat = Literal["auto", "chat", "raw"]
-
+from trimtab.models.types import PromptFormat
 
 logger = logging.getLogger(__name__)
 _SAID: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()  # what was said of each tokenizer

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import Any, Literal
+from typing import Any
 
 import transformers
 
 from trimtab.errors import ConfigError
-from trimtab.models.devices import DType
-
-Quantization = Literal["int8", "int4"]
+from trimtab.models.types import DType, Quantization
 
 
 def quantized_loading(bits: Quantization, dtype: DType) -> dict[str, Any]:

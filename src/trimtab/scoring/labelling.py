@@ -17,11 +17,10 @@ from trimtab.data.report import RowReport
 from trimtab.data.rows import comparison_of
 from trimtab.data.sources import Row, fingerprint, split_name
 from trimtab.errors import DataError, OutputError
-from trimtab.jobs import RowFile
+from trimtab.jobs import Progress, RowFile
 from trimtab.scoring.labels import Sides, label_of
 from trimtab.scoring.score_files import (
     Answer,
-    Progress,
     ScoreFile,
     missing,
     read_jsonl,

@@ -18,7 +18,7 @@ from trimtab.scoring.scorer import Scorer
 if TYPE_CHECKING:
     from trimtab.arms.reward_model import RewardModel
     from trimtab.arms.reward_reader import RewardReader
-    from trimtab.models.prompts import PromptFormat
+    from trimtab.models.types import PromptFormat
 
 
 CONFIGS = (  # whatever decides what a model reads
@@ -95,7 +95,7 @@ class ModelScorer(Scorer):
     def close(self) -> None:
         """Free the weights."""
         if self._model is not None:
-            from trimtab.models.devices import free_memory
+            from trimtab.models.memory import free_memory
 
             self._model = None
             free_memory()

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trimtab.arms.reward_model import RewardModel, Scored
-from trimtab.models.devices import DType
 from trimtab.models.messages import Prompt
-from trimtab.models.prompts import PromptFormat
+from trimtab.models.types import DType, PromptFormat
 from trimtab.steering import PreferenceLike
 
 

@@ -12,11 +12,10 @@ from typing import Any, NoReturn
 
 from trimtab.errors import ConfigError, DataError, OutputError
 from trimtab.files import write_text
-from trimtab.jobs import RowFile
+from trimtab.jobs import Progress, RowFile
 from trimtab.models.messages import Prompt
 from trimtab.scoring.scorer import Scorer
 
-Progress = Callable[[str, int, int], None]
 Scores = dict[str, list[float | None]]
 HOPELESS = 64  # answers without one score: whatever gives none so often will not begin to
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,12 @@ from trimtab.errors import ConfigError
 from trimtab.models.folder import fetch
 from trimtab.scoring.model_scorer import ModelScorer
 from trimtab.scoring.scorer import SPECS, Scorer
+from trimtab.steering import require_name
 
 if TYPE_CHECKING:
-    from trimtab.models.devices import DType
+    from trimtab.models.types import DType
 
+LONGEST_NAME = 100
 _RULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
@@ -68,3 +71,84 @@ def load_scorer(
     options = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
     folder = fetch(spec, what="reward model", revision=revision)
     return ModelScorer(folder, batch_size, options)
+
+
+def require_specs(
+    specs: Mapping[str, str | Scorer], rubrics: Mapping[str, str], *, batch_size: int
+) -> list[str]:
+    """The objectives that are rated, once all that the specs alone tell is checked.
+
+    Raises:
+        ConfigError: no scorer, a name that is none or is too long, a rubric of something else.
+    """
+    if not specs:
+        raise ConfigError("nothing to score with", "give --scorer OBJECTIVE=SCORER")
+    for name in specs:
+        require_name(name)
+        if len(name.encode()) > LONGEST_NAME:
+            raise ConfigError(
+                f"the objective {name[:20]}… has too long a name",
+                f"use at most {LONGEST_NAME} letters: it is a file's name, too",
+            )
+    if batch_size < 1:
+        raise ConfigError(f"--scorer-batch-size is {batch_size}", "it must be 1 or more")
+    for name in rubrics:
+        _require_known(name, specs, "--rubric")
+    return list(specs)
+
+
+def require_costs(costs: Collection[str], objectives: Sequence[str]) -> list[str]:
+    """The objectives of which less is better, in their order.
+
+    Raises:
+        ConfigError: a cost that is no objective.
+    """
+    for name in costs:
+        _require_known(name, objectives, "--costs")
+    return [name for name in objectives if name in costs]
+
+
+def _require_known(name: str, objectives: Collection[str], option: str) -> None:
+    if name not in objectives:
+        raise ConfigError(
+            f"{option} names {name!r}, which has no --scorer",
+            f"the objectives here are: {', '.join(objectives)}",
+        )
+
+
+def load_scorers(
+    specs: Mapping[str, str | Scorer],
+    *,
+    rubrics: Mapping[str, str],
+    batch_size: int,
+    dtype: DType,
+    device: str | None,
+    trust_remote_code: Collection[str],
+    revisions: Mapping[str, str],
+) -> dict[str, Scorer]:
+    """Objective -> scorer, all checked; no weight is loaded.
+
+    Args:
+        specs: objective -> what `load_scorer` takes, or a scorer that is made already.
+        rubrics: objective -> what it means, for its judge.
+        batch_size: responses in one forward pass of a reward model.
+        dtype: of reward models' weights.
+        device: where reward models go; the GPU by default where there is one.
+        trust_remote_code: objectives whose scorer's own code may run.
+        revisions: objective -> branch, tag or commit of its scorer's hub id.
+    """
+    return {
+        name: spec
+        if isinstance(spec, Scorer)
+        else load_scorer(
+            spec,
+            name,
+            rubric=rubrics.get(name),
+            batch_size=batch_size,
+            dtype=dtype,
+            device=device,
+            trust_remote_code=name in trust_remote_code,
+            revision=revisions.get(name),
+        )
+        for name, spec in specs.items()
+    }

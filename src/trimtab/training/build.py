@@ -14,10 +14,11 @@ from trimtab.arms.check import check_rewards
 from trimtab.arms.rewards import ArmRewards, trajectory_rewards
 from trimtab.data.collate import ComparisonCollator, PairCollator
 from trimtab.errors import ConfigError, ModelLoadError
+from trimtab.jobs import Progress
 from trimtab.models.load import load_model, load_scalar
 from trimtab.models.renamed import checkpointing_options
 from trimtab.training.adapt import add_conditioning, add_lora
-from trimtab.training.callbacks import Checkpoints, MetricsFile, Progress, ProgressReport
+from trimtab.training.callbacks import Checkpoints, MetricsFile, ProgressReport
 from trimtab.training.conditioned import ConditionedTrainer, PreferenceDraws, asked_of
 from trimtab.training.config import TrainConfig
 from trimtab.training.inputs import Inputs

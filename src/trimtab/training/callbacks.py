@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,10 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from trimtab.files import write_text
+from trimtab.jobs import Progress
 from trimtab.training.processes import processes
 from trimtab.training.resume import keep_newest, seal
 
-Progress = Callable[[str, int, int], None]
 """(what is being done, steps done, steps in all)."""
 
 

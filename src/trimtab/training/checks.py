@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from trimtab.errors import ConfigError
-
-if TYPE_CHECKING:
-    from trimtab.training.config import TrainConfig
+from trimtab.training.config import TrainConfig
 
 _POSITIVE = (
     "max_length", "lora_r", "lora_alpha", "scale", "per_device_train_batch_size",

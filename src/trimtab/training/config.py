@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,8 +13,8 @@ from trimtab.arms.descriptions import parse_descriptions
 from trimtab.arms.sidecar import CONDITIONED_METHODS, Method
 from trimtab.data.reading import Reading
 from trimtab.errors import ConfigError, PreferenceError
+from trimtab.models.types import PromptFormat
 from trimtab.steering import parse_preference, require_name
-from trimtab.training.checks import check
 
 
 @dataclass(kw_only=True)
@@ -56,7 +57,7 @@ class TrainConfig:
     skip_bad_rows: bool = False
     """Leave malformed rows out, counted and named, instead of refusing the data."""
 
-    prompt_format: Literal["auto", "chat", "raw"] = "auto"
+    prompt_format: PromptFormat = "auto"
     """How a plain-text prompt is read: `chat` as one user turn, `raw` as it stands, `auto` as chat
     when the tokenizer has a chat template."""
 
@@ -217,8 +218,11 @@ class TrainConfig:
     """Run model code that comes with the checkpoint."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.data, str):
-            self.data = [self.data]
+        """What Python callers may write otherwise, as the command line has it."""
+        single = isinstance(self.data, str | os.PathLike)
+        self.data = [str(self.data)] if single else [str(source) for source in self.data]
+        for name in ("eval_data", "lora_target_modules", "report_to"):
+            setattr(self, name, list(getattr(self, name)))
         if not isinstance(self.objectives, str):
             self.objectives = ",".join(self.objectives)
         if isinstance(self.columns, Mapping):
@@ -226,11 +230,11 @@ class TrainConfig:
         self.model, self.output_dir = str(self.model), str(self.output_dir)  # paths are welcome
         if isinstance(self.describe, Mapping):
             self.describe = [f"{name}={text}" for name, text in self.describe.items()]
+        self.describe = list(self.describe)
         if isinstance(self.beta, Mapping):
             self.beta = ",".join(f"{name}={value}" for name, value in self.beta.items())
         with contextlib.suppress(ValueError):
             self.beta = self.beta if self.beta is None else float(self.beta)
-        check(self)
 
     @property
     def objective_names(self) -> list[str]:

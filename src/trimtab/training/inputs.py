@@ -11,10 +11,10 @@ from trimtab.data.pairs import Pair
 from trimtab.data.report import RowReport
 from trimtab.data.tokenize import TokenPair, tokenize_pairs
 from trimtab.errors import ConfigError, DataError
+from trimtab.jobs import Progress
 from trimtab.models.prompts import require_embedded
 from trimtab.models.templates import load_chat_template, require_template
 from trimtab.training.adapt import lora_targets
-from trimtab.training.callbacks import Progress
 from trimtab.training.config import TrainConfig
 from trimtab.training.reading import TrainData, read_data
 

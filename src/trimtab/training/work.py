@@ -14,12 +14,12 @@ import transformers
 from trimtab.arms.hub import push
 from trimtab.errors import TrainingError
 from trimtab.files import only_writer, storage_errors
+from trimtab.jobs import Progress
 from trimtab.training.build import build_trainer
-from trimtab.training.callbacks import Progress
 from trimtab.training.inputs import Inputs, prepare_inputs
+from trimtab.training.plan import Interrupted, Plan, TrainResult
 from trimtab.training.processes import processes
 from trimtab.training.resume import RESULTS, Start, begin, newest_checkpoint
-from trimtab.training.run import Interrupted, Plan, TrainResult
 from trimtab.training.save import save_result
 from trimtab.training.stopping import CleanStop, Diverged
 from trimtab.training.trainer import PreferenceTrainer

@@ -11,7 +11,8 @@ from conftest import make_tokenizer
 
 import trimtab
 from trimtab.errors import ConfigError
-from trimtab.models.quantization import Quantization, quantized_loading
+from trimtab.models.quantization import quantized_loading
+from trimtab.models.types import Quantization
 
 PROMPTS = ["the cat sat", "hello thank you"]
 

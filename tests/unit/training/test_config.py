@@ -9,6 +9,7 @@ import pytest
 
 from trimtab.errors import ConfigError
 from trimtab.training.config import TrainConfig
+from trimtab.training.run import train
 
 UNIARM = {"method": "uniarm", "describe": ["a=one", "b=two"]}
 
@@ -45,4 +46,4 @@ def test_numbers_that_mean_nothing(options: dict[str, Any]) -> None:
     """Each would end in a hang, in NaN, or in other steps than were asked for."""
     name, value = next(iter(options.items()))
     with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')} is {value}; it must be"):
-        TrainConfig(model="m", data=["d"], output_dir="o", objectives="a,b", **options)
+        train(model="m", data=["d"], output_dir="o", objectives="a,b", **options)

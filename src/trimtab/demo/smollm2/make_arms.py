@@ -21,7 +21,7 @@ from trimtab.demo.smollm2.material import SMOLLM2
 from trimtab.files import write_json, write_text
 from trimtab.models.folder import read_json
 from trimtab.training.config import TrainConfig
-from trimtab.training.run import train
+from trimtab.training.run import run_training
 
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SHIPPED = ("adapter_config.json", "adapter_model.safetensors", "trimtab.json")
@@ -48,7 +48,7 @@ def main() -> None:
         for name, data in (("warm", PAIRS), ("shuffled", str(shuffled))):
             made = Path(scratch) / name
             options = {**SMOLLM2.training, "save_strategy": "no", "scale": 1.0}
-            train(TrainConfig(
+            run_training(TrainConfig(
                 model=fetch_smollm2(), data=[data], objectives=name, output_dir=str(made), **options
             ))  # fmt: skip
             ship(name, made, folder / name)

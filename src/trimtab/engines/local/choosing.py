@@ -58,9 +58,9 @@ class Settings:
             return torch.tensor(values, dtype=dtype, device=device)
 
         samplings = [row.sampling if row else None for row in rows]
-        requests = [row.plan.request if row else None for row in rows]
-        budgets = [math.inf if r is None or r.kl_budget is None else r.kl_budget for r in requests]
-        gates = [1.0 if r is None or r.gate is None else math.log(r.gate) for r in requests]
+        steered = [row.plan.steering if row else None for row in rows]
+        budgets = [math.inf if s is None or s.kl_budget is None else s.kl_budget for s in steered]
+        gates = [1.0 if s is None or s.gate is None else math.log(s.gate) for s in steered]
         live = [s for s in samplings if s]
         return cls(
             weights_BK=torch.tensor(

@@ -23,7 +23,7 @@ from trimtab.engines.types import Chunk, Completion, Request, Sampling
 from trimtab.errors import ConfigError
 from trimtab.models.messages import Prompt
 from trimtab.models.templates import turn_end_id
-from trimtab.steering import PreferenceLike, Steering
+from trimtab.steering import PreferenceLike
 
 Prompts = Iterable[Prompt | Request]
 
@@ -231,7 +231,7 @@ class LocalEngine:
 
     def plan(self, request: Request) -> RowPlan:
         """Check one request against this engine and tokenise it for every stream."""
-        steering = Steering.of(self.objectives, request.preference, request.strength)
+        steering = request.steering(self.objectives)
         shares = [steering.share(arm.objectives, arm.scale) for arm in self.arms]
         prompts = {v.name: v.prompt_ids(request.prompt) for v in self.streams}
         for stream in self.streams:

@@ -21,13 +21,13 @@ from trimtab.engines.local.references import of_model, say_unverified
 from trimtab.engines.local.streams import BASE, DRAFT, Stream
 from trimtab.errors import ConfigError, is_out_of_memory
 from trimtab.models.classifiers import require_language_model
-from trimtab.models.devices import DType, default_device, require_device
+from trimtab.models.devices import default_device, require_device
 from trimtab.models.folder import canonical, check_folder, fetch, is_adapter, is_local
 from trimtab.models.load import load_model
 from trimtab.models.origins import Origins
 from trimtab.models.probe import probe_ids
-from trimtab.models.prompts import PromptFormat
-from trimtab.models.quantization import Quantization, quantized_loading
+from trimtab.models.quantization import quantized_loading
+from trimtab.models.types import DType, PromptFormat, Quantization
 from trimtab.steering import Combine
 
 logger = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ class RowPlan:
 
     Attributes:
         request: as it was given.
-        steering: its validated preference and strength.
+        steering: its validated preference, strength, KL budget and gate.
         weights: fusion weight per ARM, [K].
         conditions: ARM name -> the preference inside it, for conditioned ARMs.
         prompts: stream name -> the prompt's ids in its own template.

@@ -20,7 +20,8 @@ from trimtab.errors import ConfigError
 from trimtab.models import ropes
 from trimtab.models.lm_head import causal_lm
 from trimtab.models.messages import Prompt
-from trimtab.models.prompts import PromptFormat, prompt_ids, require_embedded
+from trimtab.models.prompts import prompt_ids, require_embedded
+from trimtab.models.types import PromptFormat
 from trimtab.models.vocabulary import VocabularyMap
 
 BASE, DRAFT = "base", "draft"

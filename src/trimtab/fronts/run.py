@@ -1,0 +1,299 @@
+"""`trimtab pareto` as a function: check everything, answer, score, report; a killed run goes on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trimtab.data.prompts import read_prompts
+from trimtab.data.report import RowReport
+from trimtab.engines.types import Sampling
+from trimtab.errors import ConfigError
+from trimtab.files import only_writer
+from trimtab.fronts import files
+from trimtab.fronts.guides import Guide, read_guides
+from trimtab.fronts.lattice import lattice, lattice_size
+from trimtab.fronts.reference import read_reference
+from trimtab.fronts.report import Design, Normalize, Reference, front_report
+from trimtab.fronts.sweep import (
+    SCORES,
+    Sweep,
+    own_file,
+    require_vocabularies,
+    require_within_budget,
+    respond,
+    responses_file,
+)
+from trimtab.jobs import Progress, RowFile, going_on, unseen
+from trimtab.models.folder import check_folder
+from trimtab.models.origins import Origins
+from trimtab.models.types import DType, PromptFormat
+from trimtab.scoring.score_files import ScoreFile, made_again, missing, score_answers, score_files
+from trimtab.scoring.scorer import PROBE, Scorer
+from trimtab.scoring.specs import load_scorers, require_costs, require_specs
+from trimtab.steering import PreferenceLike, Steering, parse_strength
+
+logger = logging.getLogger(__name__)
+
+Say = Callable[[str], None]
+
+
+def pareto(
+    *,
+    base: str,
+    prompts: str,
+    scorers: Mapping[str, str | Scorer],
+    output_dir: str | Path,
+    guides: Mapping[str, str] | Sequence[str] = (),
+    soups: Mapping[str, str] | Sequence[str] = (),
+    costs: Collection[str] = (),
+    rubrics: Mapping[str, str] | None = None,
+    scorer_batch_size: int = 16,
+    prompts_limit: int | None = None,
+    preference_step: float = 0.1,
+    preferences: Sequence[PreferenceLike] = (),
+    strength: float = 1.0,
+    seeds: Sequence[int] = (0,),
+    max_new_tokens: int = 128,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    stop: Sequence[str] = (),
+    batch_size: int = 32,
+    max_responses: int = 20000,
+    normalize: Normalize = "base",
+    reference: Reference | str = "worst",
+    resamples: int = 2000,
+    prompt_format: PromptFormat = "auto",
+    dtype: DType = "auto",
+    device: str | None = None,
+    trust_remote_code: Collection[str] = (),
+    revisions: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+    progress: Progress = unseen,
+    say: Say = logger.warning,
+) -> dict[str, Any]:
+    """Sweep preferences: fronts of guides, their hypervolume and mean inner product.
+
+    Args:
+        base: the frozen base; unguided, it is always measured too.
+        prompts: file of prompts or of preference pairs; each different prompt is taken once.
+        scorers: objective -> folder of a reward model, `module:function`, `judge:MODEL@URL`, or a
+            `Scorer`; two objectives or more.
+        output_dir: where responses, scores, front.json, table.md and front.png go. A killed run
+            goes on where it stopped; a finished one only reports again.
+        guides: what is compared, name -> FOLDER or FOLDER@STRENGTH (or `NAME=FOLDER` texts): one
+            conditioned ARM, or a folder with an ARM per objective in its sub-folders; `{seed}`
+            stands for each seed. The others are compared with the first.
+        soups: the same, but the LoRA ARMs in the folder are averaged into one.
+        costs: objectives of which less is better.
+        rubrics: objective -> what it means, for its judge.
+        scorer_batch_size: responses in one forward pass of a reward model.
+        prompts_limit: take this many prompts, from the beginning.
+        preference_step: 0.1 measures 11 preferences of two objectives, 66 of three.
+        preferences: those to measure, instead of all of a step.
+        strength: of a guide that names none.
+        seeds: of sampling; prompt number i is sampled with 100003 seed + i everywhere.
+        max_new_tokens, temperature, top_k, top_p, min_p, stop: as for `generate`.
+        batch_size: responses decoded together, whatever their preferences.
+        max_responses: refuse a sweep of more.
+        normalize: `base` puts HV and MIP in standard deviations of the base's own answers, with
+            their mean as zero; `none` in the scorers' units.
+        reference: point of the hypervolume: `worst`, `base`, or objective -> number in the scorers'
+            own units.
+        resamples: bootstrap resamples of the prompts behind every interval.
+        prompt_format, dtype, device: as for `load`.
+        trust_remote_code: names of models (`base`, an ARM's or a scorer's) whose own code may run.
+        revisions: name -> branch, tag or commit of a hub id.
+        overwrite: replace what another run left; responses that are this run's own are kept.
+        progress: is told (what, done, total).
+        say: is told what a user should know, a line each.
+
+    Returns:
+        What front.json holds.
+
+    Raises:
+        TrimtabError: options, prompts, models or scorers that cannot work; nothing is written.
+    """
+    objectives = require_specs(scorers, rubrics or {}, batch_size=scorer_batch_size)
+    counts = {
+        "batch_size": (batch_size, 1),
+        "prompts_limit": (prompts_limit, 1),
+        "max_responses": (max_responses, 1),
+        "resamples": (resamples, 100),
+    }
+    _require_numbers(objectives, bool(guides or soups), counts, seeds)
+    point = read_reference(reference, objectives)
+    below = require_costs(costs, objectives)
+    sampling = Sampling(max_new_tokens, temperature, top_k, top_p, min_p, 0, tuple(stop))
+    check_folder(base, what="base model")
+    pinned = dict(revisions or {})
+    found = read_guides(
+        _entries(guides),
+        _entries(soups),
+        objectives=objectives,
+        seeds=seeds,
+        strength=parse_strength(strength),
+        revisions=pinned,
+    )
+    names = ["base", *(name for guide in found for name in guide.names), *objectives]
+    Origins.of(names, trust_remote_code, pinned)
+    asked, unusable = read_prompts(prompts, prompts_limit)
+    points = _preferences(
+        preferences, preference_step, objectives, found, seeds, len(asked), max_responses, sampling
+    )
+    sweep = Sweep(
+        base=base,
+        guides=found,
+        preferences=points,
+        seeds=list(seeds),
+        prompts=asked,
+        sampling=sampling,
+        prompt_format=prompt_format,
+        dtype=dtype,
+        device=device,
+        trust_remote_code=list(trust_remote_code),
+        batch_size=batch_size,
+        revision=pinned.get("base"),
+    )
+    design = Design(
+        [guide.name for guide in found], objectives, below, points, list(seeds), len(asked)
+    )
+    loaded = load_scorers(  # the last, as one may have to be fetched
+        scorers,
+        rubrics=rubrics or {},
+        batch_size=scorer_batch_size,
+        dtype=dtype,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        revisions=pinned,
+    )
+    folder = Path(output_dir)
+    run = _Run(folder, sweep, design, loaded, unusable, overwrite, progress, say)
+    with only_writer(folder, folder=True):
+        with going_on():
+            records = run.records()
+        report = front_report(
+            records, design, normalize=normalize, reference=point, resamples=resamples
+        )
+        files.write_report(folder, report)
+    return report
+
+
+def _entries(guides: Mapping[str, str] | Sequence[str]) -> list[str]:
+    if isinstance(guides, Mapping):
+        return [f"{name}={place}" for name, place in guides.items()]
+    return list(guides)
+
+
+def _require_numbers(
+    objectives: Sequence[str],
+    guided: bool,
+    counts: Mapping[str, tuple[int | None, int]],
+    seeds: Sequence[int],
+) -> None:
+    """Refuse numbers that mean nothing: name -> what was given, and the least it may be."""
+    if len(objectives) < 2:
+        raise ConfigError("one objective makes no front", "give --scorer for two or more")
+    if not guided:
+        raise ConfigError("no guide to measure", "give --guide NAME=FOLDER")
+    for name, (given, least) in counts.items():
+        if given is not None and given < least:
+            flag = "--" + name.replace("_", "-")
+            raise ConfigError(f"{flag} is {given}", f"it must be {least} or more")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ConfigError("--seeds are none, or one twice", "give each seed once")
+
+
+def _preferences(
+    wanted: Sequence[PreferenceLike],
+    step: float,
+    objectives: Sequence[str],
+    guides: Sequence[Guide],
+    seeds: Sequence[int],
+    prompts: int,
+    most: int,
+    sampling: Sampling,
+) -> list[Mapping[str, float]]:
+    """The points of the sweep, once they are known to be within the budget."""
+    chosen = [Steering.of(objectives, one).preference for one in wanted]
+    for i, point in enumerate(chosen):
+        if point in chosen[:i]:
+            raise ConfigError(f"--preference {wanted[i]} is given twice", "drop one")
+    require_within_budget(
+        len(guides),
+        len(seeds),
+        len(chosen) or lattice_size(len(objectives), step),
+        prompts,
+        most=most,
+        max_new_tokens=sampling.max_new_tokens,
+    )
+    return chosen or [*lattice(objectives, step)]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A sweep in its folder, checked and ready to go on."""
+
+    folder: Path
+    sweep: Sweep
+    design: Design
+    scorers: Mapping[str, Scorer]
+    unusable: RowReport
+    overwrite: bool
+    progress: Progress
+    say: Say
+
+    def records(self) -> list[dict[str, Any]]:
+        """Answer and score what is not done yet; returns all rows."""
+        settings = self.sweep.settings()
+        responses = responses_file(self.folder, settings, overwrite=self.overwrite)
+        self._try_out(responses, self._score_files(settings))
+        for line in self.unusable.lines():
+            self.say(line)
+        respond(self.sweep, responses, self.progress, begun=self._begun)
+        scores = self._score_files(settings)
+        for line in made_again(scores):
+            self.say(line)
+        if any(file.lacks_some(self.sweep.size) for file in scores):
+            files.forget_results(self.folder)
+        self._write_manifest(answering=False)
+        found = score_answers(scores, list(files.answers_of(self.folder)), self.progress)
+        for line in missing(scores, found):
+            self.say(line)
+        return files.write_records(self.folder, found)
+
+    def _score_files(self, settings: Mapping[str, Any]) -> list[ScoreFile]:
+        def place(objective: str) -> Path:
+            return self.folder / SCORES.format(objective)
+
+        return own_file(
+            lambda: score_files(place, settings, self.scorers, overwrite=self.overwrite)
+        )
+
+    def _begun(self) -> None:
+        files.forget_scores(self.folder)
+        self._write_manifest(answering=True)
+
+    def _write_manifest(self, *, answering: bool) -> None:
+        counts = self.unusable.counts
+        files.write_manifest(
+            self.folder, self.sweep, self.design, self.scorers, counts, answering=answering
+        )
+
+    def _try_out(self, responses: RowFile, scores: Sequence[ScoreFile]) -> None:
+        """Find out what cannot work before the first response is made, as far as that is cheap."""
+        asked = self.sweep.prompts
+        unanswered = responses.done < self.sweep.size
+        if unanswered:
+            require_vocabularies(self.sweep)
+        for file in scores:
+            if unanswered:  # what is not known yet is longer than this
+                places = [f"prompt {i}" for i in range(1, len(asked) + 1)]
+                file.scorer.check(asked, [PROBE] * len(places), places=places)
+            if unanswered or file.lacks_some(self.sweep.size):
+                file.scorer.probe(asked[0])
