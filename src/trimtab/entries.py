@@ -1,20 +1,82 @@
-"""`NAME=VALUE`, as options take it."""
+"""`NAME=VALUE`, as options take it: one parser, and the sentences of the options that use it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from trimtab.errors import ConfigError
+from trimtab.errors import ConfigError, TrimtabError
+
+Refusal = Callable[[str], TrimtabError]
+Split = Callable[[str, str], tuple[str, str, str]]
 
 
-def named_entries(entries: Sequence[str], option: str, example: str) -> Mapping[str, str]:
-    """`NAME=VALUE` entries of a repeated option, each name once."""
+def named_values(
+    entries: Iterable[str], *, unreadable: Refusal, twice: Refusal, split: Split = str.partition
+) -> dict[str, str]:
+    """`NAME=VALUE` entries as name -> value.
+
+    Args:
+        entries: texts; white space around names and values does not count.
+        unreadable: makes the error of an entry without a name or a value.
+        twice: makes the error of a name that comes again.
+        split: at the first `=`, or with `str.rpartition` at the last.
+
+    Raises:
+        TrimtabError: what `unreadable` or `twice` makes.
+    """
     named: dict[str, str] = {}
     for entry in entries:
-        name, equals, value = entry.partition("=")
-        if not equals or not name.strip() or not value:
-            raise ConfigError(f"cannot read {option} {entry}", f"write {option} {example}")
+        name, equals, value = (part.strip() for part in split(entry, "="))
+        if not equals or not name or not value:
+            raise unreadable(entry)
         if name in named:
-            raise ConfigError(f"two of {option} for {name!r}", "name each objective once")
+            raise twice(name)
         named[name] = value
     return named
+
+
+def named_entries(entries: Iterable[str], option: str, example: str) -> dict[str, str]:
+    """Entries of an option that names objectives.
+
+    Raises:
+        ConfigError: an entry that cannot be read, or an objective twice.
+    """
+    return named_values(
+        entries,
+        unreadable=lambda e: ConfigError(f"cannot read {option} {e}", f"write {option} {example}"),
+        twice=lambda n: ConfigError(f"two of {option} for {n!r}", "name each objective once"),
+    )
+
+
+def parse_descriptions(entries: Iterable[str]) -> dict[str, str]:
+    """`NAME=TEXT` entries: objective -> what it means.
+
+    Raises:
+        ConfigError: an entry without a name or a text, or a name twice.
+    """
+    return named_values(
+        entries,
+        unreadable=lambda entry: ConfigError(
+            f"cannot read --describe {entry!r}", 'write --describe helpful="answers in full"'
+        ),
+        twice=lambda name: ConfigError(
+            f"{name!r} is described twice", "describe each objective once"
+        ),
+    )
+
+
+def parse_revisions(entries: Sequence[str], default: str = "base") -> dict[str, str]:
+    """`NAME=REVISION` entries; a revision alone is the base's.
+
+    Raises:
+        ConfigError: an entry without a revision, or two of one model.
+    """
+    return named_values(
+        (entry if "=" in entry else f"{default}={entry}" for entry in entries),
+        unreadable=lambda entry: ConfigError(
+            f"--revision {entry.removeprefix(f'{default}=') or entry} names no revision",
+            "write NAME=REVISION",
+        ),
+        twice=lambda name: ConfigError(f"two revisions of {name}", "give one"),
+        split=str.rpartition,
+    )

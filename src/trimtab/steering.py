@@ -14,6 +14,7 @@ from numbers import Real
 from typing import Literal
 
 from trimtab.bounds import TINY, Bound
+from trimtab.entries import named_values
 from trimtab.errors import ConfigError, PreferenceError
 
 logger = logging.getLogger(__name__)
@@ -144,21 +145,16 @@ def parse_preference(value: PreferenceLike) -> dict[str, float]:
 
 
 def _parse_text(text: str) -> dict[str, float]:
-    weights: dict[str, float] = {}
-    for part in filter(None, (p.strip() for p in text.split(","))):
-        name, equals, number = part.partition("=")
-        name = name.strip()
-        if not equals or not name:
-            raise PreferenceError(
-                f"cannot read {part!r} in preference {text!r}",
-                "write it like helpful=0.7,harmless=0.3",
-            )
-        if name in weights:
-            raise PreferenceError(
-                f"objective {name!r} is weighted twice in {text!r}", "name it once"
-            )
-        weights[name] = _weight(name, number)
-    return weights
+    named = named_values(
+        filter(None, (part.strip() for part in text.split(","))),
+        unreadable=lambda part: PreferenceError(
+            f"cannot read {part!r} in preference {text!r}", "write it like helpful=0.7,harmless=0.3"
+        ),
+        twice=lambda name: PreferenceError(
+            f"objective {name!r} is weighted twice in {text!r}", "name it once"
+        ),
+    )
+    return {name: _weight(name, number) for name, number in named.items()}
 
 
 def _on_simplex(objectives: Sequence[str], preference: PreferenceLike | None) -> dict[str, float]:

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from trimtab.cli.options import ModelsOptions, named_arms
+from trimtab.arms.named import named_arms
+from trimtab.cli.options import ModelsOptions
 from trimtab.cli.parse import parse, quiet_libraries
+from trimtab.entries import parse_revisions
 from trimtab.errors import ConfigError
 from trimtab.files import only_writer, require_fresh, storage_errors, write_json, write_text
-from trimtab.models.origins import Origins, parse_revisions
+from trimtab.models.origins import Origins
 from trimtab.models.types import Quantization
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ from trimtab.cli import show
 from trimtab.cli.options import SamplingOptions
 from trimtab.cli.parse import parse, quiet_libraries
 from trimtab.cli.scorer_options import ScorerOptions
+from trimtab.entries import parse_revisions
 from trimtab.errors import ConfigError
-from trimtab.models.origins import Origins, parse_revisions
+from trimtab.models.origins import Origins
 from trimtab.models.types import PromptFormat
 from trimtab.scoring.specs import load_scorers, require_costs, require_specs
 from trimtab.steering import parse_strength

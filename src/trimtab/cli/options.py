@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from trimtab.arms.descriptions import parse_descriptions
-from trimtab.arms.objectives import conditioned_on
-from trimtab.arms.sidecar import Sidecar
+from trimtab.arms.named import named_arms, objectives_of
 from trimtab.engines.types import Sampling
+from trimtab.entries import parse_descriptions, parse_revisions
 from trimtab.errors import ConfigError
-from trimtab.models.folder import fetch
-from trimtab.models.origins import Origins, parse_revisions
+from trimtab.models.origins import Origins
 from trimtab.models.types import DType, PromptFormat, Quantization
 from trimtab.steering import Combine, Steering
 
@@ -56,37 +52,6 @@ class ModelsOptions(LoadOptions):
 
     revision: list[str] = field(default_factory=list)
     """A branch, tag or commit of the base's hub id, or NAME=REVISION of another model's."""
-
-
-def named_arms(
-    entries: Sequence[str], revisions: Mapping[str, str] | None = None
-) -> dict[str, str]:
-    """`OBJECTIVE=FOLDER` entries as objective -> folder.
-
-    A folder alone names its own objective; a conditioned ARM has several and is named by them all.
-    Of a hub id, the revision by its name here is fetched.
-    """
-    revisions = revisions or {}
-    named: dict[str, str] = {}
-    for entry in entries:
-        name, equals, folder = entry.partition("=") if not Path(entry).exists() else ("", "", "")
-        if equals and not (name and folder):
-            raise ConfigError(f"--arm {entry} names no ARM", "write --arm helpful=FOLDER")
-        place = folder if equals else entry
-        pinned = None if Path(place).exists() else revisions.get(name or place)
-        folder = fetch(place, revision=pinned)  # what it is, its own files say
-        if not equals:
-            name = "+".join(conditioned_on(folder)) or Sidecar.load(folder).objective
-        elif objectives := conditioned_on(folder):
-            raise ConfigError(
-                f"--arm {entry} is conditioned on {', '.join(objectives)}", f"write --arm {folder}"
-            )
-        if not name or not folder:
-            raise ConfigError(f"--arm {entry} names no objective", "write --arm helpful=FOLDER")
-        if name in named:
-            raise ConfigError(f"two ARMs for {name!r}", "name each objective once")
-        named[name] = folder
-    return named
 
 
 @dataclass(kw_only=True)
@@ -154,8 +119,7 @@ class EngineOptions(ModelsOptions):
     @property
     def objectives(self) -> list[str]:
         """What can be steered to, in the engine's order."""
-        names = [o for name, folder in self.arms.items() for o in conditioned_on(folder) or [name]]
-        return [*names, *parse_descriptions(self.describe)]
+        return [*objectives_of(self.arms), *parse_descriptions(self.describe)]
 
     def steering(self) -> Steering:
         """The default steering, validated before anything is loaded."""

@@ -8,8 +8,7 @@ from typing import Annotated, Any
 import tyro
 
 from trimtab.cli.options import ModelsOptions
-from trimtab.entries import named_entries
-from trimtab.models.origins import parse_revisions
+from trimtab.entries import named_entries, parse_revisions
 
 
 @dataclass(kw_only=True)

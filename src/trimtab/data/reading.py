@@ -15,6 +15,7 @@ from trimtab.data.literals import read_literal
 from trimtab.data.pairs import Unusable
 from trimtab.data.report import RowReport
 from trimtab.data.sources import Row, read_rows, split_name
+from trimtab.entries import named_values
 from trimtab.errors import ConfigError, DataError
 
 
@@ -56,15 +57,22 @@ def parse_columns(columns: str | Mapping[str, str]) -> dict[str, str]:
     if isinstance(columns, Mapping):
         mapped = {str(wanted).strip(): str(name).strip() for wanted, name in columns.items()}
     else:
-        entries = [entry.partition("=") for entry in columns.split(",") if entry.strip()]
-        mapped = {wanted.strip(): name.strip() for wanted, _, name in entries}
+        mapped = named_values(
+            filter(str.strip, columns.split(",")),
+            unreadable=lambda _: _unreadable(columns),
+            twice=lambda wanted: ConfigError(f"--columns names {wanted!r} twice", "name it once"),
+        )
     for wanted, name in mapped.items():
         if not wanted or not name:
-            raise ConfigError(
-                f"cannot read --columns {columns}", "write prompt=question,chosen=good,rejected=bad"
-            )
+            raise _unreadable(columns)
         _require_known(wanted)
     return mapped
+
+
+def _unreadable(columns: object) -> ConfigError:
+    return ConfigError(
+        f"cannot read --columns {columns}", "write prompt=question,chosen=good,rejected=bad"
+    )
 
 
 def _require_known(wanted: str) -> None:

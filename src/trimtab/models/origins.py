@@ -50,16 +50,3 @@ class Origins:
     def options(self, name: str) -> dict[str, Any]:
         """Of a model, as `load_model`, `load_config` and `load_tokenizer` take them."""
         return {"trust_remote_code": self.trusts(name), "revision": self.revision(name)}
-
-
-def parse_revisions(entries: Sequence[str], default: str = "base") -> dict[str, str]:
-    """`NAME=REVISION` entries; a revision alone is the base's."""
-    named: dict[str, str] = {}
-    for entry in entries:
-        name, equals, revision = entry.rpartition("=")
-        if not revision or (equals and not name):
-            raise ConfigError(f"--revision {entry} names no revision", "write NAME=REVISION")
-        if (name or default) in named:
-            raise ConfigError(f"two revisions of {name or default}", "give one")
-        named[name or default] = revision
-    return named

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from trimtab.arms.descriptions import parse_descriptions
 from trimtab.arms.sidecar import CONDITIONED_METHODS, Method
 from trimtab.data.reading import Reading
+from trimtab.entries import parse_descriptions
 from trimtab.errors import ConfigError, PreferenceError
 from trimtab.models.types import PromptFormat
 from trimtab.steering import parse_preference, require_name

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rounding import close
 
 from trimtab.arms.describe import fit_projection, objective_vectors
-from trimtab.arms.descriptions import parse_descriptions
+from trimtab.entries import parse_descriptions
 from trimtab.errors import ConfigError
 from trimtab.training.adapt import condition_dim
 

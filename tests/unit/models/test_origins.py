@@ -12,9 +12,10 @@ import transformers
 
 import trimtab
 from trimtab.arms.load import config_of, load_backbone, tokenizer_of
+from trimtab.entries import parse_revisions
 from trimtab.errors import ConfigError
 from trimtab.models.load import load_model
-from trimtab.models.origins import Origins, parse_revisions
+from trimtab.models.origins import Origins
 
 
 class Hub:
