@@ -1,1 +1,1 @@
-"""The autoregressive reward model (ARM): loading, sidecar, card and the vocabulary contract."""
+"""The autoregressive reward model (ARM): adapters, loading, export, sidecar, card, rewards."""

@@ -1,1 +1,1 @@
-"""Measuring: rewards of responses, accuracy beside its floors, intervals, pictures, pages."""
+"""Measuring: accuracy beside its floors, what preference data hold, pictures, pages."""
