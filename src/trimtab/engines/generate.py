@@ -83,8 +83,8 @@ def generate(
         output: JSONL file; rows are appended as they are done, and a killed run goes on where it
             stopped.
         preference, strength, kl_budget, gate: of rows that have none; see `Steering`.
-        combine, describe, draft, max_length, quantization, prompt_format, dtype, device,
-            trust_remote_code, revisions: as for `load`.
+        combine, describe, draft, max_length, quantization: as for `load`.
+        prompt_format, dtype, device, trust_remote_code, revisions: as for `load`.
         max_new_tokens, temperature, top_k, top_p, min_p, seed, stop: see `Sampling`; row number i
             takes `seed + i`.
         batch_size: prompts decoded together; the next one starts as soon as one is done.
