@@ -19,7 +19,7 @@ from test_architectures import BOTH, GPT, IN_SLOTS, WINDOW, WORDS, small, stream
 import trimtab
 from trimtab.engines.local import batch
 from trimtab.engines.local.engine import LocalEngine
-from trimtab.engines.local.slots import Slots
+from trimtab.engines.local.slots import SlotCaches
 from trimtab.engines.types import Completion, Request
 from trimtab.errors import ConfigError
 
@@ -147,13 +147,13 @@ class TestLongRope:
     def test_one_beginning_is_still_read_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Two rows of 40 words of which 39 are shared: 40 + 1 words and 2 · 3 tokens are read."""
         engine, seen = LocalEngine(stream_of("base", PHI3(), 1)), []
-        read = Slots.read
+        forward = SlotCaches.forward
 
-        def counted(slots: Slots, first: int, tokens: Any, tails: Any) -> Any:
+        def counted(slots: SlotCaches, first: int, tokens: Any, wanted: Any, **more: Any) -> Any:
             seen.append(sum(len(ids) for slot in tokens for ids in slot))
-            return read(slots, first, tokens, tails)
+            return forward(slots, first, tokens, wanted, **more)
 
-        monkeypatch.setattr(Slots, "read", counted)
+        monkeypatch.setattr(SlotCaches, "forward", counted)
         prompts = [text(1, 40), text(1, 39) + " w9"]
         engine.generate(prompts, max_new_tokens=4, temperature=0, ignore_eos=True)
         assert sum(seen) == 40 + 1 + 2 * 3

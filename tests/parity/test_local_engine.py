@@ -18,7 +18,7 @@ from rounding import close, nats
 import trimtab
 from trimtab.arms.sidecar import Sidecar
 from trimtab.engines.local.engine import LocalEngine
-from trimtab.engines.local.slots import Slots
+from trimtab.engines.local.slots import SlotCaches
 from trimtab.engines.types import Request, Sampling
 from trimtab.errors import ModelLoadError
 from trimtab.models.folder import weights_fingerprint
@@ -318,9 +318,9 @@ class TestSharedWeights:
         plain = transformers.AutoModelForCausalLM.from_pretrained(base_dir)
         theirs = PeftModel.from_pretrained(plain, lora_dir).eval()
         engine = trimtab.load(str(base_dir), {"one": str(lora_dir)})
-        slots = Slots(engine.groups[0], 1, 8)
+        slots = SlotCaches(engine.groups[0], 1, 8)
         with torch.no_grad():
-            found = slots.read(0, [[*ids.tolist(), *ids.tolist()]], [1])
+            found = slots.forward(0, [[*ids.tolist(), *ids.tolist()]], [1])
             for name, model in (("base", engine.base.model), ("one", theirs)):
                 expected = model(ids).logits[:, -1].log_softmax(-1)
                 close(found[name][:, 0], expected)

@@ -16,7 +16,7 @@ from torch import Tensor
 from trimtab import fusion
 from trimtab.engines import reference
 from trimtab.engines.local.engine import LocalEngine
-from trimtab.engines.local.slots import Slots
+from trimtab.engines.local.slots import SlotCaches
 from trimtab.engines.types import Request
 
 NEVER = float("-inf")
@@ -271,13 +271,13 @@ class TestGate:
         """One row, and reads of an ARM with weights of its own: the prompt, and one per token that
         the gate lets through after the first."""
         calls: list[int] = []
-        read = Slots.read
+        forward = SlotCaches.forward
 
-        def counted(slots: Slots, *args: Any) -> Any:
+        def counted(slots: SlotCaches, *args: Any, **more: Any) -> Any:
             calls.append(engine.groups.index(slots.group))
-            return read(slots, *args)
+            return forward(slots, *args, **more)
 
-        monkeypatch.setattr(Slots, "read", counted)
+        monkeypatch.setattr(SlotCaches, "forward", counted)
         [request] = requests(gate=0.45)[:1]
         [answer] = engine.generate([request], report=True)
         let_through = sum(bool(token.rewards) for token in answer.tokens[1:])

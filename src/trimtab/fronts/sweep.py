@@ -170,7 +170,7 @@ def require_vocabularies(sweep: Sweep) -> None:
     Raises:
         VocabularyError: it names the ARM.
     """
-    from trimtab.engines.local.readers import check_vocabularies
+    from trimtab.engines.local.tokenization import check_vocabularies
     from trimtab.models.origins import Origins
 
     arms: dict[str, str] = {}

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from trimtab.arms.adapter import AdapterWeights, LowRank
-from trimtab.engines.local.fused import FusedLayer, RowTerms, Terms
+from trimtab.engines.local.adapted import AdaptedLayer, RowTerms, Terms
 
 
 def terms_of(*objectives: int) -> RowTerms:
@@ -23,7 +23,7 @@ def identity() -> nn.Linear:
     return inner
 
 
-def run(layer: FusedLayer, terms: RowTerms, coefficients: list[list[float]], x: Tensor) -> Tensor:
+def run(layer: AdaptedLayer, terms: RowTerms, coefficients: list[list[float]], x: Tensor) -> Tensor:
     terms.open(torch.tensor(coefficients))
     with torch.inference_mode():
         return layer(x)  # type: ignore[no-any-return]
@@ -36,7 +36,7 @@ def test_by_hand() -> None:
     """
     terms = terms_of(0)
     own = LowRank(torch.tensor([[1.0, 1.0]]), torch.tensor([[1.0], [0.0]]))
-    layer = FusedLayer(identity(), terms, [own])
+    layer = AdaptedLayer(identity(), terms, [own])
     x = torch.tensor([[[1.0, 2.0]], [[1.0, 2.0]]])  # 1 request x 2 streams, 1 token
     assert run(layer, terms, [[0.0], [1.0]], x).tolist() == [[[1.0, 2.0]], [[4.0, 2.0]]]
 
@@ -49,7 +49,7 @@ def test_a_preference_by_hand() -> None:
     """
     terms = terms_of(2)
     gain, shift = torch.tensor([[2.0, 0.0], [0.0, 4.0]]), torch.tensor([[8.0, 0.0], [0.0, -8.0]])
-    layer = FusedLayer(identity(), terms, [LowRank(torch.eye(2), torch.eye(2), gain, shift)])
+    layer = AdaptedLayer(identity(), terms, [LowRank(torch.eye(2), torch.eye(2), gain, shift)])
     rows = [[0.5, 0.5], [1.0, 0.0], [0.0, 0.0]]
     found = run(layer, terms, rows, torch.tensor([[[1.0, 2.0]]]).repeat(3, 1, 1))
     assert found[:, 0].tolist() == [[6.0, 2.0], [11.0, 2.0], [1.0, 2.0]]
@@ -68,7 +68,7 @@ def test_ranks_may_differ_and_a_stream_may_have_no_term() -> None:
     ]
     x = torch.randn(6, 7, 4, generator=generator)
     terms = terms_of(0, 0, 0)
-    layer = FusedLayer(inner, terms, [LowRank(*pair) if pair else None for pair in pairs])
+    layer = AdaptedLayer(inner, terms, [LowRank(*pair) if pair else None for pair in pairs])
     found = run(layer, terms, torch.eye(3).repeat(2, 1).tolist(), x)
     with torch.inference_mode():
         for stream, pair in enumerate(pairs):
@@ -90,8 +90,9 @@ def test_layers_that_shift_and_layers_that_do_not() -> None:
     plain = LowRank(random(2, 4), random(5, 2))
     gained = LowRank(random(3, 4), random(5, 3), random(2, 3))
     shifted = LowRank(random(1, 4), random(5, 1), random(2, 1), random(2, 1))
-    layers: list[tuple[Terms, FusedLayer]] = [
-        (own, FusedLayer(nn.Linear(4, 5), terms, own)) for own in ([plain, gained], [None, shifted])
+    layers: list[tuple[Terms, AdaptedLayer]] = [
+        (own, AdaptedLayer(nn.Linear(4, 5), terms, own))
+        for own in ([plain, gained], [None, shifted])
     ]
     rows = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.3, 0.7], [0.0, 0.0, 0.0]])
     for own, layer in layers:
@@ -114,7 +115,7 @@ def test_gpt2_layers_are_transposed() -> None:
     """A Conv1D of 4 -> 6 features (weight [in, out]) takes the same A [R, 4], B [6, R]."""
     inner = Conv1D(6, 4)
     terms, x = terms_of(0), torch.ones(1, 3, 4)
-    layer = FusedLayer(inner, terms, [LowRank(torch.ones(2, 4), torch.ones(6, 2))])
+    layer = AdaptedLayer(inner, terms, [LowRank(torch.ones(2, 4), torch.ones(6, 2))])
     found = run(layer, terms, [[1.0]], x)
     with torch.inference_mode():
         close(found, inner(x) + 8.0, terms=4 + 2)

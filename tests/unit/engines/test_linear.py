@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from trimtab.arms.adapter import AdapterWeights, LowRank
 from trimtab.arms.load import share_weights
-from trimtab.engines.local.fused import FusedLayer, RowTerms, Terms
+from trimtab.engines.local.adapted import AdaptedLayer, RowTerms, Terms
 from trimtab.engines.local.linear import JointLinear, Piece, clusters, join_layers
 
 INSIDE = 16
@@ -284,6 +284,6 @@ class TestJoinLayers:
             expected[1:] += x[1:] @ (term.b @ term.a).t()
             terms = join_layers(model, [adapter], pack=False)
             assert terms is not None
-            assert isinstance(model[0], FusedLayer)
+            assert isinstance(model[0], AdaptedLayer)
             terms.open(rows_of(1, 2, 1))
             close(model(x), expected, terms=4)

@@ -13,7 +13,7 @@ from oracle import GREEDY, specified, stream, templated, with_lora
 import trimtab
 from trimtab.engines.local import batch
 from trimtab.engines.local.engine import LocalEngine
-from trimtab.engines.local.slots import Slots
+from trimtab.engines.local.slots import SlotCaches
 from trimtab.engines.types import Completion, Request
 from trimtab.errors import ConfigError
 
@@ -69,17 +69,17 @@ class Reads:
         self.tokens: dict[int, int] = {}
         self.calls = 0
         self.fails: Callable[[int], bool] = lambda slots: False
-        read = Slots.read
+        forward = SlotCaches.forward
 
-        def counted(slots: Slots, first: int, tokens: Any, tails: Any) -> Any:
+        def counted(slots: SlotCaches, first: int, tokens: Any, wanted: Any, **more: Any) -> Any:
             self.calls += 1
             if self.fails(len(tokens)):
                 raise RuntimeError(NO_MEMORY)
             own = sum(len(ids) for slot in tokens for ids in slot)
             self.tokens[id(slots.group)] = self.tokens.get(id(slots.group), 0) + own
-            return read(slots, first, tokens, tails)
+            return forward(slots, first, tokens, wanted, **more)
 
-        monkeypatch.setattr(Slots, "read", counted)
+        monkeypatch.setattr(SlotCaches, "forward", counted)
 
     def of(self, engine: LocalEngine, group: int = 0) -> int:
         return self.tokens.get(id(engine.groups[group]), 0)

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from trimtab import fusion
 from trimtab.engines.local import batch
-from trimtab.engines.local.drafting import ModelDrafter, NgramDrafter
+from trimtab.engines.local.drafting import ModelDrafter, NgramDrafter, Speculation
 from trimtab.engines.local.engine import LocalEngine
-from trimtab.engines.local.fleet import Fleet, Speculation
+from trimtab.engines.local.guided_model import GuidedModel
 from trimtab.engines.local.scheduler import Scheduler
 from trimtab.engines.speculation import DraftLength, verify
 from trimtab.engines.types import Request
@@ -191,10 +191,10 @@ def probabilities(engine: LocalEngine, request: Request) -> dict[tuple[int, ...]
 
 def sampled(engine: LocalEngine, request: Request, drafter: Any) -> tuple[Counter[Any], float]:
     """How often each beginning came under 1500 seeds, and the share of drafts that were kept."""
-    fleet = Fleet(engine.groups, engine.objectives, engine.base.tokenizer, engine.ends)
+    model = GuidedModel(engine.groups, engine.objectives, engine.base.tokenizer, engine.ends)
     how = Speculation(drafter, lambda: DraftLength(3, 3, 0, 0))
     plan = engine.plan(request)
-    run = Scheduler(fleet, slots=64, length=plan.length, speculation=how)
+    run = Scheduler(model, slots=64, length=plan.length, speculation=how)
     for seed in range(COUNT):
         drawn = replace(request, sampling=request.sampling.but(seed=seed))
         run.add(replace(plan, request=drawn))

@@ -68,7 +68,7 @@ def test_no_guide_pays_the_cold_start(
 def test_every_arm_is_checked_by_a_name_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     monkeypatch.setattr(
-        "trimtab.engines.local.readers.check_vocabularies", lambda *found: seen.append(found)
+        "trimtab.engines.local.tokenization.check_vocabularies", lambda *found: seen.append(found)
     )
     arms = {"a": "A", "b": "B"}
     guides = [

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from trimtab import fusion
-from trimtab.engines.local.open_slots import open_slots
+from trimtab.engines.local.group_cache import open_cache
 from trimtab.engines.local.slots import to_base
 from trimtab.engines.local.streams import Group, Stream
 from trimtab.errors import ConfigError, TrimtabError, first_line, is_out_of_memory
@@ -55,7 +55,7 @@ def check_groups(groups: Sequence[Group], cases: Mapping[str, Sequence[Case]]) -
         for turn in range(max(map(len, own.values()), default=0)):
             now = {name: these[turn] for name, these in own.items() if turn < len(these)}
             try:
-                found = _read(group, now)
+                found = _forward_in_two(group, now)
             except TrimtabError:  # it says what is wrong by itself
                 raise
             except Exception as error:  # third-party model code raises anything
@@ -77,7 +77,7 @@ def _compare(group: Group, stream: Stream, case: Case, logp_TV: Tensor) -> None:
         raise _refusal(group, case, f"{gap:.2g} nats off, where {wanted.bar:.2g} are allowed")
 
 
-def _read(group: Group, cases: Mapping[str, Case]) -> dict[str, Tensor]:
+def _forward_in_two(group: Group, cases: Mapping[str, Case]) -> dict[str, Tensor]:
     """Log-probs after each token of each case's text, over the base's ids, [T, V]."""
     texts: list[list[int]] = [[] for _ in group.streams]
     for name, case in cases.items():
@@ -86,12 +86,14 @@ def _read(group: Group, cases: Mapping[str, Case]) -> dict[str, Tensor]:
     texts = [ids or some for ids in texts]
     # the second pieces are equally long, as tokens are when a group decodes
     second = min(len(case.wanted.ids) - case.wanted.cut for case in cases.values())
-    state = open_slots(group, 1, max(map(len, texts)) + 1)
-    state.condition(0, {name: case.conditions for name, case in cases.items() if case.conditions})
-    state.outgrown(0, texts)
+    cache = open_cache(group, 1, max(map(len, texts)) + 1)
+    cache.condition(0, {name: case.conditions for name, case in cases.items() if case.conditions})
+    cache.outgrown(0, texts)
     found: list[dict[str, Tensor]] = []
     for piece in ([ids[:-second] for ids in texts], [ids[-second:] for ids in texts]):
-        found.append(_own_positions(group, state.read(0, [piece], [max(map(len, piece))]), piece))
+        found.append(
+            _own_positions(group, cache.forward(0, [piece], [max(map(len, piece))]), piece)
+        )
     return {name: torch.cat([part[name] for part in found]) for name in cases}
 
 

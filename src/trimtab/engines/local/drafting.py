@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from trimtab import fusion
 from trimtab.engines.local.choosing import Settings, shape, uniforms
+from trimtab.engines.local.group_cache import GroupCache
 from trimtab.engines.local.rows import Row
 from trimtab.engines.local.streams import DRAFT, Group
-from trimtab.engines.speculation import DRAFT_LANE
+from trimtab.engines.speculation import DRAFT_LANE, DraftLength
 
 NGRAM = "ngram"
 
@@ -33,13 +34,28 @@ class Draft:
     logps: dict[str, Tensor] = field(default_factory=dict)
 
 
+class Drafter(Protocol):
+    """Proposes tokens."""
+
+    def propose(
+        self,
+        rows: Sequence[Row | None],
+        lengths: Sequence[int],
+        settings: Settings,
+        caches: Sequence[GroupCache],
+    ) -> Draft:
+        """A draft of at most `lengths` tokens per slot."""
+
+
 class NgramDrafter:
     """Proposes what followed the last few tokens the last time they occurred."""
 
-    group: int | None = None
-
     def propose(
-        self, rows: Sequence[Row | None], lengths: Sequence[int], settings: Settings, states: Any
+        self,
+        rows: Sequence[Row | None],
+        lengths: Sequence[int],
+        settings: Settings,
+        caches: Sequence[GroupCache],
     ) -> Draft:
         """A draft of at most `lengths` tokens per slot."""
         return Draft(
@@ -74,17 +90,20 @@ class ModelDrafter:
 
     def __init__(self, index: int, group: Group, arms: Sequence[str]) -> None:
         self._index = index
-        self.group: int | None = index
         self._arms = [name for name in arms if name in group.index]
         self._columns = [arms.index(name) for name in self._arms]
         self._has_draft = DRAFT in group.index
 
     def propose(
-        self, rows: Sequence[Row | None], lengths: Sequence[int], settings: Settings, states: Any
+        self,
+        rows: Sequence[Row | None],
+        lengths: Sequence[int],
+        settings: Settings,
+        caches: Sequence[GroupCache],
     ) -> Draft:
         """A draft of `lengths` tokens per slot; ARMs also read the last of them."""
-        state, also_last = states[self._index], bool(self._arms)
-        blank: list[list[int]] = [[] for _ in state.group.streams]
+        cache, also_last = caches[self._index], bool(self._arms)
+        blank: list[list[int]] = [[] for _ in cache.group.streams]
         drafts: list[list[int]] = [[] for _ in rows]
         logqs: list[Tensor] = []
         logps: list[dict[str, Tensor]] = []
@@ -92,12 +111,12 @@ class ModelDrafter:
         for k in range(longest + also_last):
             reads = [n + also_last if row else 0 for row, n in zip(rows, lengths, strict=True)]
             tokens = [
-                state.unread(slot, row.sequences[self._index], drafts[slot])
+                cache.pending(slot, row.sequences[self._index], drafts[slot])
                 if row and k < n
                 else blank
                 for slot, (row, n) in enumerate(zip(rows, reads, strict=True))
             ]
-            logps.append(state.read(0, tokens, [int(k < n) for n in reads]))
+            logps.append(cache.forward(0, tokens, [int(k < n) for n in reads]))
             if k == longest:
                 break
             logqs.append(shape(settings, self._guess(logps[-1], settings)))
@@ -131,3 +150,16 @@ class ModelDrafter:
             weight_B1 = weights_BK[:, i : i + 1]
             mixed_BV = mixed_BV + torch.where(weight_B1 == 0, 0.0, weight_B1 * logp_BV)
         return fusion.normalised(mixed_BV, first_BV)
+
+
+@dataclass(frozen=True)
+class Speculation:
+    """How to speculate.
+
+    Attributes:
+        drafter: who proposes tokens.
+        length: makes the controller of one row's draft length.
+    """
+
+    drafter: Drafter
+    length: Callable[[], DraftLength]

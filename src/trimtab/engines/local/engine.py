@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from trimtab.arms.load import share_weights
-from trimtab.engines.local.fleet import Fleet
+from trimtab.engines.local.guided_model import GuidedModel
 from trimtab.engines.local.rows import RowPlan
 from trimtab.engines.local.scheduler import Scheduler
 from trimtab.engines.local.speculating import (
@@ -212,7 +212,7 @@ class LocalEngine:
     def scheduler(
         self, slots: int, length: int, *, report: bool = False, speculate: Speculate = "off"
     ) -> Scheduler:
-        """Slots that requests can be added to, and cancelled in, while they run.
+        """SlotCaches that requests can be added to, and cancelled in, while they run.
 
         Args:
             slots: requests decoded together.
@@ -224,9 +224,9 @@ class LocalEngine:
             raise ConfigError(f"speculate is {speculate!r}", f"it is one of {', '.join(SPECULATE)}")
         groups = running(speculate, self.groups, self._ngram)
         names = [arm.name for arm in self.arms]
-        fleet = Fleet(groups, names, self.base.tokenizer, self.ends, self._lock)
+        model = GuidedModel(groups, names, self.base.tokenizer, self.ends, self._lock)
         how = speculation(speculate, groups, names, self._ngram)
-        return Scheduler(fleet, slots=slots, length=length, report=report, speculation=how)
+        return Scheduler(model, slots=slots, length=length, report=report, speculation=how)
 
     def plan(self, request: Request) -> RowPlan:
         """Check one request against this engine and tokenise it for every stream."""

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from trimtab.arms.adapter import AdapterWeights
-from trimtab.engines.local.fused import FusedLayer, RowTerms, Terms
+from trimtab.engines.local.adapted import AdaptedLayer, RowTerms, Terms
 
 _TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
@@ -204,7 +204,7 @@ def join_layers(model: Any, adapters: Sequence[AdapterWeights], *, pack: bool) -
         for name in sorted({name for adapter in adapters for name in adapter.layers}):
             layer, own = model.get_submodule(name), _own(name, adapters)
             if not isinstance(layer, Piece) and terms and own:
-                model.set_submodule(name, FusedLayer(layer, terms, own))
+                model.set_submodule(name, AdaptedLayer(layer, terms, own))
     return terms
 
 

@@ -16,9 +16,9 @@ from trimtab.engines.local.check import Case, check_groups
 from trimtab.engines.local.drafting import NGRAM
 from trimtab.engines.local.engine import LocalEngine
 from trimtab.engines.local.guides import Loading, load_guides
-from trimtab.engines.local.readers import Reader, load_readers
 from trimtab.engines.local.references import of_model, say_unverified
 from trimtab.engines.local.streams import BASE, DRAFT, Stream
+from trimtab.engines.local.tokenization import Tokenization, load_tokenizations
 from trimtab.errors import ConfigError, is_out_of_memory
 from trimtab.models.classifiers import require_language_model
 from trimtab.models.devices import default_device, require_device
@@ -92,11 +92,14 @@ def load_engine(
     require_language_model(base)
     facts = {objective: arm_facts(folder) for objective, folder in arms.items()}
     drafts = {DRAFT: draft} if draft and draft != NGRAM else {}
-    readers = load_readers(base, {**arms, **drafts}, origins)
-    if combine == "soup" and len({readers[name].tokenizer.chat_template for name in arms}) > 1:
+    tokenizations = load_tokenizations(base, {**arms, **drafts}, origins)
+    if (
+        combine == "soup"
+        and len({tokenizations[name].tokenizer.chat_template for name in arms}) > 1
+    ):
         raise ConfigError("the ARMs of a soup have different chat templates", "train them alike")
     _warn_of_other_objectives(arms, facts)
-    streams = _Streams(readers, facts, prompt_format)
+    streams = _Streams(tokenizations, facts, prompt_format)
     quantized = quantized_loading(quantization, dtype) if quantization else {}
     backbones = {base: load_model(base, **{**kind, **origins.options(BASE), **quantized})}
     frozen = streams.of(BASE, backbones[base])
@@ -141,12 +144,12 @@ class _Streams:
     """Makes streams of models.
 
     Attributes:
-        readers: by the name of their stream.
+        tokenizations: by the name of their stream.
         facts: of ARMs, by name.
         prompt_format: as the user asked for.
     """
 
-    readers: Mapping[str, Reader]
+    tokenizations: Mapping[str, Tokenization]
     facts: Mapping[str, Sidecar]
     prompt_format: PromptFormat
 
@@ -158,7 +161,7 @@ class _Streams:
 
     def probe(self, name: str, condition: Sequence[int]) -> tuple[list[int], int]:
         """Ordinary text in a stream's own template."""
-        reader = self.readers[name]
+        reader = self.tokenizations[name]
         return probe_ids(
             reader.tokenizer, self._style(name), limit=reader.context, condition=condition
         )
@@ -166,7 +169,7 @@ class _Streams:
     def of(self, name: str, model: Any, adapter: Any = None, source: str | None = None) -> Stream:
         """A stream through a model, which reads as the source does."""
         source = source or name
-        reader = self.readers[source]
+        reader = self.tokenizations[source]
         return Stream(
             name,
             model,

@@ -1,7 +1,7 @@
 """What a group has read of every request, for architectures that cannot share a slot cache.
 
 Recurrent layers, ALiBi, attention outside transformers' interface: every request gets the
-architecture's own cache and is read by itself. Exact, and slower than `Slots` for a batch.
+architecture's own cache and is read by itself. Exact, and slower than `SlotCaches` for a batch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trimtab.engines.local.slots import Tokens, log_probs, unread
+from trimtab.engines.local.slots import Tokens, log_probs, pending
 from trimtab.engines.local.streams import Group
 from trimtab.errors import ConfigError
 from trimtab.models.padding import position_ids
@@ -20,7 +20,7 @@ from trimtab.models.renamed import cache_name
 
 
 class OwnCaches:
-    """The rows of one group, each request with the cache that its model makes; used as `Slots`.
+    """The rows of one group, each request with the cache that its model makes (`GroupCache`).
 
     Raises:
         ConfigError: at the first `read`, with a model that makes none.
@@ -30,14 +30,14 @@ class OwnCaches:
 
     def __init__(self, group: Group, slots: int, length: int) -> None:
         self.group = group
-        self.read_so_far = [[0] * len(group.streams) for _ in range(slots)]
+        self.computed = [[0] * len(group.streams) for _ in range(slots)]
         self._caches: list[Any] = [None] * slots
         self._masks: list[Any] = [None] * slots
-        self._taken = [group.coefficients().to(group.device)] * slots
+        self._coefficients = [group.coefficients().to(group.device)] * slots
 
     def condition(self, slot: int, conditions: Mapping[str, Sequence[float]]) -> None:
-        """As `Slots.condition`."""
-        self._taken[slot] = self.group.coefficients(conditions).to(self.group.device)
+        """As `SlotCaches.condition`."""
+        self._coefficients[slot] = self.group.coefficients(conditions).to(self.group.device)
 
     def outgrown(self, slot: int, sequences: Sequence[Sequence[int]]) -> bool:
         """Never: requests end before (`Group.context`)."""
@@ -47,24 +47,26 @@ class OwnCaches:
         """No limit: nothing is drafted for these architectures."""
         return None
 
-    def read(self, first: int, tokens: Tokens, tails: Sequence[int]) -> dict[str, Tensor]:
-        """As `Slots.read`."""
+    def forward(
+        self, first: int, tokens: Tokens, wanted: Sequence[int], *, positions: int | None = None
+    ) -> dict[str, Tensor]:
+        """As `SlotCaches.forward`."""
         found: dict[int, Tensor] = {}
-        wanted = max(tails)
-        for i, (own, tail) in enumerate(zip(tokens, tails, strict=True)):
+        count = positions or max(wanted)
+        for i, (own, tail) in enumerate(zip(tokens, wanted, strict=True)):
             width = max(map(len, own))
             if width:
-                hidden_STH = self._read(first + i, own, width)
-                at = [min(max(width - tail, 0) + m, width - 1) for m in range(wanted)]
+                hidden_STH = self._forward_one(first + i, own, width)
+                at = [min(max(width - tail, 0) + m, width - 1) for m in range(count)]
                 found[i] = hidden_STH[:, at]
-        if not wanted:
+        if not any(wanted):
             return {}
         nothing = torch.zeros_like(next(iter(found.values())))
         rows = torch.cat([found.get(i, nothing) for i in range(len(tokens))])
-        taken_NJ = torch.cat(self._taken[first : first + len(tokens)])
-        return log_probs(self.group, rows, [list(range(wanted))] * len(rows), taken_NJ)
+        coefficients_NJ = torch.cat(self._coefficients[first : first + len(tokens)])
+        return log_probs(self.group, rows, [list(range(count))] * len(rows), coefficients_NJ)
 
-    def _read(self, slot: int, own: Sequence[Sequence[int]], width: int) -> Tensor:
+    def _forward_one(self, slot: int, own: Sequence[Sequence[int]], width: int) -> Tensor:
         """All at once into an empty cache, then token by token: few recurrent layers can take
         several tokens after a state."""
         if self._caches[slot] is None or width == 1:
@@ -78,7 +80,7 @@ class OwnCaches:
         mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in own], device=device)
         kept = self._masks[slot]
         self._masks[slot] = mask if kept is None else torch.cat([kept, mask], 1)
-        self.group.open_rows(self._taken[slot], mask)
+        self.group.open_rows(self._coefficients[slot], mask)
         options: dict[str, Tensor] = {}
         if "position_ids" in self.group.parameters:  # ALiBi models take none
             options["position_ids"] = position_ids(self._masks[slot])[:, -width:]
@@ -96,7 +98,7 @@ class OwnCaches:
         if self._caches[slot] is None:
             raise self._without_cache()
         for stream, row in enumerate(own):
-            self.read_so_far[slot][stream] += len(row)
+            self.computed[slot][stream] += len(row)
         hidden: Tensor = output.last_hidden_state
         return hidden
 
@@ -119,26 +121,26 @@ class OwnCaches:
         stateful = bool(getattr(self.group.lm, "_is_stateful", False))
         return stateful and "position_ids" not in self.group.parameters
 
-    def unread(
+    def pending(
         self, slot: int, sequences: Sequence[Sequence[int]], drafts: Sequence[int] = ()
     ) -> list[list[int]]:
-        """As `Slots.unread`."""
-        return unread(self.group, self.read_so_far[slot], sequences, drafts)
+        """As `SlotCaches.unread`."""
+        return pending(self.group, self.computed[slot], sequences, drafts)
 
-    def recall(self, slot: int, stream: int, ids: Sequence[int]) -> None:
+    def reuse_prefix(self, slot: int, stream: int, ids: Sequence[int]) -> None:
         """Nothing: what a recurrent state has read cannot be shared in part."""
 
     def rewind(self, slot: int, lengths: Sequence[int]) -> None:
         """Never needed: nothing is drafted for these architectures."""
 
     def move(self, source: int, target: int) -> None:
-        """As `Slots.move`."""
-        kept: list[list[Any]] = [self._caches, self._masks, self.read_so_far, self._taken]
+        """As `SlotCaches.move`."""
+        kept: list[list[Any]] = [self._caches, self._masks, self.computed, self._coefficients]
         for values in kept:
             values[target] = values[source]
         self.clear(source)
 
     def clear(self, slot: int) -> None:
-        """As `Slots.clear`."""
+        """As `SlotCaches.clear`."""
         self._caches[slot] = self._masks[slot] = None
-        self.read_so_far[slot] = [0] * len(self.group.streams)
+        self.computed[slot] = [0] * len(self.group.streams)

@@ -21,7 +21,7 @@ def record(
     tokens: Sequence[Sequence[int]],
     fused: Fused,
     positions: int,
-    fleet: Any,
+    model: Any,
 ) -> None:
     """Note what each stream thought of each row's new tokens.
 
@@ -30,7 +30,7 @@ def record(
         tokens: per row, its new tokens; at most `positions`.
         fused: of rows x positions.
         positions: M.
-        fleet: tokenizer and names of the ARMs.
+        model: tokenizer and names of the ARMs.
     """
     places = [
         (row, token, i * positions + m)
@@ -52,11 +52,11 @@ def record(
     shut = [False] * len(places) if fused.gated_B is None else fused.gated_B[at_N].tolist()
     kl = fusion.divergence(fused_NV, base_NV).tolist()
     for n, (row, _, _) in enumerate(places):
-        names = [] if shut[n] else list(fleet.arms)
+        names = [] if shut[n] else list(model.arms)
         own, *others = [
             Alternative(
                 token,
-                fleet.tokenizer.decode([token]),
+                model.tokenizer.decode([token]),
                 columns[0][n][a],
                 {name: rewards[n][a] for name, rewards in zip(names, columns[2:], strict=False)},
                 columns[1][n][a],

@@ -44,7 +44,7 @@ class Row:
     Attributes:
         ids: generated so far, in the base's vocabulary.
         sequences: per group and stream, its prompt and all that was generated, in its own ids.
-        awaits: another row whose prompt begins like this one's, and how far; its reading is
+        prefix_of: another row whose prompt begins like this one's, and how far; its reading is
             worth waiting for.
     """
 
@@ -63,7 +63,7 @@ class Row:
         self.gated = self.drafted = self.accepted = 0
         self.finish_reason: Literal["stop", "length"] | None = None
         self.prefilling = True
-        self.awaits: tuple[Row, int] | None = None
+        self.prefix_of: tuple[Row, int] | None = None
         self.sequences = [[list(plan.prompts[s.name]) for s in g.streams] for g in groups]
         self._groups = groups
         self._text = TextStream(tokenizer, self.sampling.stop)

@@ -13,7 +13,8 @@ from collections import deque
 import torch
 
 from trimtab.engines.local.batch import Batch, Chunks
-from trimtab.engines.local.fleet import Fleet, Speculation
+from trimtab.engines.local.drafting import Speculation
+from trimtab.engines.local.guided_model import GuidedModel
 from trimtab.engines.local.rows import Row, RowPlan
 from trimtab.engines.local.slots import common_prefix
 from trimtab.engines.speculation import DraftLength
@@ -29,7 +30,7 @@ class Scheduler:
     """Runs requests in slots.
 
     Args:
-        fleet: the models.
+        model: what runs.
         slots: requests decoded together.
         length: tokens a request may have, prompt and response.
         report: keep a report of every token.
@@ -41,14 +42,14 @@ class Scheduler:
 
     def __init__(
         self,
-        fleet: Fleet,
+        model: GuidedModel,
         *,
         slots: int,
         length: int,
         report: bool = False,
         speculation: Speculation | None = None,
     ) -> None:
-        self._fleet, self._length = fleet, length
+        self._model, self._length = model, length
         self._report, self._speculation = report, speculation
         self.waiting: deque[Row] = deque()
         self._keys = 0
@@ -56,7 +57,7 @@ class Scheduler:
 
     def _new_batch(self, slots: int) -> Batch:
         return Batch(
-            self._fleet,
+            self._model,
             slots,
             self._length,
             report=self._report,
@@ -80,15 +81,15 @@ class Scheduler:
                 "shorten the prompt, or lower max_new_tokens",
             )
         drafts = self._speculation.length() if self._speculation else DraftLength(0, 0, 0, 0)
-        fleet = self._fleet
-        with fleet.lock:
-            self.waiting.append(Row(self._keys, plan, fleet.groups, fleet.tokenizer, drafts))
+        model = self._model
+        with model.lock:
+            self.waiting.append(Row(self._keys, plan, model.groups, model.tokenizer, drafts))
             self._keys += 1
             return self._keys - 1
 
     def cancel(self, key: int) -> None:
         """Forget a request, running or waiting; its slot is free at once."""
-        with self._fleet.lock:
+        with self._model.lock:
             self.waiting = deque(row for row in self.waiting if row.key != key)
             for slot, row in enumerate(self._batch.rows):
                 if row and row.key == key:
@@ -96,8 +97,8 @@ class Scheduler:
 
     def step(self) -> Chunks:
         """Read a chunk of prompts and decode one round: (key, text that was released)."""
-        plain = not any(group.quantized for group in self._fleet.groups)
-        with self._fleet.lock, torch.inference_mode(plain), torch.no_grad():
+        plain = not any(group.quantized for group in self._model.groups)
+        with self._model.lock, torch.inference_mode(plain), torch.no_grad():
             return self._step()  # some kernels bear no inference mode
 
     def _step(self) -> Chunks:
@@ -110,7 +111,7 @@ class Scheduler:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            self._split()
+            self._preempt()
         self._compact()
         return chunks
 
@@ -118,10 +119,10 @@ class Scheduler:
         for slot, row in enumerate(self._batch.rows):
             if row is None and self.waiting:
                 new = self.waiting.popleft()
-                new.awaits = self._leader(new)
-                self._batch.place(slot, new)
-                if new.awaits is None:
-                    self._batch.recall(slot)
+                new.prefix_of = self._leader(new)
+                self._batch.admit(slot, new)
+                if new.prefix_of is None:
+                    self._batch.reuse_prefix(slot)
 
     def _leader(self, new: Row) -> tuple[Row, int] | None:
         """A request that is about to read the same beginning."""
@@ -140,21 +141,21 @@ class Scheduler:
         """The first slots in a row that have a prompt to read."""
         rows = self._batch.rows
         for slot, row in enumerate(rows):
-            if row and row.awaits and self._has_read(*row.awaits):
-                row.awaits = None
-                self._batch.recall(slot)
-        reads = [bool(row and row.prefilling and not row.awaits) for row in rows]
+            if row and row.prefix_of and self._has_computed(*row.prefix_of):
+                row.prefix_of = None
+                self._batch.reuse_prefix(slot)
+        reads = [bool(row and row.prefilling and not row.prefix_of) for row in rows]
         if True not in reads:
             return range(0)
         first = reads.index(True)
         last = reads.index(False, first) if False in reads[first:] else len(reads)
         return range(first, last)
 
-    def _has_read(self, leader: Row, length: int) -> bool:
+    def _has_computed(self, leader: Row, length: int) -> bool:
         slot = next((i for i, row in enumerate(self._batch.rows) if row is leader), None)
         if slot is None or not leader.prefilling:
             return True
-        return all(min(state.read_so_far[slot]) >= length for state in self._batch.states)
+        return all(min(cache.computed[slot]) >= length for cache in self._batch.caches)
 
     def _compact(self) -> None:
         """Once nothing waits, keep the running requests in the first slots."""
@@ -162,7 +163,7 @@ class Scheduler:
         while not self.waiting and None in batch.rows[: batch.used]:
             batch.move(batch.used - 1, batch.rows.index(None))
 
-    def _split(self) -> None:
+    def _preempt(self) -> None:
         """Out of memory: go on with half the slots; the requests lose no token."""
         rows = self._batch.rows
         slots = len(rows) // 2
@@ -173,5 +174,5 @@ class Scheduler:
             )
         logger.warning("out of memory with %d slots: going on with %d", len(rows), slots)
         self.waiting.extendleft(reversed([row for row in rows if row]))
-        self._batch.states.clear()  # let the old caches go before new ones are made
+        self._batch.caches.clear()  # let the old caches go before new ones are made
         self._batch = self._new_batch(slots)

@@ -1,4 +1,4 @@
-"""What a group has read of every request: its streams' rows in a slot cache.
+"""What a group has computed of every request: its streams' rows in a slot cache, prefixes reused.
 
 B requests (slots) of S streams are B · S rows, request by request. T new tokens, V vocabulary,
 M positions whose log-probs are wanted.
@@ -23,7 +23,7 @@ Tokens = Sequence[Sequence[Sequence[int]]]
 """Per slot, per stream: the stream's own token ids, of any lengths."""
 
 
-class Slots:
+class SlotCaches:
     """The rows of one group.
 
     Args:
@@ -36,15 +36,15 @@ class Slots:
 
     def __init__(self, group: Group, slots: int, length: int) -> None:
         self.group = group
-        self.read_so_far = [[0] * len(group.streams) for _ in range(slots)]
-        self._held: list[list[list[int]]] = [[[] for _ in group.streams] for _ in range(slots)]
+        self.computed = [[0] * len(group.streams) for _ in range(slots)]
+        self._cached: list[list[list[int]]] = [[[] for _ in group.streams] for _ in range(slots)]
         # what a stream has read depends on how it took the adapters' columns
-        self._taken = group.coefficients().repeat(slots, 1, 1)  # [slots, S, J]
-        self._held_by = self._taken.clone()  # how what is held was read
-        self._taken_NJ = self._taken.flatten(0, 1).to(group.device)
+        self._coefficients = group.coefficients().repeat(slots, 1, 1)  # [slots, S, J]
+        self._cached_with = self._coefficients.clone()  # how what is cached was computed
+        self._coefficients_NJ = self._coefficients.flatten(0, 1).to(group.device)
         # what a stream has read also depends on whether it was read as a long row
         self._long = [[False] * len(group.streams) for _ in range(slots)]
-        self._held_long = [[False] * len(group.streams) for _ in range(slots)]
+        self._cached_long = [[False] * len(group.streams) for _ in range(slots)]
         self._config = group.lm.config.get_text_config()
         # on a CPU attention over half-precision keys takes several times as long as over float32
         dtype = torch.float32 if group.device.type == "cpu" else group.lm.dtype
@@ -52,12 +52,14 @@ class Slots:
 
     def condition(self, slot: int, conditions: Mapping[str, Sequence[float]]) -> None:
         """Set the preferences inside the conditioned ARMs of the request in a slot."""
-        self._take(slot, self.group.coefficients(conditions))
+        self._set_coefficients(slot, self.group.coefficients(conditions))
 
-    def _take(self, slot: int, taken_SJ: Tensor) -> None:
+    def _set_coefficients(self, slot: int, coefficients_SJ: Tensor) -> None:
         streams = len(self.group.streams)
-        self._taken[slot] = taken_SJ
-        self._taken_NJ[slot * streams : (slot + 1) * streams] = taken_SJ.to(self.group.device)
+        self._coefficients[slot] = coefficients_SJ
+        self._coefficients_NJ[slot * streams : (slot + 1) * streams] = coefficients_SJ.to(
+            self.group.device
+        )
 
     def outgrown(self, slot: int, sequences: Sequence[Sequence[int]]) -> bool:
         """Whether a stream's sequence is now of a length that changes what was read of it.
@@ -71,7 +73,7 @@ class Slots:
             long = len(sequence) > ropes.original
             if long != self._long[slot][stream]:
                 self._long[slot][stream], changed = long, True
-                self.read_so_far[slot][stream] = 0
+                self.computed[slot][stream] = 0
         return changed
 
     def room(self, sequences: Sequence[Sequence[int]]) -> int | None:
@@ -81,43 +83,47 @@ class Slots:
         left = [self.group.ropes.original - len(sequence) for sequence in sequences]
         return min((n for n in left if n >= 0), default=None)
 
-    def read(self, first: int, tokens: Tokens, tails: Sequence[int]) -> dict[str, Tensor]:
+    def forward(
+        self, first: int, tokens: Tokens, wanted: Sequence[int], *, positions: int | None = None
+    ) -> dict[str, Tensor]:
         """Append tokens to some slots' streams.
 
         Args:
             first: the first of the slots; the others follow.
             tokens: what to append; a stream may get none.
-            tails: per slot, how many of its last new tokens' successors are wanted; M is the
+            wanted: per slot, how many of its last new tokens' successors are wanted; M is the
                 largest. All zero skips the LM head.
+            positions: M, where it is to be larger.
 
         Returns:
-            Stream name -> log-probs over the base's ids, [slots, M, V]; behind a slot's own tail
+            Stream name -> log-probs over the base's ids, [slots, M, V]; behind a slot's own count
             they mean nothing.
         """
         width = max(1, *(len(ids) for slot in tokens for ids in slot))
         ids = [[*own, *[0] * (width - len(own))] for slot in tokens for own in slot]
-        before = [n for slot in self.read_so_far[first : first + len(tokens)] for n in slot]
+        before = [n for slot in self.computed[first : first + len(tokens)] for n in slot]
         new = [len(own) for slot in tokens for own in slot]
         hidden_NTH = self._forward(first, ids, before, new)
         for slot, appended in enumerate(tokens, start=first):
             for stream, own in enumerate(appended):
-                held, n = self._held[slot][stream], self.read_so_far[slot][stream]
+                cached, n = self._cached[slot][stream], self.computed[slot][stream]
                 if own:
-                    held[n:] = own
-                    self._held_by[slot, stream] = self._taken[slot, stream]
-                    self._held_long[slot][stream] = self._long[slot][stream]
-                self.read_so_far[slot][stream] += len(own)
-        if not any(tails):
+                    cached[n:] = own
+                    self._cached_with[slot, stream] = self._coefficients[slot, stream]
+                    self._cached_long[slot][stream] = self._long[slot][stream]
+                self.computed[slot][stream] += len(own)
+        if not any(wanted):
             return {}
-        pairs = zip(tokens, tails, strict=True)
-        firsts = [max(len(own) - tail, 0) for slot, tail in pairs for own in slot]
-        index = [[min(at + m, width - 1) for m in range(max(tails))] for at in firsts]
+        pairs = zip(tokens, wanted, strict=True)
+        firsts = [max(len(own) - count, 0) for slot, count in pairs for own in slot]
+        count = positions or max(wanted)
+        index = [[min(at + m, width - 1) for m in range(count)] for at in firsts]
         return log_probs(self.group, hidden_NTH, index, self._rows(first, len(tokens)))
 
     def _rows(self, first: int, slots: int) -> Tensor:
         """How the rows of some slots take the adapters' columns, [N, J]."""
         streams = len(self.group.streams)
-        return self._taken_NJ[first * streams : (first + slots) * streams]
+        return self._coefficients_NJ[first * streams : (first + slots) * streams]
 
     def _forward(
         self, first: int, ids: list[list[int]], before: list[int], new: list[int]
@@ -147,7 +153,7 @@ class Slots:
         ).last_hidden_state
         return hidden
 
-    def unread(
+    def pending(
         self, slot: int, sequences: Sequence[Sequence[int]], drafts: Sequence[int] = ()
     ) -> list[list[int]]:
         """What each stream of a slot has still to read of its sequence and of drafts after it.
@@ -157,24 +163,24 @@ class Slots:
             sequences: per stream, its own ids.
             drafts: base ids.
         """
-        return unread(self.group, self.read_so_far[slot], sequences, drafts)
+        return pending(self.group, self.computed[slot], sequences, drafts)
 
     def rewind(self, slot: int, lengths: Sequence[int]) -> None:
         """Forget what a slot's streams read beyond these lengths."""
-        self.read_so_far[slot] = [*map(min, self.read_so_far[slot], lengths)]
+        self.computed[slot] = [*map(min, self.computed[slot], lengths)]
 
-    def recall(self, slot: int, stream: int, ids: Sequence[int]) -> None:
-        """Let an empty stream take over the longest beginning of `ids` that any slot still holds.
+    def reuse_prefix(self, slot: int, stream: int, ids: Sequence[int]) -> None:
+        """Let an empty stream take over the longest beginning of `ids` that any slot still has.
 
         What a finished request left in its slot counts until it is overwritten. The last id is
         always left to be read, because its successor is wanted.
         """
         lengths = [
-            common_prefix(held[stream], ids[:-1])
-            if torch.equal(self._held_by[i, stream], self._taken[slot, stream])
-            and self._held_long[i][stream] == self._long[slot][stream]
+            common_prefix(cached[stream], ids[:-1])
+            if torch.equal(self._cached_with[i, stream], self._coefficients[slot, stream])
+            and self._cached_long[i][stream] == self._long[slot][stream]
             else 0
-            for i, held in enumerate(self._held)
+            for i, cached in enumerate(self._cached)
         ]
         best = max(range(len(lengths)), key=lambda i: (lengths[i], i == slot))
         if lengths[best]:
@@ -182,10 +188,10 @@ class Slots:
 
     def move(self, source: int, target: int) -> None:
         """Continue a request in another slot."""
-        self._take(target, self._taken[source])
+        self._set_coefficients(target, self._coefficients[source])
         self._long[target] = list(self._long[source])
-        for stream, length in enumerate(self.read_so_far[source]):
-            if length:  # else what the target holds can still be recalled
+        for stream, length in enumerate(self.computed[source]):
+            if length:  # else what the target holds can still be reused
                 self._copy(source, target, stream, length)
         self.clear(source)
 
@@ -193,18 +199,18 @@ class Slots:
         streams = len(self.group.streams)
         if source != target:
             self._cache.copy_row(source * streams + stream, target * streams + stream, length)
-        self._held[target][stream] = self._held[source][stream][:length]
-        self._held_by[target, stream] = self._held_by[source, stream]
-        self._held_long[target][stream] = self._held_long[source][stream]
-        self.read_so_far[target][stream] = length
+        self._cached[target][stream] = self._cached[source][stream][:length]
+        self._cached_with[target, stream] = self._cached_with[source, stream]
+        self._cached_long[target][stream] = self._cached_long[source][stream]
+        self.computed[target][stream] = length
 
     def clear(self, slot: int) -> None:
-        """Empty a slot; what it holds can still be recalled."""
-        self.read_so_far[slot] = [0] * len(self.group.streams)
+        """Empty a slot; what it holds can still be reused."""
+        self.computed[slot] = [0] * len(self.group.streams)
 
 
 def log_probs(
-    group: Group, hidden_NTH: Tensor, index: Sequence[Sequence[int]], taken_NJ: Tensor
+    group: Group, hidden_NTH: Tensor, index: Sequence[Sequence[int]], coefficients_NJ: Tensor
 ) -> dict[str, Tensor]:
     """One LM-head product for all streams, and each stream's log-probs over the base's ids.
 
@@ -212,14 +218,14 @@ def log_probs(
         group: its streams.
         hidden_NTH: last hidden states of slots x streams rows.
         index: per row, the M positions that are wanted.
-        taken_NJ: how the rows take the adapters' columns.
+        coefficients_NJ: how the rows take the adapters' columns.
 
     Returns:
         Stream name -> [slots, M, V].
     """
     at_NM1 = torch.tensor(index, device=hidden_NTH.device)[..., None]
     wanted_NMH = hidden_NTH.gather(1, at_NM1.expand(-1, -1, hidden_NTH.shape[-1]))
-    group.open_rows(taken_NJ)
+    group.open_rows(coefficients_NJ)
     logits_NMV = head_logits(group.lm, wanted_NMH)
     logits_BSMV = logits_NMV.view(-1, len(group.streams), *logits_NMV.shape[1:])
     own = [
@@ -229,7 +235,7 @@ def log_probs(
     return {name: own[i] for name, i in group.index.items()}
 
 
-def unread(
+def pending(
     group: Group,
     read: Sequence[int],
     sequences: Sequence[Sequence[int]],

@@ -7,8 +7,7 @@ from dataclasses import replace
 from typing import get_args
 
 from trimtab.engines.local.costs import pass_cost, row_cost
-from trimtab.engines.local.drafting import ModelDrafter, NgramDrafter
-from trimtab.engines.local.fleet import Speculation
+from trimtab.engines.local.drafting import ModelDrafter, NgramDrafter, Speculation
 from trimtab.engines.local.streams import BASE, DRAFT, Group, Stream
 from trimtab.engines.speculation import DraftLength
 from trimtab.engines.types import Speculate

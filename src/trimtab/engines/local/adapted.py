@@ -115,7 +115,7 @@ class RowTerms:
             y_MO.add_(torch.mm(kept_MC, up_CO))
 
 
-class FusedLayer(nn.Module):
+class AdaptedLayer(nn.Module):
     """Any frozen linear layer (quantised, transposed, …) whose rows add their own low-rank term.
 
     Args:

@@ -1,19 +1,18 @@
-"""What a scheduler runs, and how it speculates."""
+"""The base and its ARMs as the one model that a scheduler runs."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from trimtab.engines.local.streams import Group
-from trimtab.engines.speculation import DraftLength
 
 
 @dataclass(frozen=True)
-class Fleet:
-    """What a scheduler runs.
+class GuidedModel:
+    """The base and its ARMs, in groups that share weights.
 
     Attributes:
         groups: the base's first.
@@ -28,16 +27,3 @@ class Fleet:
     tokenizer: Any
     ends: frozenset[int]
     lock: threading.RLock = field(default_factory=threading.RLock)
-
-
-@dataclass(frozen=True)
-class Speculation:
-    """How to speculate.
-
-    Attributes:
-        drafter: who proposes tokens.
-        length: makes the controller of one row's draft length.
-    """
-
-    drafter: Any
-    length: Callable[[], DraftLength]

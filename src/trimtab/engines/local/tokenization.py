@@ -20,7 +20,7 @@ from trimtab.models.vocabulary import VocabularyMap, match_vocabularies
 
 
 @dataclass(frozen=True)
-class Reader:
+class Tokenization:
     """Of one stream.
 
     Attributes:
@@ -40,10 +40,12 @@ def check_vocabularies(base: str, arms: Mapping[str, str], origins: Origins) -> 
     Raises:
         VocabularyError: an ARM whose tokens are not, named.
     """
-    load_readers(base, arms, origins)
+    load_tokenizations(base, arms, origins)
 
 
-def load_readers(base: str, others: Mapping[str, str], origins: Origins) -> dict[str, Reader]:
+def load_tokenizations(
+    base: str, others: Mapping[str, str], origins: Origins
+) -> dict[str, Tokenization]:
     """The base's reader, and those of ARMs and of a draft model.
 
     Args:
@@ -86,7 +88,7 @@ def load_readers(base: str, others: Mapping[str, str], origins: Origins) -> dict
             if name == DRAFT
             else f"the ARM {name} ({folder})",
         )
-    return {n: Reader(tokenizers[n], found[n], _context(configs[n])) for n in folders}
+    return {n: Tokenization(tokenizers[n], found[n], _context(configs[n])) for n in folders}
 
 
 def _local(origins: Origins, name: str) -> dict[str, Any]:
