@@ -8,6 +8,7 @@ import torch
 
 from trimtab.arms.logprobs import response_logp
 from trimtab.errors import ConfigError
+from trimtab.models.limits import context_limit
 from trimtab.models.lm_head import causal_lm
 from trimtab.models.padding import pad_rows
 from trimtab.models.probe import floor, own_forward, probe_ids, switching_ids
@@ -32,7 +33,7 @@ def check_rewards(model: Any, tokenizer: Any, style: PromptFormat, *, name: str)
         ConfigError: an architecture or an adapter whose rewards are others.
     """
     lm = causal_lm(model)
-    limit = getattr(lm.config.get_text_config(), "max_position_embeddings", None)
+    limit = context_limit(lm.config)
     ids, cut = probe_ids(tokenizer, style, limit=limit, condition=switching_ids(model))
     was_training = model.training
     model.eval()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from trimtab.arms.adapter import LORA_A, LORA_B
 from trimtab.arms.cores import AffineCore, BilinearCore, Mix
 from trimtab.arms.objectives import CONDITIONED
 from trimtab.errors import ConfigError, ModelLoadError, PreferenceError
@@ -204,7 +205,7 @@ class ConditionedLayer(nn.Module):
     def tensors(self) -> dict[str, Tensor]:
         """What is trained, by the name it is saved under."""
         core = {f"core.{name}": tensor for name, tensor in self.core.named_parameters()}
-        return {"lora_A.weight": self.lora_A, "lora_B.weight": self.lora_B, **core}
+        return {LORA_A.lstrip("."): self.lora_A, LORA_B.lstrip("."): self.lora_B, **core}
 
 
 def condition_model(

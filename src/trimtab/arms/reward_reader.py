@@ -13,6 +13,7 @@ from trimtab.arms.sidecar import Sidecar, arm_facts
 from trimtab.errors import ConfigError
 from trimtab.models.classifiers import is_classifier, require_one_output
 from trimtab.models.folder import fetch
+from trimtab.models.limits import context_limit
 from trimtab.models.messages import Prompt
 from trimtab.models.prompts import conversation_ids, require_embedded, response_ids
 from trimtab.models.types import PromptFormat
@@ -54,8 +55,7 @@ class RewardReader:
         self._config = config_of(folder, trust_remote_code=trust_remote_code)
         self._trusted = trust_remote_code
         self.tokenizer = tokenizer_of(folder, trust_remote_code=trust_remote_code)
-        limit = getattr(self._config.get_text_config(), "max_position_embeddings", None)
-        self.context = int(limit) if limit else None
+        self.context = context_limit(self._config)
 
     def read(
         self,

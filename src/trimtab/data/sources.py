@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any, cast
 
-from trimtab.errors import DataError, MissingFileError
+from trimtab.errors import DataError, MissingFileError, first_line
 
 Row = dict[str, Any]
 
@@ -272,8 +272,8 @@ def _read_hub(name: str) -> Iterator[tuple[int, Row]]:
     try:
         rows = datasets.load_dataset(repository, split=split or "train")
     except Exception as error:  # the hub client raises a zoo of types: all mean "not to be had"
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise MissingFileError(
-            f"no file and no hub data set {name!r} ({reason})", "check the path or the hub id"
+            f"no file and no hub data set {name!r} ({first_line(error)})",
+            "check the path or the hub id",
         ) from error
     yield from enumerate((dict(row) for row in rows), 1)

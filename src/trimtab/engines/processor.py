@@ -24,6 +24,7 @@ from trimtab.engines.local.slots import to_base
 from trimtab.errors import ConfigError
 from trimtab.models.classifiers import require_language_model
 from trimtab.models.folder import fetch, is_adapter
+from trimtab.models.limits import configured_ends, context_limit
 from trimtab.models.probe import PROMPT, probe_ids, switching_ids
 from trimtab.models.prompts import prompt_ids
 from trimtab.models.types import PromptFormat
@@ -87,18 +88,16 @@ class ArmLogitsProcessor(LogitsProcessor):
             own = tokenizer_of(folder, trust_remote_code=trust_remote_code)
         if not on_base:
             config = config_of(folder, trust_remote_code=trust_remote_code)
-        config = config.get_text_config()
-        ends = getattr(model.generation_config, "eos_token_id", None)
         self._vocabulary = match_vocabularies(
             tokenizer,
             own,
             base_head=model.config.get_text_config().vocab_size,
-            arm_head=config.vocab_size,
-            base_ends=ends if isinstance(ends, list) else [ends] if ends is not None else [],
+            arm_head=config.get_text_config().vocab_size,
+            base_ends=configured_ends(model.generation_config),
             arm_name=f"the ARM {folder}",
         )
         self._name, self._weight = folder, weight
-        self._context: int | None = getattr(config, "max_position_embeddings", None)
+        self._context = context_limit(config)
         self._pad_id = tokenizer.pad_token_id
         self._begins_padded = _begins_with(tokenizer, self._pad_id)
         _warn_of_another_template(folder, tokenizer, own, facts.prompt_format)

@@ -36,7 +36,8 @@ class Sampling:
         top_k: keep this many of the likeliest tokens; 0 keeps all.
         top_p: keep the smallest set of tokens with this much mass; 1 keeps all.
         min_p: keep tokens with at least this share of the largest probability; 0 keeps all.
-        seed: the same seed gives the same tokens, whatever else is in the batch.
+        seed: the same seed gives the same tokens, in float32 whatever else is in the batch; in half
+            precision the batch's shape rounds otherwise.
         stop: texts that end a response; they are not part of it.
         ignore_eos: go on after the end-of-turn token (for timing).
     """

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from trimtab.errors import ConfigError, MissingFileError, ModelLoadError
+from trimtab.errors import ConfigError, MissingFileError, ModelLoadError, first_line
 from trimtab.models.gguf import check_gguf, content_hash, gguf_source, is_gguf
 from trimtab.models.weight_files import header, tensors_fingerprint
 
@@ -59,9 +59,9 @@ def fetch(name: str, *, what: str = "ARM", revision: str | None = None) -> str:
             "check the path or the hub id; a private or gated one needs `hf auth login`",
         ) from error
     except Exception as error:  # the hub client raises a zoo of types: all mean "not to be had"
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else "no reason"
         raise MissingFileError(
-            f"no folder and no hub model {name!r} ({reason})", "check the path or the hub id"
+            f"no folder and no hub model {name!r} ({first_line(error)})",
+            "check the path or the hub id",
         ) from error
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from trimtab.errors import ModelLoadError
+from trimtab.errors import ModelLoadError, first_line
 
 Fields = Mapping[str, Any]
 _LONG = ("tokenizer.ggml.merges", "tokenizer.ggml.scores")
@@ -29,8 +29,9 @@ def read_fields(path: Path) -> dict[str, Any]:
     try:
         found = {k: f.contents() for k, f in GGUFReader(path).fields.items() if k not in _LONG}
     except Exception as error:  # of a truncated file: numpy's, struct's, unicode's
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise ModelLoadError(f"{path} is damaged ({reason})", "download it again") from error
+        raise ModelLoadError(
+            f"{path} is damaged ({first_line(error)})", "download it again"
+        ) from error
     if found.get("split.count", 1) > 1:
         raise ModelLoadError(
             f"{path} is one part of {found['split.count']}", "merge the parts first"

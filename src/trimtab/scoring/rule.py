@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.data.sources import fingerprint
-from trimtab.errors import ConfigError
+from trimtab.errors import ConfigError, first_line
 from trimtab.models.messages import Prompt
 from trimtab.scoring.scorer import SPECS, Scorer
 
@@ -122,5 +122,5 @@ def _shown(value: Any) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0][:200]}" if text else type(error).__name__
+    name = type(error).__name__
+    return f"{name}: {first_line(error)}" if str(error).strip() else name

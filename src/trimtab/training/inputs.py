@@ -12,6 +12,7 @@ from trimtab.data.report import RowReport
 from trimtab.data.tokenize import TokenPair, tokenize_pairs
 from trimtab.errors import ConfigError, DataError
 from trimtab.jobs import Progress
+from trimtab.models.limits import context_limit
 from trimtab.models.prompts import require_embedded
 from trimtab.models.templates import load_chat_template, require_template
 from trimtab.training.adapt import lora_targets
@@ -122,7 +123,7 @@ def _tokenize(
 
 def _check_context(model_config: Any, splits: dict[str, list[TokenPair]]) -> None:
     longest = max(len(pair) for pairs in splits.values() for pair in pairs)
-    context = getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    context = context_limit(model_config)
     if context and longest > context:
         raise ConfigError(
             f"the longest pair has {longest} tokens, the model reads {context}",

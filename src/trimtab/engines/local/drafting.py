@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from trimtab.engines.local.rows import Row
 from trimtab.engines.local.streams import DRAFT, Group
 from trimtab.engines.speculation import DRAFT_LANE, DraftLength
 
-NGRAM = "ngram"
+NGRAM: Literal["ngram"] = "ngram"
 
 
 @dataclass(frozen=True)

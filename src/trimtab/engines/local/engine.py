@@ -20,6 +20,7 @@ from trimtab.engines.local.speculating import (
 from trimtab.engines.local.streams import BASE, DRAFT, Stream, group_streams
 from trimtab.engines.types import Chunk, Completion, Request, Sampling, Speculate
 from trimtab.errors import ConfigError
+from trimtab.models.limits import configured_ends
 from trimtab.models.messages import Prompt
 from trimtab.models.templates import turn_end_id
 from trimtab.steering import PreferenceLike
@@ -260,8 +261,6 @@ def _run(scheduler: Scheduler) -> Iterator[tuple[int, Chunk]]:
 
 def end_ids(base: Stream) -> frozenset[int]:
     """Ids at which the base ends a turn: its generation config's, tokenizer's and template's."""
-    generation = getattr(base.model, "generation_config", None)
-    configured = getattr(generation, "eos_token_id", None)
-    ids = configured if isinstance(configured, list) else [configured]
+    configured = configured_ends(getattr(base.model, "generation_config", None))
     own = base.tokenizer.eos_token_id, turn_end_id(base.tokenizer)
-    return frozenset(i for i in (*ids, *own) if i is not None)
+    return frozenset(i for i in (*configured, *own) if i is not None)

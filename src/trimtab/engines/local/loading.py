@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import torch
@@ -80,52 +80,82 @@ def load_engine(
         ModelLoadError, MissingFileError: a folder that cannot be loaded.
         ConfigError: a stream that is not computed here as by its library.
     """
-    for taken in {BASE, DRAFT} & {*(arms or {})}:
-        raise ConfigError(f"an ARM is called {taken!r}", "that name is taken: give it another")
-    names = [BASE, *(arms or {}), DRAFT]
-    origins = Origins.of(names, trust_remote_code, revisions or {})
+    origins = _origins(arms or {}, trust_remote_code, revisions or {})
     base = str(base)
     arms = {n: fetch(str(f), revision=origins.revision(n)) for n, f in (arms or {}).items()}
     draft = _checked_draft(draft, origins)
     kind = {"dtype": dtype, "device": require_device(device) if device else default_device()}
+    facts, tokenizations = _checked(base, arms, draft, combine, origins)
+    streams = _Streams(tokenizations, facts, prompt_format)
+    quantized = quantized_loading(quantization, dtype) if quantization else {}
+    model = load_model(base, **{**kind, **origins.options(BASE), **quantized})
+    frozen = streams.of(BASE, model)
+    cases = {BASE: [of_model(frozen.model, base, BASE, streams.probe)]}
+    half = frozen.model.dtype in _HALF or quantization is not None
+    loading = _loading(base, model, kind, streams, cases[BASE][0], half=half, origins=origins)
+    guides = load_guides(arms, facts, loading, combine=combine, describe=describe)
+    cases |= {guide.name: list(guide.cases) for guide in guides}
+    guided = [streams.of(g.name, g.model, g.adapter, g.source) for g in guides]
+    drafter: Stream | Literal["ngram"] | None = None
+    if draft == NGRAM:
+        drafter = NGRAM
+    elif draft:
+        drafting = _draft_model(draft, loading)
+        drafter = streams.of(DRAFT, drafting)
+        cases[DRAFT] = [of_model(drafting, draft, DRAFT, streams.probe)]
+    return _checked_engine(frozen, guided, drafter, max_length, cases)
+
+
+def _origins(
+    arms: Mapping[str, str], trust_remote_code: Collection[str], revisions: Mapping[str, str]
+) -> Origins:
+    """Where the engine's models come from, by their names, which are checked."""
+    for taken in {BASE, DRAFT} & {*arms}:
+        raise ConfigError(f"an ARM is called {taken!r}", "that name is taken: give it another")
+    return Origins.of([BASE, *arms, DRAFT], trust_remote_code, revisions)
+
+
+def _checked(
+    base: str, arms: Mapping[str, str], draft: str | None, combine: Combine, origins: Origins
+) -> tuple[dict[str, Sidecar], dict[str, Tokenization]]:
+    """What the folders say, once all that can be refused without a weight is refused."""
     check_folder(base, what="base model")
     require_language_model(base)
     facts = {objective: arm_facts(folder) for objective, folder in arms.items()}
     drafts = {DRAFT: draft} if draft and draft != NGRAM else {}
     tokenizations = load_tokenizations(base, {**arms, **drafts}, origins)
-    if (
-        combine == "soup"
-        and len({tokenizations[name].tokenizer.chat_template for name in arms}) > 1
-    ):
+    templates = {tokenizations[name].tokenizer.chat_template for name in arms}
+    if combine == "soup" and len(templates) > 1:
         raise ConfigError("the ARMs of a soup have different chat templates", "train them alike")
     _warn_of_other_objectives(arms, facts)
-    streams = _Streams(tokenizations, facts, prompt_format)
-    quantized = quantized_loading(quantization, dtype) if quantization else {}
-    backbones = {base: load_model(base, **{**kind, **origins.options(BASE), **quantized})}
-    frozen = streams.of(BASE, backbones[base])
-    cases = {BASE: [of_model(frozen.model, base, BASE, streams.probe)]}
+    return facts, tokenizations
+
+
+def _loading(
+    base: str,
+    model: Any,
+    kind: Mapping[str, Any],
+    streams: _Streams,
+    case: Case,
+    *,
+    half: bool,
+    origins: Origins,
+) -> Loading:
+    """What loading the ARMs needs to know of the base, which is in memory."""
+    backbones = {base: model}
 
     def in_float32(name: str, folder: str, backbone: str) -> None:
         size = sum(p.numel() for p in backbones[backbone].parameters())
         _verify_in_float32(name, folder, backbone, size, str(kind["device"]), origins)
 
-    loading = Loading(
+    return Loading(
         backbones,
         lambda name: {**kind, "trust_remote_code": origins.trusts(name)},
         streams.probe,
-        in_float32 if frozen.model.dtype in _HALF or quantization else None,
-        {base: cases[BASE][0].wanted.noise},
+        in_float32 if half else None,
+        {base: case.wanted.noise},
         {base: origins.revision(BASE)},
     )
-    guides = load_guides(arms, facts, loading, combine=combine, describe=describe)
-    cases |= {guide.name: list(guide.cases) for guide in guides}
-    guided = [streams.of(g.name, g.model, g.adapter, g.source) for g in guides]
-    drafter: Any = draft
-    if drafts:
-        model = _draft_model(drafts[DRAFT], loading)
-        drafter = streams.of(DRAFT, model)
-        cases[DRAFT] = [of_model(model, drafts[DRAFT], DRAFT, streams.probe)]
-    return _checked_engine(frozen, guided, drafter, max_length, cases)
 
 
 def _draft_model(place: str, loading: Loading) -> Any:
@@ -161,20 +191,18 @@ class _Streams:
 
     def probe(self, name: str, condition: Sequence[int]) -> tuple[list[int], int]:
         """Ordinary text in a stream's own template."""
-        reader = self.tokenizations[name]
-        return probe_ids(
-            reader.tokenizer, self._style(name), limit=reader.context, condition=condition
-        )
+        own = self.tokenizations[name]
+        return probe_ids(own.tokenizer, self._style(name), limit=own.context, condition=condition)
 
     def of(self, name: str, model: Any, adapter: Any = None, source: str | None = None) -> Stream:
         """A stream through a model, which reads as the source does."""
         source = source or name
-        reader = self.tokenizations[source]
+        own = self.tokenizations[source]
         return Stream(
             name,
             model,
-            reader.tokenizer,
-            reader.vocabulary,
+            own.tokenizer,
+            own.vocabulary,
             self._style(source),
             self.facts[source].scale if source in self.facts else 1.0,
             adapter,

@@ -18,6 +18,7 @@ from trimtab.engines.local.costs import pass_cost
 from trimtab.engines.local.linear import join_layers
 from trimtab.errors import ConfigError
 from trimtab.models import ropes
+from trimtab.models.limits import context_limit
 from trimtab.models.lm_head import causal_lm
 from trimtab.models.messages import Prompt
 from trimtab.models.prompts import prompt_ids, require_embedded
@@ -59,10 +60,7 @@ class Stream:
     @property
     def context(self) -> int | None:
         """Tokens the model can read, where it has a limit."""
-        config = self.model.config.get_text_config()
-        names = ("max_position_embeddings", "max_seq_len")  # MPT's is the second
-        limits = [getattr(config, name, None) or 0 for name in names]
-        return min((int(limit) for limit in limits if limit > 0), default=None)
+        return context_limit(self.model.config)
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """The prompt in this model's own template; an empty one is a `ConfigError`."""

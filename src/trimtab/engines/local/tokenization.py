@@ -15,6 +15,7 @@ from trimtab.engines.local.streams import BASE, DRAFT
 from trimtab.errors import ModelLoadError, first_line
 from trimtab.models.dequantize import facts_folder
 from trimtab.models.folder import is_adapter
+from trimtab.models.limits import configured_ends, context_limit
 from trimtab.models.origins import Origins
 from trimtab.models.vocabulary import VocabularyMap, match_vocabularies
 
@@ -88,17 +89,12 @@ def load_tokenizations(
             if name == DRAFT
             else f"the ARM {name} ({folder})",
         )
-    return {n: Tokenization(tokenizers[n], found[n], _context(configs[n])) for n in folders}
+    return {n: Tokenization(tokenizers[n], found[n], context_limit(configs[n])) for n in folders}
 
 
 def _local(origins: Origins, name: str) -> dict[str, Any]:
     """Options of a model that has been fetched: its revision is settled."""
     return {"trust_remote_code": origins.trusts(name)}
-
-
-def _context(config: Any) -> int | None:
-    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return int(limit) if limit else None
 
 
 def _end_ids(name: str, origins: Origins) -> list[int]:
@@ -113,5 +109,4 @@ def _end_ids(name: str, origins: Origins) -> list[int]:
                 f"cannot read {name}/generation_config.json ({first_line(error)})", "save it again"
             ) from error
         return []
-    ends = config.eos_token_id
-    return list(ends) if isinstance(ends, list) else [] if ends is None else [ends]
+    return configured_ends(config)
