@@ -11,7 +11,7 @@ import inspect
 import re
 import textwrap
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -42,7 +42,14 @@ def _described(options: type[Any]) -> str:
 
 
 def attribute_docstrings(kind: type[Any]) -> dict[str, str]:
-    """The text that stands under each attribute of a class, in one line."""
+    """The text that stands under each attribute of a class, or of its base, in one line."""
+    found: dict[str, str] = {}
+    for base in filter(is_dataclass, reversed(kind.__mro__)):
+        found |= _own_docstrings(base)
+    return found
+
+
+def _own_docstrings(kind: type[Any]) -> dict[str, str]:
     tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
     [body] = [node.body for node in tree.body if isinstance(node, ast.ClassDef)]
     found: dict[str, str] = {}

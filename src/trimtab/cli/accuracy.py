@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-from trimtab.cli.options import OneModelOptions
+from trimtab.cli.options import JsonOptions, ReadingOptions, RewardModelOptions
 from trimtab.cli.parse import parse, quiet_libraries
 
 DESCRIPTION = "Pairwise accuracy of a reward model on held-out pairs, beside its floors."
 
 
 @dataclass(kw_only=True)
-class AccuracyOptions(OneModelOptions):
+class AccuracyOptions(ReadingOptions, JsonOptions, RewardModelOptions):
     """Pairwise accuracy of a reward model."""
 
     arm: str
@@ -31,22 +31,6 @@ class AccuracyOptions(OneModelOptions):
 
     floor_data: list[str] = field(default_factory=list)
     """Pairs that the bag-of-words floor is fitted on; by default the training split of --data."""
-
-    columns: str = ""
-    """Which columns hold what, where no layout fits: `prompt=question,chosen=good,rejected=bad`."""
-
-    pairs_per_prompt: int = 0
-    """Where a prompt has several rated or ranked answers, make this many pairs of them; 0 makes
-    all."""
-
-    skip_bad_rows: bool = False
-    """Leave malformed rows out, counted and named, instead of refusing the data."""
-
-    batch_size: int = 16
-    """Responses in one forward pass."""
-
-    json: bool = False
-    """Print the report as JSON."""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -10,7 +10,7 @@ import tyro
 
 from trimtab.bench.run import POINTS, Shape, bench_speed
 from trimtab.cli import show
-from trimtab.cli.options import ModelsOptions
+from trimtab.cli.options import JsonOptions, ModelsOptions
 from trimtab.cli.parse import parse, quiet_libraries
 from trimtab.entries import parse_revisions
 from trimtab.errors import ConfigError
@@ -21,7 +21,7 @@ DESCRIPTION = "The price of guidance on this machine: time, memory, time to the 
 
 
 @dataclass(kw_only=True)
-class SpeedOptions(ModelsOptions):
+class SpeedOptions(JsonOptions, ModelsOptions):
     """The price of guidance on this machine: time, memory, time to the first token."""
 
     base: str = ""
@@ -60,9 +60,6 @@ class SpeedOptions(ModelsOptions):
 
     overwrite: bool = False
     """Replace the folder's results."""
-
-    json: bool = False
-    """Print the results as JSON."""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trimtab.cli import show
-from trimtab.cli.options import SamplingOptions
 from trimtab.cli.parse import parse, quiet_libraries
-from trimtab.cli.scorer_options import ScorerOptions
+from trimtab.cli.scorer_options import MeasureOptions
 from trimtab.entries import parse_revisions
 from trimtab.errors import ConfigError
 from trimtab.models.origins import Origins
-from trimtab.models.types import PromptFormat
 from trimtab.scoring.specs import load_scorers, require_costs, require_specs
 from trimtab.steering import parse_strength
 
@@ -29,11 +27,8 @@ _PASSED = (
 
 
 @dataclass(kw_only=True)
-class CalibrateOptions(ScorerOptions, SamplingOptions):
+class CalibrateOptions(MeasureOptions):
     """Find the strength that an ARM should have, and store it as the ARM's scale."""
-
-    base: str
-    """The frozen base: a folder or a hub id."""
 
     arm: str
     """The ARM, as FOLDER_OR_HUB_ID or OBJECTIVE=FOLDER_OR_HUB_ID."""
@@ -74,17 +69,8 @@ class CalibrateOptions(ScorerOptions, SamplingOptions):
     overwrite: bool = False
     """Replace what is in the output directory."""
 
-    prompts_limit: int | None = None
-    """Take this many prompts, from the beginning of the file."""
-
-    resamples: int = 2000
-    """Bootstrap resamples of the prompts behind every interval."""
-
     batch_size: int = 16
     """Answers decoded together, whatever their strengths."""
-
-    prompt_format: PromptFormat = "auto"
-    """How a plain-text prompt is read: as one user turn, as it stands, or by the tokenizer."""
 
     json: bool = False
     """Print calibration.json."""

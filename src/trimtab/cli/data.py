@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from trimtab.cli.options import JsonOptions, LayoutOptions
 from trimtab.cli.parse import parse, quiet_libraries
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ DESCRIPTION = "Show what would be read of preference data, before anything is tr
 
 
 @dataclass(kw_only=True)
-class DataOptions:
+class DataOptions(LayoutOptions, JsonOptions):
     """Show what would be read of preference data: layout, rows, objectives, lengths, one pair."""
 
     data: Annotated[list[str], tyro.conf.Positional]
@@ -33,18 +34,8 @@ class DataOptions:
     """Folder or hub id of the model to be trained: lengths in its tokens, the pair in its chat
     template. Only its tokenizer is loaded."""
 
-    columns: str = ""
-    """Which columns hold what, where no layout fits: `prompt=question,chosen=good,rejected=bad`."""
-
-    pairs_per_prompt: int = 0
-    """Where a prompt has several rated or ranked answers, make this many pairs of them; 0 makes
-    all."""
-
     trust_remote_code: bool = False
     """Run tokenizer code that comes with the model."""
-
-    json: bool = False
-    """Print the report as JSON."""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trimtab.cli import show
-from trimtab.cli.options import EngineOptions, SamplingOptions
+from trimtab.cli.options import EngineOptions, JsonOptions, RowFileOptions, SamplingOptions
 from trimtab.cli.parse import parse, quiet_libraries
 from trimtab.engines.generate import generate
 from trimtab.engines.types import Request
@@ -18,7 +18,7 @@ DESCRIPTION = "Answer prompts with a frozen base steered by ARMs."
 
 
 @dataclass(kw_only=True)
-class GenerateOptions(EngineOptions, SamplingOptions):
+class GenerateOptions(RowFileOptions, JsonOptions, EngineOptions, SamplingOptions):
     """Answer prompts with a frozen base steered by ARMs."""
 
     prompt: str | None = None
@@ -34,17 +34,11 @@ class GenerateOptions(EngineOptions, SamplingOptions):
     """JSONL file; rows are appended as they are done, and a killed run goes on where it stopped.
     Without it the rows of an input file are printed."""
 
-    overwrite: bool = False
-    """Replace an output file of another run."""
-
     batch_size: int = 8
     """Prompts decoded together; the next one starts as soon as one is done."""
 
     report: bool = False
     """Add base log-prob, rewards and fused log-prob of every token."""
-
-    json: bool = False
-    """Print the answers as JSON."""
 
 
 def main(argv: Sequence[str]) -> int:

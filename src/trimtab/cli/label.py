@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trimtab.cli import show
+from trimtab.cli.options import JsonOptions, ReadingOptions, RowFileOptions
 from trimtab.cli.parse import parse, quiet_libraries
 from trimtab.cli.scorer_options import ScorerOptions
 
@@ -14,7 +15,7 @@ DESCRIPTION = "Relabel preference pairs: which side is better, on each objective
 
 
 @dataclass(kw_only=True)
-class LabelOptions(ScorerOptions):
+class LabelOptions(ReadingOptions, RowFileOptions, JsonOptions, ScorerOptions):
     """Relabel preference pairs: which side is better, on each objective, by scorers."""
 
     data: list[str]
@@ -32,22 +33,6 @@ class LabelOptions(ScorerOptions):
     NAME=FILE) and let the scorers label the rest, ties too. Every pair is scored on everything:
     that says how often the scorers agree with the labels kept (too often on pairs they learned
     from)."""
-
-    columns: str = ""
-    """Which columns hold what, where no layout fits: `prompt=question,chosen=good,rejected=bad`."""
-
-    pairs_per_prompt: int = 0
-    """Where a prompt has several rated or ranked answers, make this many pairs of them; 0 makes
-    all."""
-
-    skip_bad_rows: bool = False
-    """Leave malformed rows out, counted and named, instead of refusing the data."""
-
-    overwrite: bool = False
-    """Replace an output file of another run."""
-
-    json: bool = False
-    """Print the counts as JSON."""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -21,6 +21,53 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
+class JsonOptions:
+    """How results are printed."""
+
+    json: bool = False
+    """Print the results as JSON."""
+
+
+@dataclass(kw_only=True)
+class RowFileOptions:
+    """What becomes of an output file that is there."""
+
+    overwrite: bool = False
+    """Replace an output file of another run."""
+
+
+@dataclass(kw_only=True)
+class LayoutOptions:
+    """How rows of preference data become pairs."""
+
+    columns: str = ""
+    """Which columns hold what, where no layout fits: `prompt=question,chosen=good,rejected=bad`."""
+
+    pairs_per_prompt: int = 0
+    """Where a prompt has several rated or ranked answers, make this many pairs of them; 0 makes
+    all."""
+
+
+@dataclass(kw_only=True)
+class ReadingOptions(LayoutOptions):
+    """The same, and what becomes of rows that are none."""
+
+    skip_bad_rows: bool = False
+    """Leave malformed rows out, counted and named, instead of refusing the data."""
+
+
+@dataclass(kw_only=True)
+class BaseOptions:
+    """The base, and what a prompt is to it."""
+
+    base: str
+    """The frozen base: a folder or a hub id."""
+
+    prompt_format: PromptFormat = "auto"
+    """How a plain-text prompt is read: as one user turn, as it stands, or by the tokenizer."""
+
+
+@dataclass(kw_only=True)
 class LoadOptions:
     """How models are loaded."""
 
@@ -32,8 +79,11 @@ class LoadOptions:
 
 
 @dataclass(kw_only=True)
-class OneModelOptions(LoadOptions):
-    """How one model is loaded."""
+class RewardModelOptions(LoadOptions):
+    """How one reward model is loaded, and run."""
+
+    batch_size: int = 16
+    """Responses in one forward pass."""
 
     trust_remote_code: bool = False
     """Run model code that comes with the checkpoint."""
@@ -55,11 +105,8 @@ class ModelsOptions(LoadOptions):
 
 
 @dataclass(kw_only=True)
-class EngineOptions(ModelsOptions):
+class EngineOptions(BaseOptions, ModelsOptions):
     """Which models, and how they are steered."""
-
-    base: str
-    """The frozen base: a folder or a hub id."""
 
     arm: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
     """An ARM as OBJECTIVE=FOLDER_OR_HUB_ID, or the folder of a conditioned ARM (PARM, UniARM),
@@ -85,9 +132,6 @@ class EngineOptions(ModelsOptions):
     gate: float | None = None
     """Leave the ARMs out where the base gives one token more than this probability."""
 
-    engine: Literal["local"] = "local"
-    """The decoding engine."""
-
     speculate: Speculate = "off"
     """Draft tokens with a small model and verify them in one pass: the same distribution, fewer
     passes. `auto` drafts only while that saves time."""
@@ -102,9 +146,6 @@ class EngineOptions(ModelsOptions):
     quantization: Quantization | None = None
     """Load the base, and so the LoRA ARMs on it, with weights of this many bits (needs
     optimum-quanto)."""
-
-    prompt_format: PromptFormat = "auto"
-    """How a plain-text prompt is read: as one user turn, as it stands, or by the tokenizer."""
 
     @cached_property
     def arms(self) -> dict[str, str]:

@@ -6,24 +6,19 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from trimtab.cli import show
-from trimtab.cli.options import SamplingOptions
 from trimtab.cli.parse import parse, quiet_libraries
-from trimtab.cli.scorer_options import ScorerOptions
-from trimtab.models.types import PromptFormat
-
-if TYPE_CHECKING:
-    pass
+from trimtab.cli.scorer_options import MeasureOptions
 
 DESCRIPTION = "Sweep preferences: fronts of guides, their hypervolume and mean inner product."
 
 
 @dataclass(kw_only=True)
-class ParetoOptions(ScorerOptions, SamplingOptions):
+class ParetoOptions(MeasureOptions):
     """Sweep preferences: fronts of guides, their hypervolume and mean inner product."""
 
     base: str
@@ -45,9 +40,6 @@ class ParetoOptions(ScorerOptions, SamplingOptions):
     """Where responses, scores, front.json, table.md and front.png go. A killed run goes on where it
     stopped; a finished one only reports again."""
 
-    prompts_limit: int | None = None
-    """Take this many prompts, from the beginning of the file."""
-
     preference_step: float = 0.1
     """Step of the preferences: 0.1 measures 11 of two objectives, 66 of three."""
 
@@ -63,6 +55,7 @@ class ParetoOptions(ScorerOptions, SamplingOptions):
     preference."""
 
     seed: Annotated[int, tyro.conf.Fixed, tyro.conf.Suppress] = 0
+    """No option here: --seeds is."""
 
     batch_size: int = 32
     """Responses decoded together, whatever their preferences."""
@@ -78,12 +71,6 @@ class ParetoOptions(ScorerOptions, SamplingOptions):
     """Reference point of the hypervolume: `worst` (the worst mean on each objective over all guides
     and the base), `base` (the base's means), or numbers in the scorers' own units, such as
     `helpful=0,harmless=-1`."""
-
-    resamples: int = 2000
-    """Bootstrap resamples of the prompts behind every interval."""
-
-    prompt_format: PromptFormat = "auto"
-    """How a plain-text prompt is read: as one user turn, as it stands, or by the tokenizer."""
 
     overwrite: bool = False
     """Replace what another run left in the output directory. Responses that are this run's own

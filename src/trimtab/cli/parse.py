@@ -6,10 +6,11 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import field, fields, make_dataclass
+from dataclasses import MISSING, Field, field, fields, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_type_hints
 
+from trimtab.documented import attribute_docstrings
 from trimtab.errors import ConfigError
 
 T = TypeVar("T")
@@ -38,12 +39,29 @@ def parse(options: type[T], argv: Sequence[str], command: str, description: str)
 
 
 def _as_shown(options: type[Any]) -> type[Any]:
-    """The options and `--config`, which is read before tyro reads: so that `--help` has it."""
+    """The options in the order of `--help`, with `--config`, which is read before tyro reads."""
     import tyro
 
-    kind = Annotated[str | None, tyro.conf.arg(help=CONFIG_HELP, metavar="FILE")]
-    added = [("config", kind, field(default=None))]
-    return make_dataclass(options.__name__, added, bases=(options,), kw_only=True)
+    kinds, texts = get_type_hints(options, include_extras=True), attribute_docstrings(options)
+    shown: list[tuple[str, object, object]] = []
+    for own in _in_order(options):
+        help_text = tyro.conf.arg(help=texts.get(own.name))
+        default = field(default=own.default, default_factory=own.default_factory)
+        shown.append((own.name, Annotated[kinds[own.name], help_text], default))
+    file = Annotated[str | None, tyro.conf.arg(help=CONFIG_HELP, metavar="FILE")]
+    shown.append(("config", file, field(default=None)))
+    return make_dataclass(options.__name__, shown, kw_only=True)
+
+
+def _in_order(options: type[Any]) -> list[Field[Any]]:
+    """What must be given first, then a command's own options, then those that others have too."""
+    homes = [vars(kind).get("__annotations__", {}) for kind in options.__mro__]
+
+    def place(own: Field[Any]) -> int:
+        required = own.default is MISSING and own.default_factory is MISSING
+        return -1 if required else next(i for i, names in enumerate(homes) if own.name in names)
+
+    return sorted(fields(options), key=place)
 
 
 def _with_aliases(options: type[Any], description: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trimtab.cli import show
-from trimtab.cli.options import OneModelOptions
+from trimtab.cli.options import RewardModelOptions, RowFileOptions
 from trimtab.cli.parse import parse, quiet_libraries
 from trimtab.scoring.score import score_file
 
@@ -15,7 +15,7 @@ DESCRIPTION = "Per-token and per-response rewards of given responses."
 
 
 @dataclass(kw_only=True)
-class ScoreOptions(OneModelOptions):
+class ScoreOptions(RowFileOptions, RewardModelOptions):
     """Rewards of given responses."""
 
     arm: str
@@ -31,12 +31,6 @@ class ScoreOptions(OneModelOptions):
 
     output: str | None = None
     """JSONL file for the rewards of every token; without it a table is printed."""
-
-    overwrite: bool = False
-    """Replace an output file of another run."""
-
-    batch_size: int = 16
-    """Responses in one forward pass."""
 
     json: bool = False
     """Print rewards, tokens included, as JSON."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from trimtab.cli.options import ModelsOptions
+from trimtab.cli.options import BaseOptions, ModelsOptions, SamplingOptions
 from trimtab.entries import named_entries, parse_revisions
 
 
@@ -44,3 +44,14 @@ class ScorerOptions(ModelsOptions):
             "trust_remote_code": self.trust_remote_code,
             "revisions": parse_revisions(self.revision),
         }
+
+
+@dataclass(kw_only=True)
+class MeasureOptions(BaseOptions, ScorerOptions, SamplingOptions):
+    """Of the commands that have the base answer prompts and score the answers."""
+
+    prompts_limit: int | None = None
+    """Take this many prompts, from the beginning of the file."""
+
+    resamples: int = 2000
+    """Bootstrap resamples of the prompts behind every interval."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from trimtab.cli.options import JsonOptions
 from trimtab.cli.parse import parse, quiet_libraries
 from trimtab.training.config import TrainConfig
 
@@ -18,11 +19,8 @@ DESCRIPTION = "Train a reward model on preference pairs: an ARM per objective, o
 
 
 @dataclass(kw_only=True)
-class TrainOptions(TrainConfig):
+class TrainOptions(TrainConfig, JsonOptions):
     """Train a reward model on preference pairs."""
-
-    json: bool = False
-    """Print the results as JSON."""
 
 
 def main(argv: Sequence[str]) -> int:
