@@ -12,7 +12,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from trimtab.errors import OutputError
 from trimtab.files import storage_errors, sync, write_json
@@ -37,7 +36,9 @@ class RowFile:
         OutputError: a file that is not this job's, without `overwrite`.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
+    def __init__(
+        self, path: Path, settings: Mapping[str, object], *, overwrite: bool = False
+    ) -> None:
         self.path = path
         self._settings = json.loads(json.dumps(settings))
         self._manifest = path.with_name(path.name + ".job.json")
@@ -73,7 +74,7 @@ class RowFile:
         """Make the next rows the first: what the file holds goes when it is opened."""
         self._fresh, self.done = True, 0
 
-    def append(self, row: Mapping[str, Any]) -> None:
+    def append(self, row: Mapping[str, object]) -> None:
         """Append one row; it is on disk when this returns."""
         with storage_errors(self.path):
             self._handle.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -6,11 +6,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from inspect import signature
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 import transformers
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from trimtab.engines.local import LocalEngine
 from trimtab.engines.local.rows import RowPlan
@@ -85,7 +86,7 @@ class Engine:
 class Generate:
     """`transformers`' own `generate` with its default cache: the base alone."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
 
     def run(self, prompts: Prompts, new_tokens: int) -> Run:
@@ -113,14 +114,14 @@ class _Clock(transformers.StoppingCriteria):
     def __init__(self) -> None:
         self.times: list[float] = []
 
-    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Any:
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:
         """Never stops."""
         int(input_ids[0, -1])  # waits for the device
         self.times.append(time.perf_counter())
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
-def _empty_cache(model: Any) -> dict[str, Any]:
+def _empty_cache(model: PreTrainedModel) -> dict[str, transformers.DynamicCache]:
     """The argument that gives a model's forward an empty cache."""
     name = cache_name(signature(model.forward).parameters)
     return {name: transformers.DynamicCache(config=model.config)}
@@ -129,7 +130,7 @@ def _empty_cache(model: Any) -> dict[str, Any]:
 class TwoModels:
     """The plain loop of the research scripts: two models, two forwards, one fused token."""
 
-    def __init__(self, base: Any, arm: Any) -> None:
+    def __init__(self, base: PreTrainedModel, arm: PreTrainedModel) -> None:
         self._models = (base, arm)
 
     @torch.inference_mode()

@@ -7,7 +7,6 @@ import os
 import platform
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
@@ -15,7 +14,7 @@ import transformers
 from trimtab.version import __version__
 
 
-def conditions(device: str) -> dict[str, Any]:
+def conditions(device: str) -> dict[str, object]:
     """What a reader has to know to compare with their own machine."""
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,12 +29,12 @@ class Numbers:
 
     eos_token_id = chat_template = None
 
-    def decode(self, ids: Sequence[int], **_: Any) -> str:
+    def decode(self, ids: Sequence[int], **_: object) -> str:
         """The numbers, each followed by a space."""
         return "".join(f"{i} " for i in ids)
 
 
-def random_model(shape: str, dtype: torch.dtype, device: str, seed: int = 0) -> Any:
+def random_model(shape: str, dtype: torch.dtype, device: str, seed: int = 0) -> LlamaForCausalLM:
     """A Llama of this shape."""
     torch.manual_seed(seed)
     config = LlamaConfig(
@@ -54,13 +53,13 @@ def random_model(shape: str, dtype: torch.dtype, device: str, seed: int = 0) -> 
         torch.set_default_dtype(before)
 
 
-def random_lora(model: Any, seed: int) -> AdapterWeights:
+def random_lora(model: torch.nn.Module, seed: int) -> AdapterWeights:
     """A LoRA of rank 8 on every linear layer but the LM head."""
     return _adapter(model, seed, LowRank)
 
 
 def random_conditioned(
-    model: Any, seed: int, core: Core, objectives: tuple[str, ...]
+    model: torch.nn.Module, seed: int, core: Core, objectives: tuple[str, ...]
 ) -> AdapterWeights:
     """A conditioned adapter of the same rank on the same layers."""
     config = ConditionedConfig(
@@ -81,7 +80,9 @@ def random_conditioned(
         return replace(_adapter(model, seed, term), objectives=objectives)
 
 
-def _adapter(model: Any, seed: int, term: Callable[[Tensor, Tensor], LowRank]) -> AdapterWeights:
+def _adapter(
+    model: torch.nn.Module, seed: int, term: Callable[[Tensor, Tensor], LowRank]
+) -> AdapterWeights:
     generator = torch.Generator().manual_seed(seed)
     layers = {}
     for name, layer in model.named_modules():

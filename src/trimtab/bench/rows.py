@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal, TypedDict
 
 import torch
+from transformers import PreTrainedModel
 
 from trimtab.arms.adapter import AdapterWeights
 from trimtab.arms.conditioned import Core
@@ -14,6 +15,7 @@ from trimtab.bench.contenders import Contender, Engine, Generate, TwoModels
 from trimtab.bench.models import SHAPES, Numbers, random_conditioned, random_lora, random_model
 from trimtab.engines.local import LocalEngine, load_engine
 from trimtab.engines.local.streams import BASE, Stream
+from trimtab.engines.types import LoadSettings
 from trimtab.errors import ConfigError
 from trimtab.models.devices import default_device
 from trimtab.models.load import load_model, load_tokenizer
@@ -80,10 +82,12 @@ class RandomModels:
         vocabulary = SHAPES[self.shape]["vocab_size"]
         return torch.randint(1, vocabulary, (batch, length), generator=generator).tolist()
 
-    def _model(self, seed: int = 0) -> Any:
+    def _model(self, seed: int = 0) -> PreTrainedModel:
         return random_model(self.shape, getattr(torch, self.dtype), self.device, seed)
 
-    def engine(self, fused: int = 0, separate: int = 0, draft: Any = None) -> LocalEngine:
+    def engine(
+        self, fused: int = 0, separate: int = 0, draft: Literal["ngram"] | None = None
+    ) -> LocalEngine:
         """A base with some ARMs on its backbone and some with weights of their own."""
         model = self._model()
         arms = [self._stream(f"fused{i}", model, random_lora(model, i)) for i in range(fused)]
@@ -97,10 +101,19 @@ class RandomModels:
         arm = self._stream("both", model, adapter)
         return LocalEngine(self._stream(BASE, model), [arm], pack=True)
 
-    def _stream(self, name: str, model: Any, adapter: AdapterWeights | None = None) -> Stream:
+    def _stream(
+        self, name: str, model: PreTrainedModel, adapter: AdapterWeights | None = None
+    ) -> Stream:
         size = SHAPES[self.shape]["vocab_size"]
         vocabulary = VocabularyMap(size, size)
         return Stream(name, model, Numbers(), vocabulary, "raw", 1.0, adapter)
+
+
+class _Origin(TypedDict):
+    """Of a base, as `load_model` and `load_tokenizer` take it."""
+
+    trust_remote_code: bool
+    revision: str | None
 
 
 @dataclass(frozen=True)
@@ -115,12 +128,15 @@ class OwnModels:
 
     base: str
     arms: dict[str, str]
-    options: dict[str, Any]
+    options: LoadSettings
 
     def makers(self) -> dict[str, Callable[[], Contender]]:
         """As `RandomModels.makers`."""
-        plain = {**self.options, "draft": None}
-        alone = {**plain, "trust_remote_code": [BASE] if self._origin["trust_remote_code"] else []}
+        plain: LoadSettings = {**self.options, "draft": None}
+        alone: LoadSettings = {
+            **plain,
+            "trust_remote_code": [BASE] if self._origin["trust_remote_code"] else [],
+        }
         return {
             BASE_ROW: lambda: Engine(load_engine(self.base, **alone)),
             GENERATE_ROW: lambda: Generate(self._loaded()),
@@ -133,16 +149,14 @@ class OwnModels:
             ),
         }
 
-    def _loaded(self) -> Any:
-        options = {"dtype": self.options["dtype"], **self._origin}
-        options["device"] = self.options["device"] or default_device()
-        if bits := self.options["quantization"]:
-            options |= quantized_loading(bits, options["dtype"])
-        return load_model(self.base, **options)
+    def _loaded(self) -> PreTrainedModel:
+        dtype, bits = self.options["dtype"], self.options["quantization"]
+        quantized = quantized_loading(bits, dtype) if bits else {}
+        kind = {"dtype": dtype, "device": self.options["device"] or default_device()}
+        return load_model(self.base, **{**kind, **quantized}, **self._origin)
 
     @property
-    def _origin(self) -> dict[str, Any]:
-        """Of the base, as `load_model` and `load_tokenizer` take it."""
+    def _origin(self) -> _Origin:
         return {
             "trust_remote_code": BASE in self.options["trust_remote_code"],
             "revision": (self.options.get("revisions") or {}).get(BASE),
@@ -153,6 +167,9 @@ class OwnModels:
         size = len(load_tokenizer(self.base, **self._origin))
         generator = torch.Generator().manual_seed(batch * 10_000 + length)
         return torch.randint(size // 8, size, (batch, length), generator=generator).tolist()
+
+
+Models = RandomModels | OwnModels
 
 
 def wanted(makers: dict[str, Callable[[], Contender]], names: Sequence[str]) -> list[str]:

@@ -6,15 +6,19 @@ import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from trimtab.arms.named import named_arms
+from trimtab.engines.types import LoadSettings
 from trimtab.entries import as_entries
 from trimtab.errors import ConfigError
 from trimtab.files import only_writer, require_fresh, storage_errors, write_json, write_text
 from trimtab.jobs import Progress, unseen
 from trimtab.models.origins import Origins
 from trimtab.models.types import DType, Quantization
+
+if TYPE_CHECKING:
+    from trimtab.bench.rows import Models
 
 Shape = Literal["5m", "350m", "7b"]
 POINTS = ("1x32", "8x32", "32x32", "1x512")
@@ -104,10 +108,10 @@ def _models(
     base: str,
     arms: Sequence[str],
     shape: Shape,
-    options: Mapping[str, Any],
+    options: LoadSettings,
     trust_remote_code: Collection[str],
     revisions: Mapping[str, str],
-) -> tuple[Any, str]:
+) -> tuple[Models, str]:
     """What is measured, and on which device."""
     from trimtab.bench.rows import OwnModels, RandomModels
     from trimtab.models.devices import default_device, require_device
@@ -121,12 +125,12 @@ def _models(
     Origins.of(["base", "draft", *named], trust_remote_code, revisions)
     own = {name: r for name, r in revisions.items() if name in ("base", "draft")}
     trusted = list(trust_remote_code)
-    loading = {**options, "trust_remote_code": trusted, "revisions": own}
+    loading: LoadSettings = {**options, "trust_remote_code": trusted, "revisions": own}
     return OwnModels(base, named, loading), device
 
 
 def _measured(
-    models: Any,
+    models: Models,
     device: str,
     rows: Sequence[str],
     points: Sequence[tuple[int, int]],
@@ -161,7 +165,7 @@ def _measured(
     }
 
 
-def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _plain(settings: Mapping[str, object]) -> dict[str, Any]:
     """Settings as JSON holds them."""
     return {
         name: str(value)

@@ -14,10 +14,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from trimtab.bench.contenders import Contender, Run
-from trimtab.bench.rows import BASE_ROW
+from trimtab.bench.rows import BASE_ROW, Models
 from trimtab.jobs import Progress
 
 logger = logging.getLogger(__name__)
@@ -99,7 +98,9 @@ def _row(name: str, batch: int, prompt: int, runs: Sequence[Run], base: Sequence
     )
 
 
-def peak_memory(models: Any, name: str, batch: int, prompt: int, new_tokens: int) -> float | None:
+def peak_memory(
+    models: Models, name: str, batch: int, prompt: int, new_tokens: int
+) -> float | None:
     """Peak bytes of one row beyond the interpreter, in a process of its own; None if it failed."""
     job = {
         "models": type(models).__name__,

@@ -127,13 +127,21 @@ def _scorer(options: CalibrateOptions, name: str | None) -> dict[str, Any]:
     if not options.scorer:
         return {}
     scoring = options.scoring()
-    batch_size = scoring.pop("scorer_batch_size")
-    costs, specs = scoring.pop("costs"), scoring.pop("scorers")
-    scored = require_specs(specs, scoring["rubrics"], batch_size=batch_size)
+    batch_size = scoring["scorer_batch_size"]
+    scored = require_specs(scoring["scorers"], scoring["rubrics"], batch_size=batch_size)
     if len(scored) > 1:
         raise ConfigError("several scorers", "one decides on a strength: give one --scorer")
-    below = require_costs(costs, scored)
-    [(objective, scorer)] = load_scorers(specs, batch_size=batch_size, **scoring).items()
+    below = require_costs(scoring["costs"], scored)
+    found = load_scorers(
+        scoring["scorers"],
+        rubrics=scoring["rubrics"],
+        batch_size=batch_size,
+        dtype=scoring["dtype"],
+        device=scoring["device"],
+        trust_remote_code=scoring["trust_remote_code"],
+        revisions=scoring["revisions"],
+    )
+    [(objective, scorer)] = found.items()
     return {"objective": objective, "cost": bool(below), "scorer": scorer}
 
 

@@ -14,6 +14,7 @@ from trimtab.cli.parse import parse, quiet_libraries
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.padding import Padding
 
     from trimtab.evaluation.data_report import DataReport
     from trimtab.evaluation.rendered import Rendered
@@ -171,7 +172,7 @@ def _example(screen: Console, pair: Rendered) -> None:
         screen.print(_marked(_cut(text), rewarded))
 
 
-def _marked(text: str, rewarded: bool) -> Any:
+def _marked(text: str, rewarded: bool) -> Padding:
     from rich.padding import Padding
     from rich.text import Text
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from trimtab.arms.named import named_arms, objectives_of
-from trimtab.engines.types import Sampling, Speculate
+from trimtab.engines.types import LoadSettings, Sampling, Speculate
 from trimtab.entries import parse_descriptions, parse_revisions
 from trimtab.errors import ConfigError
 from trimtab.models.origins import Origins
@@ -173,7 +173,7 @@ class EngineOptions(BaseOptions, ModelsOptions):
         if self.draft_model and self.speculate == "off":
             raise ConfigError("--draft-model without --speculate", "add --speculate auto")
 
-    def loading(self) -> dict[str, Any]:
+    def loading(self) -> LoadSettings:
         """How the engine is loaded, as `load` and `generate` take it."""
         return {
             "dtype": self.dtype,
@@ -197,7 +197,8 @@ class EngineOptions(BaseOptions, ModelsOptions):
         Origins.of(["base", "draft", *self.arms, *self.arm], (), self.revisions)
         quiet_libraries()
         own = {n: r for n, r in self.revisions.items() if n in ("base", "draft")}
-        return load_engine(self.base, self.arms, **{**self.loading(), "revisions": own})
+        loading: LoadSettings = {**self.loading(), "revisions": own}
+        return load_engine(self.base, self.arms, **loading)
 
 
 @dataclass(kw_only=True)

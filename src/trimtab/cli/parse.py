@@ -155,7 +155,7 @@ def _read_config(options: type[Any], path: Path, given: set[str]) -> list[str]:
     return arguments
 
 
-def _as_arguments(flag: str, value: Any, kind: str) -> list[str]:
+def _as_arguments(flag: str, value: object, kind: str) -> list[str]:
     if value is None:
         return []
     if isinstance(value, bool):

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, TypedDict
 
 import tyro
 
 from trimtab.cli.options import BaseOptions, ModelsOptions, SamplingOptions
 from trimtab.entries import named_entries, parse_revisions
+from trimtab.models.types import DType
+
+
+class Scoring(TypedDict):
+    """What `trimtab.label` and `trimtab.pareto` take to score with."""
+
+    scorers: dict[str, str]
+    rubrics: dict[str, str]
+    costs: list[str]
+    scorer_batch_size: int
+    dtype: DType
+    device: str | None
+    trust_remote_code: list[str]
+    revisions: dict[str, str]
 
 
 @dataclass(kw_only=True)
@@ -32,7 +46,7 @@ class ScorerOptions(ModelsOptions):
     scorer_batch_size: int = 16
     """Responses in one forward pass of a reward model."""
 
-    def scoring(self) -> dict[str, Any]:
+    def scoring(self) -> Scoring:
         """What the functions that score take, as they take it."""
         return {
             "scorers": named_entries(self.scorer, "--scorer", "helpful=FOLDER"),

@@ -8,13 +8,13 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from trimtab.arms.named import named_arms, objectives_of
 from trimtab.arms.sidecar import Sidecar
 from trimtab.data.sources import fingerprint, read_rows
 from trimtab.engines.input_rows import naming, request_of
-from trimtab.engines.types import Completion, Request, Sampling, Speculate
+from trimtab.engines.types import Completion, LoadSettings, Request, Sampling, Speculate
 from trimtab.entries import as_entries
 from trimtab.errors import ConfigError
 from trimtab.files import only_writer
@@ -32,6 +32,14 @@ logger = logging.getLogger(__name__)
 
 Say = Callable[[str], None]
 Rows = Sequence[Mapping[str, Any]]
+
+
+class Answering(TypedDict):
+    """What `LocalEngine.answers` takes beside its rows."""
+
+    batch_size: int
+    report: bool
+    speculate: Speculate
 
 
 def generate(
@@ -118,7 +126,7 @@ def generate(
         request_of(row, i, common, objectives, place)
         for i, (row, place) in enumerate(zip(rows, places, strict=True))
     ]
-    loading = {
+    loading: LoadSettings = {
         "dtype": dtype,
         "device": device,
         "prompt_format": prompt_format,
@@ -130,7 +138,7 @@ def generate(
         "combine": combine,
         "describe": dict(describe or {}),
     }
-    answering = {"batch_size": batch_size, "report": report, "speculate": speculate}
+    answering: Answering = {"batch_size": batch_size, "report": report, "speculate": speculate}
     run = _Run(base, named, loading, answering, requests, rows, places, each)
     if output is None:
         return list(run.answers(0))
@@ -157,14 +165,14 @@ class _Run:
 
     base: str
     arms: Mapping[str, str]
-    loading: Mapping[str, Any]
-    answering: Mapping[str, Any]
+    loading: LoadSettings
+    answering: Answering
     requests: Sequence[Request]
     rows: Rows
     places: Sequence[str]
     each: Callable[[dict[str, Any]], None]
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """Of the models, as they are now."""
         draft = self.loading["draft"]
         models = [self.base, *self.arms.values()]
@@ -177,7 +185,7 @@ class _Run:
     def to_file(
         self,
         path: Path,
-        settings: Mapping[str, Any],
+        settings: Mapping[str, object],
         *,
         overwrite: bool,
         progress: Progress,

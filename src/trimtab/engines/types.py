@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from trimtab.bounds import TINY, Bound
 from trimtab.errors import ConfigError
 from trimtab.models.messages import Prompt
-from trimtab.steering import PreferenceLike, Steering, require_limits
+from trimtab.models.types import DType, PromptFormat, Quantization
+from trimtab.steering import Combine, PreferenceLike, Steering, require_limits
 
 _SAMPLING = {
     "max_new_tokens": Bound(Integral, 1, 2**31 - 1, "a whole number, 1 to 2147483647"),
@@ -24,6 +25,21 @@ _SAMPLING = {
 
 Speculate = Literal["off", "on", "auto"]
 """Whether tokens are drafted and verified; `auto` does so only while it saves time."""
+
+
+class LoadSettings(TypedDict, total=False):
+    """What `trimtab.load` takes beside base and ARMs."""
+
+    dtype: DType
+    device: str | None
+    prompt_format: PromptFormat
+    trust_remote_code: list[str]
+    revisions: dict[str, str]
+    draft: str | None
+    max_length: int | None
+    quantization: Quantization | None
+    combine: Combine
+    describe: dict[str, str]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from trimtab.arms.objectives import conditioned_on
 from trimtab.arms.sidecar import Sidecar
@@ -97,19 +97,16 @@ def accuracy(
         raise ConfigError(f"--batch-size is {batch_size}", "it must be 1 or more")
     data = [data] if isinstance(data, str) else list(data)
     arm = fetch(arm, what="reward model", revision=revision)
-    how: dict[str, Any] = {
-        "skip_bad_rows": skip_bad_rows,
-        "reading": Reading.of(columns, pairs_per_prompt),
-    }
+    reading = Reading.of(columns, pairs_per_prompt)
     sidecar = Sidecar.load(arm)
     if sidecar.split == "none" and sidecar.data_sha256 == fingerprint(data):
         logger.warning("%s was trained on every row of these data: nothing is held out", arm)
     name = sidecar.objective if objective is None else objective
     preference = _all_on(name, conditioned_on(arm))
-    pairs, report = read_pairs(data, name, **how)
+    pairs, report = read_pairs(data, name, skip_bad_rows=skip_bad_rows, reading=reading)
     measured = _of_split(pairs, split)
     if train_data:
-        fitted, _ = read_pairs(train_data, name, **how)
+        fitted, _ = read_pairs(train_data, name, skip_bad_rows=skip_bad_rows, reading=reading)
     else:
         fitted = [
             p for p in pairs if split in ("test", "validation") and split_of(p.prompt) == "train"

@@ -7,7 +7,6 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from trimtab.data.loading import read_everything
 from trimtab.data.pairs import Comparison, Pair, split_of
@@ -17,6 +16,7 @@ from trimtab.errors import ConfigError
 from trimtab.evaluation.floors import longer_is_better
 from trimtab.evaluation.rendered import Rendered, example_of, lengths_of
 from trimtab.models.messages import first_user_turn
+from trimtab.models.prompts import Tokenizer
 from trimtab.scoring.labels import agreement
 from trimtab.stats import Estimate, share
 
@@ -122,7 +122,7 @@ def inspect_data(
     )
 
 
-def _tokenizer(model: str | None, trust_remote_code: bool) -> Any:
+def _tokenizer(model: str | None, trust_remote_code: bool) -> Tokenizer | None:
     if model is None:
         return None
     from trimtab.arms.load import tokenizer_of

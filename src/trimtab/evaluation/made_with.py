@@ -5,14 +5,13 @@ from __future__ import annotations
 import datetime
 import platform
 from importlib.metadata import version
-from typing import Any
 
 from trimtab.version import __version__
 
 _LIBRARIES = ("torch", "transformers", "peft", "numpy")
 
 
-def made_with(device: str | None, batch_size: int) -> dict[str, Any]:
+def made_with(device: str | None, batch_size: int) -> dict[str, object]:
     """Date, machine and versions behind numbers that are made now."""
     import torch
 

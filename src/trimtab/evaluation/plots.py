@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -127,7 +127,27 @@ def error_bars(estimates: Sequence[Estimate]) -> list[list[float]]:
     return [[e.value - e.low for e in estimates], [e.high - e.value for e in estimates]]
 
 
-def speed_plot(path: Path, rows: Sequence[Any]) -> None:
+class Timed(Protocol):
+    """One way to decode at one point, as it was timed."""
+
+    @property
+    def name(self) -> str:
+        """Of the way to decode."""
+
+    @property
+    def batch(self) -> int:
+        """Requests together."""
+
+    @property
+    def prompt(self) -> int:
+        """Tokens of each prompt."""
+
+    @property
+    def ratio(self) -> float:
+        """Time per token, the base alone being 1."""
+
+
+def speed_plot(path: Path, rows: Sequence[Timed]) -> None:
     """Draw each row's time per token as a multiple of the base alone, a panel per point."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

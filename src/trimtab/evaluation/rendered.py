@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from trimtab.data.pairs import Comparison
 from trimtab.data.tokenize import TokenPair, tokenize_pair
 from trimtab.errors import DataError
 from trimtab.models.messages import Prompt
+from trimtab.models.prompts import Tokenizer
 from trimtab.models.templates import TemplateError
 
 SAMPLE = 1000
@@ -38,7 +38,7 @@ class Rendered:
 
 
 def lengths_of(
-    pairs: Sequence[Comparison], tokenizer: Any
+    pairs: Sequence[Comparison], tokenizer: Tokenizer | None
 ) -> tuple[int, dict[str, dict[str, int]]]:
     """Lengths of at most `SAMPLE` pairs at even distances, and how many those are.
 
@@ -81,7 +81,7 @@ def _quantile(values: Sequence[int], share: float) -> int:
     return values[min(len(values) - 1, int(share * len(values)))]
 
 
-def example_of(pairs: Sequence[Comparison], tokenizer: Any) -> Rendered:
+def example_of(pairs: Sequence[Comparison], tokenizer: Tokenizer | None) -> Rendered:
     """The first pair that is short enough to read, or else the first, on its first objective."""
 
     def size(pair: Comparison) -> int:

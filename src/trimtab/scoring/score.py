@@ -153,7 +153,7 @@ class _Run:
     trust_remote_code: bool
     progress: Progress
 
-    def settings(self, source: str) -> dict[str, Any]:
+    def settings(self, source: str) -> dict[str, object]:
         """What an output file's rows depend on."""
         return {
             "arm": self.arm,
