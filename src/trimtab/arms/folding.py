@@ -27,6 +27,7 @@ from trimtab.arms.peft_adapter import with_adapter
 from trimtab.arms.sidecar import require_base
 from trimtab.errors import ConfigError
 from trimtab.models.folder import read_json
+from trimtab.models.protocols import Config
 from trimtab.steering import Steering
 
 Folded = dict[str, tuple[Tensor, Tensor, Tensor | None]]
@@ -140,6 +141,6 @@ def _without_bias(model: Any, names: list[str]) -> list[str]:
     return [name for name in names if model.get_submodule(name).bias is None]
 
 
-def _skeleton(config: Any) -> Any:
+def _skeleton(config: Config) -> Any:
     with torch.device("meta"):
         return transformers.AutoModelForCausalLM.from_config(config)

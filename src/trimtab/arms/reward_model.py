@@ -24,6 +24,7 @@ from trimtab.models.folder import is_adapter
 from trimtab.models.load import load_scalar
 from trimtab.models.messages import Prompt
 from trimtab.models.padding import pad_rows
+from trimtab.models.protocols import Tokenizer
 from trimtab.models.types import DType, PromptFormat
 from trimtab.steering import PreferenceLike, weights_of
 
@@ -161,7 +162,7 @@ class RewardModel(RewardReader):
         return {k: v.to(self.model.device) for k, v in pad_rows(rows, pad_id).items()}
 
 
-def _load_judge(folder: str, tokenizer: Any, options: dict[str, Any]) -> Any:
+def _load_judge(folder: str, tokenizer: Tokenizer, options: dict[str, Any]) -> Any:
     """A sequence classifier with one output; an adapter's pad token is its own tokenizer's."""
     if not is_adapter(folder):
         return load_scalar(folder, **options)

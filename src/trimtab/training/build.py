@@ -56,7 +56,7 @@ def build_trainer(
         if config.conditions:
             trainer: PreferenceTrainer = _conditioned_trainer(config, inputs, common)
         else:
-            collator = PairCollator(inputs.tokenizer.pad_token_id)
+            collator = PairCollator(inputs.pad_id)
             loss = _loss_options(config, objective)
             trainer = PreferenceTrainer(data_collator=collator, loss=loss, **common)
     trainer.remove_callback(transformers.PrinterCallback)
@@ -88,7 +88,7 @@ def _conditioned_trainer(
             f"--method {config.method} cannot be trained sharded", "use one process, or DDP"
         )
     return ConditionedTrainer(
-        data_collator=ComparisonCollator(inputs.tokenizer.pad_token_id, objectives=names),
+        data_collator=ComparisonCollator(inputs.pad_id, objectives=names),
         objectives=names,
         losses=ObjectiveLosses(
             [_loss_options(config, name) for name in names],

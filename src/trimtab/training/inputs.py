@@ -14,10 +14,11 @@ from trimtab.errors import ConfigError, DataError
 from trimtab.jobs import Progress
 from trimtab.models.limits import context_limit
 from trimtab.models.prompts import require_embedded
+from trimtab.models.protocols import Config, Tokenizer
 from trimtab.models.templates import load_chat_template, require_template
-from trimtab.training.adapt import lora_targets
 from trimtab.training.config import TrainConfig
 from trimtab.training.reading import TrainData, read_data
+from trimtab.training.targets import lora_targets
 
 WORTH_TELLING = 2000  # pairs: fewer are tokenised in a few seconds
 
@@ -34,11 +35,16 @@ class Inputs:
         objectives: of a conditioned ARM, in their order.
     """
 
-    tokenizer: Any
+    tokenizer: Tokenizer
     targets: list[str] | str
     splits: dict[str, list[TokenPair]]
     report: RowReport
     objectives: list[str] = field(default_factory=list)
+
+    @property
+    def pad_id(self) -> int:
+        """The token that fills batches; any does where the tokenizer has none."""
+        return self.tokenizer.pad_token_id or 0
 
 
 def prepare_inputs(
@@ -97,7 +103,7 @@ def _require_objectives(objectives: Sequence[str], pairs: Sequence[TokenPair]) -
 def _tokenize(
     config: TrainConfig,
     parts: dict[str, list[Pair]],
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     report: RowReport,
     progress: Progress | None,
 ) -> dict[str, list[TokenPair]]:
@@ -121,7 +127,7 @@ def _tokenize(
     }
 
 
-def _check_context(model_config: Any, splits: dict[str, list[TokenPair]]) -> None:
+def _check_context(model_config: Config, splits: dict[str, list[TokenPair]]) -> None:
     longest = max(len(pair) for pairs in splits.values() for pair in pairs)
     context = context_limit(model_config)
     if context and longest > context:
