@@ -18,6 +18,7 @@ from trimtab.jobs import Progress
 from trimtab.models.load import load_model, load_scalar
 from trimtab.models.renamed import checkpointing_options
 from trimtab.training.adapt import add_conditioning, add_lora
+from trimtab.training.betas import loss_beta
 from trimtab.training.callbacks import Checkpoints, MetricsFile, ProgressReport
 from trimtab.training.conditioned import ConditionedTrainer, PreferenceDraws, asked_of
 from trimtab.training.config import TrainConfig
@@ -68,7 +69,7 @@ def build_trainer(
 
 def _loss_options(config: TrainConfig, objective: str) -> LossOptions:
     return LossOptions(
-        config.loss_beta(objective),
+        loss_beta(config, objective),
         config.margin,
         config.label_smoothing,
         config.loss_type,
