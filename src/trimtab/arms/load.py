@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from trimtab.arms.conditioned_files import with_conditioned_adapter
 from trimtab.arms.objectives import is_conditioned
@@ -75,9 +72,3 @@ def load_arm(
         if is_conditioned(name)
         else with_adapter(carrier, name)
     )
-
-
-def share_weights(model: nn.Module) -> Any:
-    """A second module tree over the *same* tensors: adapters on it leave the first alone."""
-    tensors = [*model.parameters(), *model.buffers()]
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})

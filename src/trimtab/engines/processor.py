@@ -15,7 +15,7 @@ from transformers import LogitsProcessor
 
 from trimtab import fusion
 from trimtab.arms.conditioned_files import with_conditioned_adapter
-from trimtab.arms.load import config_of, has_tokenizer, load_arm, share_weights, tokenizer_of
+from trimtab.arms.load import config_of, has_tokenizer, load_arm, tokenizer_of
 from trimtab.arms.objectives import conditioned_on, is_conditioned
 from trimtab.arms.peft_adapter import with_adapter
 from trimtab.arms.sidecar import arm_facts, same_backbone
@@ -27,6 +27,7 @@ from trimtab.models.folder import fetch, is_adapter
 from trimtab.models.limits import configured_ends, context_limit
 from trimtab.models.probe import PROMPT, probe_ids, switching_ids
 from trimtab.models.prompts import prompt_ids
+from trimtab.models.shared import share_weights
 from trimtab.models.types import PromptFormat
 from trimtab.models.vocabulary import match_vocabularies
 from trimtab.steering import PreferenceLike, Steering
