@@ -27,6 +27,7 @@ from trimtab.models.folder import fetch, is_adapter
 from trimtab.models.limits import configured_ends, context_limit
 from trimtab.models.probe import PROMPT, probe_ids, switching_ids
 from trimtab.models.prompts import prompt_ids
+from trimtab.models.protocols import Tokenizer
 from trimtab.models.shared import share_weights
 from trimtab.models.types import PromptFormat
 from trimtab.models.vocabulary import match_vocabularies
@@ -68,7 +69,7 @@ class ArmLogitsProcessor(LogitsProcessor):
         self,
         arm: str,
         model: Any,
-        tokenizer: Any,
+        tokenizer: Tokenizer,
         *,
         strength: float = 1.0,
         preference: PreferenceLike | None = None,
@@ -194,7 +195,7 @@ def _beside(model: Any, folder: str, *, trust_remote_code: bool) -> Any:
     return loaded
 
 
-def _begins_with(tokenizer: Any, pad_id: int | None) -> bool:
+def _begins_with(tokenizer: Tokenizer, pad_id: int | None) -> bool:
     """Whether prompts, plain or in the chat template, begin with the padding token."""
     styles: tuple[PromptFormat, ...] = ("raw", "auto")
     return any(prompt_ids(tokenizer, PROMPT, style)[:1] == [pad_id] for style in styles)
