@@ -28,7 +28,8 @@ class Inputs:
     """Everything about one reward model that is known before its weights are.
 
     Attributes:
-        tokenizer: the model's, with a padding token and the chat template asked for.
+        tokenizer: the model's, with a padding token (an ARM's may lack one) and the chat template
+            asked for.
         targets: layers that get a LoRA; "" for full fine-tuning.
         splits: `train` and, when there is one, `validation`.
         report: what became of the rows of the data.
@@ -43,7 +44,7 @@ class Inputs:
 
     @property
     def pad_id(self) -> int:
-        """The token that fills batches; any does where the tokenizer has none."""
+        """The token that fills batches; for an ARM any does, where the tokenizer has none."""
         return self.tokenizer.pad_token_id or 0
 
 
@@ -82,6 +83,12 @@ def prepare_inputs(
     load_chat_template(tokenizer, config.chat_template)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token_id is None and config.method == "trajectory":
+        raise ConfigError(
+            f"the tokenizer of {config.model} has no padding token: a scalar head reads the last "
+            "token that is none",
+            "give it a pad_token in its tokenizer_config.json",
+        )
     splits = _tokenize(config, data.splits, tokenizer, data.report, progress)
     _require_objectives(data.objectives, splits["train"])
     _check_context(model_config, splits)
