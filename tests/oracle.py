@@ -195,7 +195,7 @@ def templated(stream: Stream, before: str) -> Stream:
 
 def with_head(stream: Stream, weight: Tensor, name: str = "base") -> Stream:
     """The stream with another LM head on the same body."""
-    from trimtab.arms.load import share_weights
+    from trimtab.models.shared import share_weights
 
     model = share_weights(stream.model)
     model.lm_head.weight = torch.nn.Parameter(weight)

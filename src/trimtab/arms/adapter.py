@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from trimtab.errors import ConfigError, ModelLoadError
-from trimtab.models.folder import read_json
+from trimtab.models.folder import adapter_config
 
 WEIGHTS, PREFIX = "adapter_model.safetensors", "base_model.model."
 LORA_A, LORA_B, LORA_BIAS = ".lora_A.weight", ".lora_B.weight", ".lora_B.bias"
@@ -84,7 +84,7 @@ def read_lora(folder: str, *, dtype: torch.dtype, device: str) -> AdapterWeights
         dtype: of the tensors.
         device: where to put them.
     """
-    config = read_json(Path(folder) / "adapter_config.json")
+    config = adapter_config(folder)
     if not _is_plain(config):
         return None
     alpha = config.get("lora_alpha", 8)

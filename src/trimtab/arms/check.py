@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from trimtab.arms.logprobs import response_logp
@@ -12,11 +10,12 @@ from trimtab.models.limits import context_limit
 from trimtab.models.lm_head import causal_lm
 from trimtab.models.padding import pad_rows
 from trimtab.models.probe import floor, own_forward, probe_ids, switching_ids
+from trimtab.models.protocols import CausalLM, Tokenizer
 from trimtab.models.types import PromptFormat
 
 
 @torch.no_grad()
-def check_rewards(model: Any, tokenizer: Any, style: PromptFormat, *, name: str) -> None:
+def check_rewards(model: CausalLM, tokenizer: Tokenizer, style: PromptFormat, *, name: str) -> None:
     """Refuse a model whose rewards here are not what the library that owns its format computes.
 
     The log-probs of an ordinary answer by `response_logp` are compared with the model's own

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from trimtab.arms.objectives import CONDITIONED
 from trimtab.errors import ConfigError, ModelLoadError, PreferenceError
 from trimtab.files import write_json
 from trimtab.models.folder import read_json
+from trimtab.models.protocols import CausalLM
 
 Core = Literal["bilinear", "affine"]
 _PEFT_TYPES: dict[Core, str] = dict(zip(("bilinear", "affine"), CONDITIONED, strict=True))
@@ -145,6 +146,18 @@ class Conditioning:
         self.mix = self.of(preference_NK.float())
 
 
+class ConditionedLM(CausalLM, Protocol):
+    """A causal LM that `condition_model` put layers into."""
+
+    @property
+    def conditioning(self) -> Conditioning:
+        """The preferences of its current forward."""
+
+    @property
+    def conditioned_config(self) -> ConditionedConfig:
+        """What its adapter is made of."""
+
+
 class ConditionedLayer(nn.Module):
     """`y = W x + s · B · core_p(A x)` with W frozen.
 
@@ -255,7 +268,7 @@ def _targets(model: Any, wanted: Sequence[str]) -> list[str]:
     return names
 
 
-def conditioned_layers(model: nn.Module) -> Iterator[tuple[str, ConditionedLayer]]:
+def conditioned_layers(model: CausalLM) -> Iterator[tuple[str, ConditionedLayer]]:
     """Name and layer of everything that `condition_model` put in."""
     for name, module in model.named_modules():
         if isinstance(module, ConditionedLayer):

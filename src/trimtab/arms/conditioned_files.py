@@ -11,14 +11,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from trimtab.arms.adapter import LORA_A, LORA_B, PREFIX, WEIGHTS, AdapterWeights, LowRank
-from trimtab.arms.conditioned import ConditionedConfig, condition_model, conditioned_layers
+from trimtab.arms.conditioned import (
+    ConditionedConfig,
+    ConditionedLM,
+    condition_model,
+    conditioned_layers,
+)
 from trimtab.arms.cores import AffineCore, BilinearCore, Mix
 from trimtab.errors import ModelLoadError
 
 VECTORS, PROJECTION = "condition.vectors", "condition.projection"
 
 
-def adapter_tensors(model: Any) -> dict[str, Tensor]:
+def adapter_tensors(model: ConditionedLM) -> dict[str, Tensor]:
     """What a folder holds, under PEFT's key names: trained tensors, and the objectives' vectors."""
     found = {
         f"{PREFIX}{name}.{key}": tensor
@@ -32,13 +37,13 @@ def adapter_tensors(model: Any) -> dict[str, Tensor]:
     return {key: tensor.detach().contiguous().cpu() for key, tensor in found.items()}
 
 
-def save_adapter(model: Any, folder: Path) -> None:
+def save_adapter(model: ConditionedLM, folder: Path) -> None:
     """Write the adapter of a conditioned model: safetensors and `adapter_config.json`."""
     model.conditioned_config.save(folder)
     save_file(adapter_tensors(model), folder / WEIGHTS, metadata={"format": "pt"})
 
 
-def load_adapter_tensors(model: Any, tensors: dict[str, Tensor]) -> None:
+def load_adapter_tensors(model: ConditionedLM, tensors: dict[str, Tensor]) -> None:
     """Put saved tensors into a conditioned model.
 
     Raises:

@@ -16,12 +16,12 @@ Q keeps the number of trained parameters at PARM's.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from trimtab.errors import ConfigError
+from trimtab.models.protocols import CausalLM, Tokenizer
 
 _ROUNDING = 1e-4
 """Share of a text's embedding that float32 may leave where it says nothing of its own. Made longer,
@@ -30,7 +30,12 @@ that would be a vector of noise, another one on every processor."""
 
 @torch.no_grad()
 def fit_projection(
-    model: Any, tokenizer: Any, descriptions: Mapping[str, str], features: int, *, seed: int = 0
+    model: CausalLM,
+    tokenizer: Tokenizer,
+    descriptions: Mapping[str, str],
+    features: int,
+    *,
+    seed: int = 0,
 ) -> Tensor:
     """What makes vectors of standardised embeddings: directions and, last, an offset, [Q, H + 1].
 
@@ -56,7 +61,7 @@ def fit_projection(
 
 @torch.no_grad()
 def objective_vectors(
-    model: Any, tokenizer: Any, descriptions: Mapping[str, str], projection: Tensor
+    model: CausalLM, tokenizer: Tokenizer, descriptions: Mapping[str, str], projection: Tensor
 ) -> Tensor:
     """One vector per description, [K, Q].
 
@@ -85,7 +90,7 @@ def objective_vectors(
     return found
 
 
-def _standardised(model: Any, tokenizer: Any, descriptions: Mapping[str, str]) -> Tensor:
+def _standardised(model: CausalLM, tokenizer: Tokenizer, descriptions: Mapping[str, str]) -> Tensor:
     """Steps 1 and 2, [K, H]."""
     embeddings_VH = model.get_input_embeddings().weight.float().cpu()
     mean_H, deviation_H = embeddings_VH.mean(0), embeddings_VH.std(0).clamp(min=1e-6)

@@ -12,7 +12,7 @@ from trimtab.arms.objectives import conditioned_on, is_conditioned
 from trimtab.arms.sidecar import Sidecar, arm_facts, require_base
 from trimtab.errors import ConfigError
 from trimtab.files import OTHER_MODEL, only_writer, require_fresh, whole_directory
-from trimtab.models.folder import fetch, is_adapter, read_json
+from trimtab.models.folder import adapter_config, fetch, is_adapter
 from trimtab.steering import PreferenceLike, Steering
 from trimtab.version import __version__
 
@@ -84,8 +84,7 @@ def export(
 
 def has_bias(folder: str | Path) -> bool:
     """Whether a LoRA folder has a bias beside the low-rank update, as UniARM's shift makes one."""
-    path = Path(folder) / "adapter_config.json"
-    return path.is_file() and bool(read_json(path).get("lora_bias"))
+    return is_adapter(str(folder)) and bool(adapter_config(str(folder)).get("lora_bias"))
 
 
 def _write(

@@ -1,4 +1,4 @@
-"""The arithmetic of an export: a preference folded into a conditioned ARM's factors.
+"""What an export makes: a preference folded into factors, as a LoRA folder or a whole model.
 
 For one preference p the cores fold into B (design.md §4): PARM is exactly a LoRA with
 `lora_A = A`, `lora_B = [B1 W1, B2 W2(p)]`; UniARM is `B diag(1 + γ)` and, with its shift, a bias
@@ -26,7 +26,8 @@ from trimtab.arms.objectives import is_conditioned
 from trimtab.arms.peft_adapter import with_adapter
 from trimtab.arms.sidecar import require_base
 from trimtab.errors import ConfigError
-from trimtab.models.folder import read_json
+from trimtab.models.folder import adapter_config
+from trimtab.models.protocols import Config
 from trimtab.steering import Steering
 
 Folded = dict[str, tuple[Tensor, Tensor, Tensor | None]]
@@ -81,7 +82,7 @@ def save_lora(arm: str, preference: str, folder: Path) -> None:
 def merged(arm: str, preference: str) -> Any:
     """The backbone with `s B A` added to its weights, and `s` times the bias to its biases."""
     if not is_conditioned(arm):
-        if read_json(Path(arm) / "adapter_config.json").get("lora_bias"):
+        if adapter_config(arm).get("lora_bias"):
             raise ConfigError(
                 f"the LoRA {arm} has a bias, which PEFT cannot merge",
                 "export the UniARM that it comes from with --merge",
@@ -140,6 +141,6 @@ def _without_bias(model: Any, names: list[str]) -> list[str]:
     return [name for name in names if model.get_submodule(name).bias is None]
 
 
-def _skeleton(config: Any) -> Any:
+def _skeleton(config: Config) -> Any:
     with torch.device("meta"):
         return transformers.AutoModelForCausalLM.from_config(config)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from trimtab.arms.conditioned_files import with_conditioned_adapter
 from trimtab.arms.objectives import is_conditioned
@@ -15,6 +12,7 @@ from trimtab.arms.sidecar import arm_facts, require_base
 from trimtab.models.classifiers import require_language_model
 from trimtab.models.folder import adapter_revision, is_adapter
 from trimtab.models.load import load_config, load_model, load_tokenizer
+from trimtab.models.protocols import Config, Tokenizer
 from trimtab.models.types import DType
 
 
@@ -23,14 +21,16 @@ def has_tokenizer(name: str) -> bool:
     return not is_adapter(name) or (Path(name) / "tokenizer_config.json").is_file()
 
 
-def tokenizer_of(name: str, *, trust_remote_code: bool = False, revision: str | None = None) -> Any:
+def tokenizer_of(
+    name: str, *, trust_remote_code: bool = False, revision: str | None = None
+) -> Tokenizer:
     """The tokenizer of a model or an ARM; an adapter folder without one uses its base's."""
     if not has_tokenizer(name):
         name, revision = backbone_of(name)
     return load_tokenizer(name, trust_remote_code=trust_remote_code, revision=revision)
 
 
-def config_of(name: str, *, trust_remote_code: bool = False, revision: str | None = None) -> Any:
+def config_of(name: str, *, trust_remote_code: bool = False, revision: str | None = None) -> Config:
     """The model config of a model or an ARM; an adapter's is its backbone's."""
     if is_adapter(name):
         name, revision = backbone_of(name)
@@ -72,9 +72,3 @@ def load_arm(
         if is_conditioned(name)
         else with_adapter(carrier, name)
     )
-
-
-def share_weights(model: nn.Module) -> Any:
-    """A second module tree over the *same* tensors: adapters on it leave the first alone."""
-    tensors = [*model.parameters(), *model.buffers()]
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})

@@ -15,12 +15,13 @@ from torch.utils.checkpoint import checkpoint
 
 from trimtab.models.lm_head import causal_lm, head_logits
 from trimtab.models.padding import position_ids
+from trimtab.models.protocols import CausalLM
 from trimtab.models.renamed import runs_layers_again
 from trimtab.models.ropes import rows_alike
 
 
 def response_logp(
-    model: nn.Module, batch: dict[str, Tensor], *, chunk: int = 1024
+    model: CausalLM, batch: dict[str, Tensor], *, chunk: int = 1024
 ) -> tuple[Tensor, Tensor]:
     """Log-probs of every response token of a batch.
 
@@ -70,7 +71,7 @@ def _part_logp(
     return torch.cat(logps), rows_P[predicts.nonzero()[:, 0]]
 
 
-def _recomputes_rows(lm: Any, batch: dict[str, Tensor]) -> bool:
+def _recomputes_rows(lm: CausalLM, batch: dict[str, Tensor]) -> bool:
     """Whether the backward pass runs layers again, and must find the rows' preferences as set."""
     return len(batch.get("preference", ())) > 1 and runs_layers_again(lm)
 
@@ -112,7 +113,7 @@ def _parts(mask_NT: Tensor, *, one: bool = False) -> list[tuple[Tensor, slice]]:
     ]
 
 
-def _chunk_logp(lm: Any, hidden_MH: Tensor, target_M: Tensor) -> Tensor:
+def _chunk_logp(lm: CausalLM, hidden_MH: Tensor, target_M: Tensor) -> Tensor:
     if not torch.is_grad_enabled():
         return _target_logp(lm, hidden_MH, target_M)
     if _has_frozen_linear_head(lm):
@@ -123,7 +124,7 @@ def _chunk_logp(lm: Any, hidden_MH: Tensor, target_M: Tensor) -> Tensor:
     return logp
 
 
-def _target_logp(lm: Any, hidden_MH: Tensor, target_M: Tensor) -> Tensor:
+def _target_logp(lm: CausalLM, hidden_MH: Tensor, target_M: Tensor) -> Tensor:
     logits_MV = head_logits(lm, hidden_MH).float()
     return logits_MV.gather(-1, target_M[:, None]).squeeze(-1) - logits_MV.logsumexp(-1)
 
@@ -153,7 +154,7 @@ class _FrozenHeadLogp(torch.autograd.Function):
         return grads[0][:, None].to(slope_MH.dtype) * slope_MH, None, None
 
 
-def _has_frozen_linear_head(lm: Any) -> bool:
+def _has_frozen_linear_head(lm: CausalLM) -> bool:
     head, config = lm.get_output_embeddings(), lm.config.get_text_config()
     changes = ("logit_scale", "logits_scaling", "final_logit_softcapping")
     return (

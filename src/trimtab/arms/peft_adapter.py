@@ -21,7 +21,7 @@ from torch import nn
 from trimtab.arms.adapter import PREFIX, WEIGHTS
 from trimtab.errors import ConfigError, ModelLoadError, first_line
 from trimtab.models.complete import some
-from trimtab.models.folder import read_json
+from trimtab.models.folder import adapter_config
 from trimtab.models.weight_files import tensor_names
 
 
@@ -119,7 +119,7 @@ def _begins_beside_the_base(folder: str) -> bool:
     Of any other a copy is made while it is loaded: this saves memory and decides nothing, for the
     base is compared with itself once all ARMs are there.
     """
-    config = read_json(Path(folder) / "adapter_config.json")
+    config = adapter_config(folder)
     begins = config.get("init_lora_weights", True)
     return config.get("peft_type") == "LORA" and begins in (True, False, "gaussian", "orthogonal")
 

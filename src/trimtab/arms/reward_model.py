@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from trimtab.arms.check import check_rewards
 from trimtab.arms.load import backbone_of, load_arm
@@ -24,6 +25,7 @@ from trimtab.models.folder import is_adapter
 from trimtab.models.load import load_scalar
 from trimtab.models.messages import Prompt
 from trimtab.models.padding import pad_rows
+from trimtab.models.protocols import Tokenizer
 from trimtab.models.types import DType, PromptFormat
 from trimtab.steering import PreferenceLike, weights_of
 
@@ -44,7 +46,7 @@ class Scored:
     token_rewards: Sequence[float] = ()
 
 
-class RewardModel(RewardReader):
+class RewardModel:
     """A loaded reward model of either kind: what `RewardReader` takes, with its weights.
 
     Args:
@@ -53,6 +55,10 @@ class RewardModel(RewardReader):
         device: where to put them; the GPU by default where there is one.
         trust_remote_code: run model code that comes with the checkpoint.
         reader: of the same folder, where there is one already.
+
+    Attributes:
+        reader: how it reads prompts and responses.
+        model: the weights, as transformers or PEFT loaded them.
     """
 
     def __init__(
@@ -69,17 +75,8 @@ class RewardModel(RewardReader):
             "device": require_device(device) if device else default_device(),
             "trust_remote_code": trust_remote_code,
         }
-        if reader is None:
-            super().__init__(folder, trust_remote_code=trust_remote_code)
-        else:
-            vars(self).update(vars(reader))
-        if self.judges:
-            self.model = _load_judge(self.folder, self.tokenizer, options)
-        else:
-            self.model = load_arm(self.folder, **options)
-            if self.objectives:
-                self.model.conditioning.open(torch.tensor([weights_of(None, self.objectives)]))
-            check_rewards(self.model, self.tokenizer, self.sidecar.prompt_format, name=self.folder)
+        self.reader = reader or RewardReader(folder, trust_remote_code=trust_remote_code)
+        self.model = _load(self.reader, options)
 
     @torch.inference_mode()
     def score(
@@ -108,8 +105,8 @@ class RewardModel(RewardReader):
             ConfigError: lists of different lengths, or a row longer than the model reads.
             ModelLoadError: the model gives NaN or an infinite reward.
         """
-        rows = self.read(prompts, responses, prompt_format, places)
-        if weights := weights_of(preference, self.objectives):
+        rows = self.reader.read(prompts, responses, prompt_format, places)
+        if weights := weights_of(preference, self.reader.objectives):
             self.model.conditioning.open(torch.tensor([weights]))
         keys = [(tuple(prompt), tuple(response)) for prompt, response in rows]
         once = dict(zip(keys, rows, strict=True))  # equal texts tie, whatever their batches
@@ -128,22 +125,23 @@ class RewardModel(RewardReader):
             if not math.isfinite(scored.reward):
                 number = "NaN" if math.isnan(scored.reward) else f"{scored.reward}"
                 raise ModelLoadError(
-                    f"the model {self.folder} gives {number} for {place_of(places, i)}",
+                    f"the model {self.reader.folder} gives {number} for {place_of(places, i)}",
                     "its weights may be broken (train or copy it again); float16 overflows: try "
                     "--dtype float32",
                 )
 
     def _score_batch(self, rows: list[Row]) -> list[Scored]:
-        if self.judges:
+        if self.reader.judges:
             return self._judge_batch(rows)
-        batch = self._padded(rows, self.tokenizer.pad_token_id or 0)
+        tokenizer, sidecar = self.reader.tokenizer, self.reader.sidecar
+        batch = self._padded(rows, tokenizer.pad_token_id or 0)
         logp, row = response_logp(self.model, batch)
         totals = response_rewards(
-            logp, row, len(rows), length_normalize=self.sidecar.length_normalize
+            logp, row, len(rows), length_normalize=sidecar.length_normalize
         ).tolist()
         per_row = torch.split(logp, [len(response) for _, response in rows])
         return [
-            Scored(total, [self.tokenizer.decode([i]) for i in response], tokens.tolist())
+            Scored(total, [tokenizer.decode([i]) for i in response], tokens.tolist())
             for total, tokens, (_, response) in zip(totals, per_row, rows, strict=True)
         ]
 
@@ -157,11 +155,22 @@ class RewardModel(RewardReader):
         batches = [self._padded(group, pad_id or 0) for group in groups]
         return [Scored(r) for b in batches for r in trajectory_rewards(self.model, b).tolist()]
 
-    def _padded(self, rows: list[Row], pad_id: int) -> dict[str, Any]:
+    def _padded(self, rows: list[Row], pad_id: int) -> dict[str, Tensor]:
         return {k: v.to(self.model.device) for k, v in pad_rows(rows, pad_id).items()}
 
 
-def _load_judge(folder: str, tokenizer: Any, options: dict[str, Any]) -> Any:
+def _load(reader: RewardReader, options: dict[str, Any]) -> Any:
+    """The weights of what is read; an ARM's rewards are checked, under equal weights."""
+    if reader.judges:
+        return _load_judge(reader.folder, reader.tokenizer, options)
+    model = load_arm(reader.folder, **options)
+    if reader.objectives:
+        model.conditioning.open(torch.tensor([weights_of(None, reader.objectives)]))
+    check_rewards(model, reader.tokenizer, reader.sidecar.prompt_format, name=reader.folder)
+    return model
+
+
+def _load_judge(folder: str, tokenizer: Tokenizer, options: dict[str, Any]) -> Any:
     """A sequence classifier with one output; an adapter's pad token is its own tokenizer's."""
     if not is_adapter(folder):
         return load_scalar(folder, **options)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from trimtab.arms.logprobs import is_distributed, response_logp
+from trimtab.models.protocols import CausalLM
 from trimtab.models.ropes import rows_alike
 
 Batch = dict[str, Tensor]
@@ -42,7 +43,7 @@ class ArmRewards:
     chunk: int = 1024
     length_normalize: bool = False
 
-    def __call__(self, model: Any, batch: Batch) -> Tensor:
+    def __call__(self, model: CausalLM, batch: Batch) -> Tensor:
         """Rewards of the batch's rows in nats, [2B]."""
         logp, row = response_logp(model, batch, chunk=self.chunk)
         rows = batch["input_ids"].shape[0]

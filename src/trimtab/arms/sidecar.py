@@ -79,7 +79,11 @@ class Sidecar:
 
 
 def store_scale(folder: str | Path, scale: float) -> None:
-    """Put a calibration into a folder's sidecar; all else that it holds stays as it is."""
+    """Put a calibration into a folder's sidecar.
+
+    All else that it holds, known here or not, keeps its value and its place; the text itself is
+    written anew (spaces, how a number is spelt).
+    """
     path = Path(folder) / NAME
     facts = read_json(path) if path.is_file() else {}
     write_json(path, {**facts, "scale": scale})

@@ -179,7 +179,7 @@ def calibrate(
         max_loops: share of answers that may loop beyond those of the base itself.
         strengths: the grid, as if no scale were stored with the ARM; 0 is always measured.
         preference: of a conditioned ARM; by default the mean over one-hot preferences.
-        save: write the scale into the ARM's `trimtab.json`, where nothing else changes.
+        save: write the scale into the ARM's `trimtab.json`, where no other value changes.
         output_dir: where `calibration.json` and `calibration.png` go, if anywhere.
         overwrite: replace what is there.
         name: what the ARM is called, also in `trust_remote_code` and `revisions`, where it is

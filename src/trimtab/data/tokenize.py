@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from trimtab.data.pairs import Comparison, Pair
 from trimtab.data.report import RowReport
 from trimtab.errors import DataError
-from trimtab.models.prompts import StartedPrompt, Tokenizer
+from trimtab.models.prompts import StartedPrompt
+from trimtab.models.protocols import Tokenizer
 from trimtab.models.templates import (
     TemplateError,
     left_out,

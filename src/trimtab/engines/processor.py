@@ -15,7 +15,7 @@ from transformers import LogitsProcessor
 
 from trimtab import fusion
 from trimtab.arms.conditioned_files import with_conditioned_adapter
-from trimtab.arms.load import config_of, has_tokenizer, load_arm, share_weights, tokenizer_of
+from trimtab.arms.load import config_of, has_tokenizer, load_arm, tokenizer_of
 from trimtab.arms.objectives import conditioned_on, is_conditioned
 from trimtab.arms.peft_adapter import with_adapter
 from trimtab.arms.sidecar import arm_facts, same_backbone
@@ -27,6 +27,8 @@ from trimtab.models.folder import fetch, is_adapter
 from trimtab.models.limits import configured_ends, context_limit
 from trimtab.models.probe import PROMPT, probe_ids, switching_ids
 from trimtab.models.prompts import prompt_ids
+from trimtab.models.protocols import Tokenizer
+from trimtab.models.shared import share_weights
 from trimtab.models.types import PromptFormat
 from trimtab.models.vocabulary import match_vocabularies
 from trimtab.steering import PreferenceLike, Steering
@@ -67,7 +69,7 @@ class ArmLogitsProcessor(LogitsProcessor):
         self,
         arm: str,
         model: Any,
-        tokenizer: Any,
+        tokenizer: Tokenizer,
         *,
         strength: float = 1.0,
         preference: PreferenceLike | None = None,
@@ -193,7 +195,7 @@ def _beside(model: Any, folder: str, *, trust_remote_code: bool) -> Any:
     return loaded
 
 
-def _begins_with(tokenizer: Any, pad_id: int | None) -> bool:
+def _begins_with(tokenizer: Tokenizer, pad_id: int | None) -> bool:
     """Whether prompts, plain or in the chat template, begin with the padding token."""
     styles: tuple[PromptFormat, ...] = ("raw", "auto")
     return any(prompt_ids(tokenizer, PROMPT, style)[:1] == [pad_id] for style in styles)

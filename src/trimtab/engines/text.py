@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+
+from trimtab.models.protocols import Tokenizer
 
 _BROKEN = "\ufffd"
 
@@ -16,7 +17,7 @@ class TextStream:
     character is incomplete, and not while it may be the beginning of a stop text.
     """
 
-    def __init__(self, tokenizer: Any, stops: Sequence[str] = ()) -> None:
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = ()) -> None:
         self._tokenizer = tokenizer
         self._stops = [stop for stop in stops if stop]
         self._ids: list[int] = []

@@ -25,6 +25,7 @@ from trimtab.stats import Estimate, ranked_right, share
 
 if TYPE_CHECKING:
     from trimtab.arms.reward_model import RewardModel
+    from trimtab.arms.reward_reader import RewardReader
     from trimtab.models.types import DType
 
 logger = logging.getLogger(__name__)
@@ -114,7 +115,7 @@ def accuracy(
     from trimtab.arms.reward_model import RewardModel
 
     model = RewardModel(arm, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
-    measured = _readable(model, measured, report)
+    measured = _readable(model.reader, measured, report)
     n = len(measured)
     floor = bag_of_words(fitted, measured) if fitted else None
     return AccuracyReport(
@@ -153,17 +154,19 @@ def _of_split(pairs: Sequence[Pair], split: EvalSplit) -> list[Pair]:
     return measured
 
 
-def _readable(model: RewardModel, pairs: Sequence[Pair], report: RowReport) -> list[Pair]:
+def _readable(reader: RewardReader, pairs: Sequence[Pair], report: RowReport) -> list[Pair]:
     """The pairs that the model can read; the others are left out and counted, never cut."""
     kept: list[Pair] = []
     for pair in pairs:
         try:
-            tokens = tokenize_pair(model.tokenizer, pair, model.sidecar.prompt_format)
+            tokens = tokenize_pair(reader.tokenizer, pair, reader.sidecar.prompt_format)
         except TemplateError as error:
             report.leave_out(error.args[0], pair.source)
             continue
-        if model.context and len(tokens) > model.context:
-            report.leave_out(f"longer than the {model.context} tokens the model reads", pair.source)
+        if reader.context and len(tokens) > reader.context:
+            report.leave_out(
+                f"longer than the {reader.context} tokens the model reads", pair.source
+            )
         else:
             kept.append(pair)
     if not kept:
@@ -179,7 +182,7 @@ def _ranked_right(
 ) -> float:
     """Pairs whose chosen side has the higher reward."""
     prompts = [pair.prompt for pair in pairs]
-    own = model.sidecar.prompt_format
+    own = model.reader.sidecar.prompt_format
     styles: list[PromptFormat] = ["raw" if pair.verbatim else own for pair in pairs]
     texts = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
     scored = model.score(

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from trimtab.errors import ModelLoadError
-from trimtab.models.folder import adapter_base, is_adapter, read_json
+from trimtab.models.folder import adapter_base, adapter_config, is_adapter, read_json
 
 SUFFIX = "ForSequenceClassification"
 _HEAD = re.compile(r"(^|\.)(score|classifier|classification_head)(\.out_proj)?\.weight$")
@@ -31,7 +31,7 @@ def architectures(folder: str) -> list[str]:
 def is_classifier(folder: str) -> bool:
     """Whether a local folder holds a sequence classifier, or an adapter that makes one."""
     if is_adapter(folder):
-        return read_json(Path(folder) / "adapter_config.json").get("task_type") == "SEQ_CLS"
+        return adapter_config(folder).get("task_type") == "SEQ_CLS"
     return any(name.endswith(SUFFIX) for name in architectures(folder))
 
 

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
-from trimtab.errors import (
-    ConfigError,
-    first_line,
-)
+from trimtab.errors import ConfigError, first_line
 from trimtab.models.types import DType
-
-if TYPE_CHECKING:
-    pass
 
 
 def torch_dtype(dtype: DType, device: str) -> torch.dtype | str:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from trimtab.models.protocols import Config
 
 _NAMES = ("max_position_embeddings", "max_seq_len")  # MPT's is the second
 
 
-def context_limit(config: Any) -> int | None:
+def context_limit(config: Config) -> int | None:
     """Tokens that a model can read, by its config (or its text part); None without a limit."""
     own = config.get_text_config()
     limits = [getattr(own, name, None) or 0 for name in _NAMES]
     return min((int(limit) for limit in limits if limit > 0), default=None)
 
 
-def configured_ends(generation_config: Any) -> list[int]:
+def configured_ends(generation_config: object) -> list[int]:
     """Ids that end a turn by a generation config, which may be missing or name none."""
     ends = getattr(generation_config, "eos_token_id", None)
     return list(ends) if isinstance(ends, list | tuple) else [] if ends is None else [int(ends)]

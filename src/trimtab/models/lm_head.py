@@ -7,13 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trimtab.models.protocols import CausalLM
+
 
 def causal_lm(model: Any) -> Any:
     """The transformers causal LM inside a PEFT wrapper, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def head_logits(lm: Any, hidden_MH: Tensor) -> Tensor:
+def head_logits(lm: CausalLM, hidden_MH: Tensor) -> Tensor:
     """Logits of hidden states as the model's own forward makes them: head, scale, soft cap."""
     logits: Tensor = lm.get_output_embeddings()(hidden_MH)
     config = lm.config.get_text_config()

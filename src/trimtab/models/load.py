@@ -22,6 +22,7 @@ from trimtab.models.dequantize import facts_folder, gguf_folder
 from trimtab.models.devices import torch_dtype
 from trimtab.models.folder import check_folder, is_adapter
 from trimtab.models.gguf import is_gguf
+from trimtab.models.protocols import Config, Tokenizer
 from trimtab.models.types import DType
 
 _HALF = "bfloat16"
@@ -117,10 +118,10 @@ def _at(name: str, revision: str | None) -> dict[str, str]:
 
 def load_tokenizer(
     name: str, *, trust_remote_code: bool = False, revision: str | None = None
-) -> Any:
+) -> Tokenizer:
     """The tokenizer of a folder, GGUF file or hub id."""
     try:
-        return transformers.AutoTokenizer.from_pretrained(
+        tokenizer: Tokenizer = transformers.AutoTokenizer.from_pretrained(
             facts_folder(name),
             trust_remote_code=trust_remote_code,
             **_at(name, revision),
@@ -132,12 +133,15 @@ def load_tokenizer(
             f"cannot load a tokenizer from {name} ({first_line(error)})",
             "name a folder or hub id with a tokenizer",
         ) from error
+    return tokenizer
 
 
-def load_config(name: str, *, trust_remote_code: bool = False, revision: str | None = None) -> Any:
+def load_config(
+    name: str, *, trust_remote_code: bool = False, revision: str | None = None
+) -> Config:
     """The model config of a folder, GGUF file or hub id; that of a causal model."""
     try:
-        config = transformers.AutoConfig.from_pretrained(
+        config: Config = transformers.AutoConfig.from_pretrained(
             facts_folder(name),
             trust_remote_code=trust_remote_code,
             **_at(name, revision),

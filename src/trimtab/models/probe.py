@@ -14,6 +14,7 @@ from torch import Tensor
 
 from trimtab.errors import ModelLoadError, first_line, is_out_of_memory
 from trimtab.models.prompts import response_ids
+from trimtab.models.protocols import CausalLM, Tokenizer
 from trimtab.models.renamed import cache_name
 from trimtab.models.templates import TemplateError
 from trimtab.models.types import PromptFormat
@@ -78,14 +79,14 @@ def require_numbers(logits_TV: Tensor, name: str) -> None:
         )
 
 
-def switching_ids(model: Any) -> list[int]:
+def switching_ids(model: object) -> list[int]:
     """Token ids that switch a model's adapter on (PEFT's aLoRA); none for any other."""
     config = getattr(model, "peft_config", {}).get("default")
     return list(getattr(config, "alora_invocation_tokens", None) or ())
 
 
 def probe_ids(
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     style: PromptFormat,
     *,
     limit: int | None = None,
@@ -116,7 +117,7 @@ def probe_ids(
 
 @torch.no_grad()
 def reference(
-    model: Any, ids: list[int], cut: int, *, name: str, source: str, noise: float | None = None
+    model: CausalLM, ids: list[int], cut: int, *, name: str, source: str, noise: float | None = None
 ) -> Reference:
     """What a model computes by itself: the library's forward without a cache, and its noise.
 
@@ -138,7 +139,7 @@ def reference(
     return Reference(ids, cut, logits_TV, noise, model.dtype, source)
 
 
-def own_forward(model: Any, ids: Sequence[int], name: str) -> Tensor:
+def own_forward(model: CausalLM, ids: Sequence[int], name: str) -> Tensor:
     """`forward`, with what goes wrong in it said in one line.
 
     Raises:
@@ -158,7 +159,7 @@ def own_forward(model: Any, ids: Sequence[int], name: str) -> Tensor:
 
 
 @torch.no_grad()
-def forward(model: Any, ids: Sequence[int]) -> Tensor:
+def forward(model: CausalLM, ids: Sequence[int]) -> Tensor:
     """Logits after each token, [T, V] float32, by the model's own forward without a cache."""
     batch = torch.tensor([list(ids)], device=model.device)
     logits: Tensor = model(
@@ -167,7 +168,7 @@ def forward(model: Any, ids: Sequence[int]) -> Tensor:
     return logits[0, -len(ids) :].float()  # virtual tokens of a prompt adapter stand before
 
 
-def _in_two(model: Any, ids: list[int], cut: int) -> Tensor:
+def _in_two(model: CausalLM, ids: list[int], cut: int) -> Tensor:
     """The same with the library's own cache; where it has none, the same without."""
     batch = torch.tensor([ids], device=model.device)
     found = []

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 from trimtab.errors import ConfigError
 from trimtab.models.messages import Message, Prompt, require_characters
+from trimtab.models.protocols import Tokenizer
 from trimtab.models.templates import (
     apply_template,
     left_out,
@@ -20,9 +21,6 @@ from trimtab.models.types import PromptFormat
 
 logger = logging.getLogger(__name__)
 _SAID: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()  # what was said of each tokenizer
-
-
-Tokenizer = Any  # transformers.PreTrainedTokenizerBase; typed loosely to keep this import light
 
 
 def render_prompt(

@@ -10,6 +10,8 @@ from collections.abc import Container
 from dataclasses import fields
 from typing import Any
 
+from trimtab.models.protocols import CausalLM
+
 _CACHES = ("cache", "cache_params", "past_key_values")
 
 
@@ -32,6 +34,6 @@ def checkpointing_options(on: bool) -> dict[str, Any]:
     return {name: on, f"{name}_kwargs": {"use_reentrant": False}}
 
 
-def runs_layers_again(model: Any) -> bool:
+def runs_layers_again(model: CausalLM) -> bool:
     """Whether any layer of a model is run again in the backward pass."""
     return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from trimtab.errors import ConfigError
+from trimtab.models.protocols import CausalLM
 
 _KIND = "longrope"
 
@@ -95,7 +96,7 @@ def originals(module: Any) -> set[int]:
     return {int(layer["original_max_position_embeddings"]) for layer in layers}
 
 
-def rows_alike(model: nn.Module, mask_NT: Tensor, *, may_split: bool = True) -> list[Tensor]:
+def rows_alike(model: CausalLM, mask_NT: Tensor, *, may_split: bool = True) -> list[Tensor]:
     """Rows of a batch that one forward of transformers' turns as each would be alone.
 
     Args:

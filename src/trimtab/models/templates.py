@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 from trimtab.errors import ConfigError, DataError
 from trimtab.models.messages import Message, Prompt
+from trimtab.models.protocols import Tokenizer
 
 _MARK = "trimtab0mark"  # an answer that no template writes by itself
 _PROBE = [Message(role="user", content="Hello")]
@@ -20,7 +21,7 @@ class TemplateError(DataError):
     """A chat that the tokenizer's template does not take, such as one with two user turns."""
 
 
-def apply_template(tokenizer: Any, messages: Sequence[Message], **options: Any) -> str:
+def apply_template(tokenizer: Tokenizer, messages: Sequence[Message], **options: Any) -> str:
     """The text of a chat; the tools on its first message are given to the template.
 
     Raises:
@@ -41,7 +42,7 @@ def apply_template(tokenizer: Any, messages: Sequence[Message], **options: Any) 
     return text
 
 
-def require_template(tokenizer: Any) -> None:
+def require_template(tokenizer: Tokenizer) -> None:
     """Refuse a tokenizer without a chat template."""
     if not tokenizer.chat_template:
         raise ConfigError(
@@ -51,7 +52,7 @@ def require_template(tokenizer: Any) -> None:
         )
 
 
-def load_chat_template(tokenizer: Any, path: str | None) -> None:
+def load_chat_template(tokenizer: Tokenizer, path: str | None) -> None:
     """Give a tokenizer the chat template in a Jinja file; None leaves it as it is."""
     if path is None:
         return
@@ -64,7 +65,7 @@ def load_chat_template(tokenizer: Any, path: str | None) -> None:
         raise ConfigError(f"{path} is not UTF-8 text", "name a Jinja file") from None
 
 
-def turn_end(tokenizer: Any, messages: Sequence[Message] = _PROBE) -> tuple[str, str]:
+def turn_end(tokenizer: Tokenizer, messages: Sequence[Message] = _PROBE) -> tuple[str, str]:
     """What the template writes after an answer to this chat, and that of it which ends the turn.
 
     It is found by rendering. The turn ends with what is there whether or not another turn follows,
@@ -89,7 +90,7 @@ def turn_end(tokenizer: Any, messages: Sequence[Message] = _PROBE) -> tuple[str,
     return tail, _to_first_special(ending).rstrip()
 
 
-def turn_end_id(tokenizer: Any) -> int | None:
+def turn_end_id(tokenizer: Tokenizer) -> int | None:
     """The token that ends a turn in the tokenizer's chat template, where it is one."""
     if not tokenizer.chat_template:
         return None
@@ -104,7 +105,7 @@ def turn_end_id(tokenizer: Any) -> int | None:
     return int(tokenizer.convert_tokens_to_ids(found[-1]))
 
 
-def _special_tokens(tokenizer: Any) -> re.Pattern[str] | None:
+def _special_tokens(tokenizer: Tokenizer) -> re.Pattern[str] | None:
     """A pattern of the tokens that no text spells by accident; line ends are none of them."""
     size, pattern = _MARKERS.get(tokenizer, (-1, None))
     if size != len(tokenizer):
@@ -138,7 +139,7 @@ def _to_first_special(parts: Sequence[str]) -> str:
     return "".join(parts[: last + 1])
 
 
-def left_out(tokenizer: Any, prompt: Prompt) -> list[str]:
+def left_out(tokenizer: Tokenizer, prompt: Prompt) -> list[str]:
     """What a chat has and the tokenizer's template does not show: it is the same text without.
 
     Of interest are tools, calls of them, and turns of others than user and assistant.
@@ -157,7 +158,7 @@ def left_out(tokenizer: Any, prompt: Prompt) -> list[str]:
 
 
 def _is_same(
-    tokenizer: Any, chat: Sequence[Message], change: Callable[[Message], dict[str, Any]]
+    tokenizer: Tokenizer, chat: Sequence[Message], change: Callable[[Message], dict[str, Any]]
 ) -> bool:
     """Whether a chat is the same text when its messages are changed."""
     changed = [cast(Message, change(message)) for message in chat]

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from trimtab.errors import VocabularyError
+from trimtab.models.protocols import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,14 @@ class VocabularyMap:
         return not self.own_id and self.size == self.own_size
 
 
-def vocabulary_of(tokenizer: Any) -> dict[int, str]:
+def vocabulary_of(tokenizer: Tokenizer) -> dict[int, str]:
     """id -> token string, added tokens included."""
     return {index: token for token, index in tokenizer.get_vocab().items()}
 
 
 def match_vocabularies(
-    base: Any,
-    arm: Any,
+    base: Tokenizer,
+    arm: Tokenizer,
     *,
     base_head: int,
     arm_head: int,

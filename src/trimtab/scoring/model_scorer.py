@@ -67,7 +67,7 @@ class ModelScorer(Scorer):
             prompts,
             responses,
             batch_size=self._batch_size,
-            prompt_format=_styles(model, verbatim),
+            prompt_format=_styles(model.reader, verbatim),
             places=places,
         )
         return [found.reward for found in scored]

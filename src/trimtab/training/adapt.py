@@ -1,76 +1,17 @@
-"""Which layers are adapted, checked on the architecture alone before a weight is loaded."""
+"""Fresh adapters on the model to train: a LoRA, or conditioned layers (PARM, UniARM)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
-import transformers
 from peft import LoraConfig, TaskType, get_peft_model
-from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from trimtab.arms.conditioned import ConditionedConfig, condition_model
 from trimtab.arms.describe import fit_projection, objective_vectors
-from trimtab.errors import ConfigError
 from trimtab.models.folder import canonical
 from trimtab.training.config import TrainConfig
-
-_ATTENTION = (
-    ["q_proj", "k_proj", "v_proj"],
-    ["query_key_value"],
-    ["c_attn"],
-    ["qkv_proj"],
-    ["Wqkv"],
-)
-
-
-def lora_targets(
-    config: Any, wanted: Sequence[str], *, trust_remote_code: bool = False
-) -> list[str] | str:
-    """Names of the layers that get a LoRA.
-
-    Args:
-        config: the model's transformers config.
-        wanted: layer names, or `["all-linear"]`, or nothing for the attention's q, k and v.
-        trust_remote_code: run model code that comes with the checkpoint.
-
-    Raises:
-        ConfigError: a name that matches no linear layer.
-    """
-    if list(wanted) == ["all-linear"]:
-        return "all-linear"
-    names = _linear_names(config, trust_remote_code)
-    if not wanted:
-        found = next((group for group in _ATTENTION if set(group) <= names), None)
-        if found is None:
-            raise ConfigError(
-                f"no known attention projections in a {config.model_type} model",
-                f"name layers with --lora-target-modules; there are: {', '.join(sorted(names))}",
-            )
-        return found
-    for target in wanted:
-        if not any(name == target or target.endswith(f".{name}") for name in names):
-            raise ConfigError(
-                f"--lora-target-modules {target} matches no layer of the model",
-                f"there are: {', '.join(sorted(names))}",
-            )
-    return list(wanted)
-
-
-def _linear_names(config: Any, trust_remote_code: bool) -> set[str]:
-    with torch.device("meta"):
-        skeleton = transformers.AutoModelForCausalLM.from_config(
-            config, trust_remote_code=trust_remote_code
-        )
-    layers = {
-        name.rsplit(".", 1)[-1]
-        for name, module in skeleton.named_modules()
-        if isinstance(module, nn.Linear | Conv1D)
-    }
-    return layers - {"lm_head"}
+from trimtab.training.inputs import Inputs
 
 
 def add_lora(model: Any, config: TrainConfig, targets: list[str] | str) -> Any:
@@ -90,16 +31,15 @@ def add_lora(model: Any, config: TrainConfig, targets: list[str] | str) -> Any:
     )
 
 
-def add_conditioning(model: Any, config: TrainConfig, inputs: Any) -> None:
+def add_conditioning(model: Any, config: TrainConfig, inputs: Inputs) -> None:
     """Put fresh conditioned layers (PARM, UniARM) into a model, in place.
 
     Args:
         model: a causal LM.
         config: the options.
-        inputs: objectives, targets and tokenizer (`training.inputs.Inputs`).
+        inputs: objectives, targets and tokenizer.
     """
-    names: list[str] = inputs.objectives
-    targets = inputs.targets
+    names, targets = inputs.objectives, inputs.targets
     conditioned = ConditionedConfig(
         core="bilinear" if config.method == "parm" else "affine",
         objectives=tuple(names),

@@ -18,6 +18,7 @@ from trimtab.jobs import Progress
 from trimtab.models.load import load_model, load_scalar
 from trimtab.models.renamed import checkpointing_options
 from trimtab.training.adapt import add_conditioning, add_lora
+from trimtab.training.betas import loss_beta
 from trimtab.training.callbacks import Checkpoints, MetricsFile, ProgressReport
 from trimtab.training.conditioned import ConditionedTrainer, PreferenceDraws, asked_of
 from trimtab.training.config import TrainConfig
@@ -56,7 +57,7 @@ def build_trainer(
         if config.conditions:
             trainer: PreferenceTrainer = _conditioned_trainer(config, inputs, common)
         else:
-            collator = PairCollator(inputs.tokenizer.pad_token_id)
+            collator = PairCollator(inputs.pad_id)
             loss = _loss_options(config, objective)
             trainer = PreferenceTrainer(data_collator=collator, loss=loss, **common)
     trainer.remove_callback(transformers.PrinterCallback)
@@ -68,7 +69,7 @@ def build_trainer(
 
 def _loss_options(config: TrainConfig, objective: str) -> LossOptions:
     return LossOptions(
-        config.loss_beta(objective),
+        loss_beta(config, objective),
         config.margin,
         config.label_smoothing,
         config.loss_type,
@@ -88,7 +89,7 @@ def _conditioned_trainer(
             f"--method {config.method} cannot be trained sharded", "use one process, or DDP"
         )
     return ConditionedTrainer(
-        data_collator=ComparisonCollator(inputs.tokenizer.pad_token_id, objectives=names),
+        data_collator=ComparisonCollator(inputs.pad_id, objectives=names),
         objectives=names,
         losses=ObjectiveLosses(
             [_loss_options(config, name) for name in names],

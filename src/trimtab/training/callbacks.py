@@ -15,8 +15,6 @@ from trimtab.jobs import Progress
 from trimtab.training.processes import processes
 from trimtab.training.resume import keep_newest, seal
 
-"""(what is being done, steps done, steps in all)."""
-
 
 class MetricsFile(TrainerCallback):
     """Appends log records to `metrics.jsonl`; a resumed run first drops what it will repeat."""

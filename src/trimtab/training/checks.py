@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from trimtab.errors import ConfigError
+from trimtab.training.betas import loss_beta, named_betas
 from trimtab.training.config import TrainConfig
 
 _POSITIVE = (
@@ -51,7 +52,7 @@ def _require(config: TrainConfig, name: str, good: bool, hint: str) -> None:
 
 
 def _check_betas(config: TrainConfig) -> None:
-    betas = config.betas
+    betas = named_betas(config)
     unknown = [name for name in betas if name not in config.objective_names]
     if unknown:
         raise ConfigError(
@@ -63,7 +64,7 @@ def _check_betas(config: TrainConfig) -> None:
             f"--beta {config.beta} has none for {missing[0] or 'an unnamed objective'}",
             "give one number, or NAME=NUMBER for each of --objectives",
         )
-    values = list(betas.values()) if betas else [config.loss_beta()]
+    values = list(betas.values()) if betas else [loss_beta(config)]
     _require(config, "beta", all(0 < v < math.inf for v in values), "it must be more than 0")
 
 

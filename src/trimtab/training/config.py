@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from trimtab.arms.sidecar import CONDITIONED_METHODS, Method
 from trimtab.data.reading import Reading
 from trimtab.entries import parse_descriptions
-from trimtab.errors import ConfigError, PreferenceError
+from trimtab.errors import ConfigError
 from trimtab.models.types import PromptFormat
-from trimtab.steering import parse_preference, require_name
+from trimtab.steering import require_name
 
 
 @dataclass(kw_only=True)
@@ -254,27 +254,6 @@ class TrainConfig:
         """Whether one ARM takes all objectives."""
         return self.method in CONDITIONED_METHODS
 
-    def loss_beta(self, objective: str = "") -> float:
-        """β_r of one objective, with the method's default."""
-        if self.beta is None:
-            if self.method == "trajectory":
-                return 1.0
-            of_a_sum = 0.05 if self.method == "genarm" else 0.01
-            return 4.0 if self.length_normalize else of_a_sum
-        return self.betas[objective] if self.betas else float(self.beta)
-
-    @property
-    def betas(self) -> dict[str, float]:
-        """β_r by objective, where it is given so."""
-        if not isinstance(self.beta, str):
-            return {}
-        try:
-            return parse_preference(self.beta)
-        except PreferenceError:
-            raise ConfigError(
-                f"cannot read --beta {self.beta}", "give a number, or NAME=NUMBER,NAME=NUMBER"
-            ) from None
-
     @property
     def descriptions(self) -> dict[str, str]:
         """Objective -> description, as given."""
@@ -304,18 +283,3 @@ class TrainConfig:
         name = self.hub_model_id or Path(self.output_dir).resolve().name
         several = not self.conditions and len(self.objective_names) > 1
         return f"{name}-{objective}" if several else name
-
-    def identity(self) -> dict[str, Any]:
-        """The settings that a resumed run must share with the one it continues."""
-        free = {
-            "resume_from_checkpoint",
-            "overwrite",
-            "report_to",
-            "output_dir",
-            "save_total_limit",
-            "push_to_hub",
-            "hub_model_id",
-            "hub_private_repo",
-        }
-        beta = self.beta if self.betas else self.loss_beta()  # its default may change
-        return {**{k: v for k, v in asdict(self).items() if k not in free}, "beta": beta}

@@ -14,10 +14,11 @@ from trimtab.errors import ConfigError, DataError
 from trimtab.jobs import Progress
 from trimtab.models.limits import context_limit
 from trimtab.models.prompts import require_embedded
+from trimtab.models.protocols import Config, Tokenizer
 from trimtab.models.templates import load_chat_template, require_template
-from trimtab.training.adapt import lora_targets
 from trimtab.training.config import TrainConfig
 from trimtab.training.reading import TrainData, read_data
+from trimtab.training.targets import lora_targets
 
 WORTH_TELLING = 2000  # pairs: fewer are tokenised in a few seconds
 
@@ -27,18 +28,24 @@ class Inputs:
     """Everything about one reward model that is known before its weights are.
 
     Attributes:
-        tokenizer: the model's, with a padding token and the chat template asked for.
+        tokenizer: the model's, with a padding token (an ARM's may lack one) and the chat template
+            asked for.
         targets: layers that get a LoRA; "" for full fine-tuning.
         splits: `train` and, when there is one, `validation`.
         report: what became of the rows of the data.
         objectives: of a conditioned ARM, in their order.
     """
 
-    tokenizer: Any
+    tokenizer: Tokenizer
     targets: list[str] | str
     splits: dict[str, list[TokenPair]]
     report: RowReport
     objectives: list[str] = field(default_factory=list)
+
+    @property
+    def pad_id(self) -> int:
+        """The token that fills batches; for an ARM any does, where the tokenizer has none."""
+        return self.tokenizer.pad_token_id or 0
 
 
 def prepare_inputs(
@@ -76,6 +83,12 @@ def prepare_inputs(
     load_chat_template(tokenizer, config.chat_template)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token_id is None and config.method == "trajectory":
+        raise ConfigError(
+            f"the tokenizer of {config.model} has no padding token: a scalar head reads the last "
+            "token that is none",
+            "give it a pad_token in its tokenizer_config.json",
+        )
     splits = _tokenize(config, data.splits, tokenizer, data.report, progress)
     _require_objectives(data.objectives, splits["train"])
     _check_context(model_config, splits)
@@ -97,7 +110,7 @@ def _require_objectives(objectives: Sequence[str], pairs: Sequence[TokenPair]) -
 def _tokenize(
     config: TrainConfig,
     parts: dict[str, list[Pair]],
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     report: RowReport,
     progress: Progress | None,
 ) -> dict[str, list[TokenPair]]:
@@ -121,7 +134,7 @@ def _tokenize(
     }
 
 
-def _check_context(model_config: Any, splits: dict[str, list[TokenPair]]) -> None:
+def _check_context(model_config: Config, splits: dict[str, list[TokenPair]]) -> None:
     longest = max(len(pair) for pairs in splits.values() for pair in pairs)
     context = context_limit(model_config)
     if context and longest > context:

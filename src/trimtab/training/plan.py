@@ -14,7 +14,7 @@ from trimtab.errors import ConfigError
 from trimtab.training.checks import check
 from trimtab.training.config import TrainConfig
 from trimtab.training.reading import TrainData, read_data
-from trimtab.training.resume import Start, find_start
+from trimtab.training.resume import Start, find_start, identity_of
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def plan_runs(config: TrainConfig) -> list[Plan]:
 def _plan(config: TrainConfig, objective: str, folder: Path) -> Plan:
     if folder.resolve() == Path(config.model).resolve():
         raise ConfigError(f"{folder} is the model's own folder", "choose another --output-dir")
-    identity = {**config.identity(), "data_sha256": fingerprint(config.data)}
+    identity = {**identity_of(config), "data_sha256": fingerprint(config.data)}
     wanted, overwrite = config.resume_from_checkpoint, config.overwrite
     find_start(folder, identity, wanted, overwrite=overwrite)  # refused before data are read
     data = read_data(config, objective)

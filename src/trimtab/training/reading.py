@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from trimtab.data.loading import read_comparisons, read_pairs
 from trimtab.data.pairs import Pair, split_of
@@ -53,8 +52,8 @@ def read_data(config: TrainConfig, objective: str) -> TrainData:
 
 def _read_splits(config: TrainConfig, objective: str) -> TrainData:
     """Training and validation pairs of one objective; the test split stays untouched."""
-    how: dict[str, Any] = {"skip_bad_rows": config.skip_bad_rows, "reading": config.reading}
-    pairs, report = read_pairs(config.data, objective, **how)
+    skip, reading = config.skip_bad_rows, config.reading
+    pairs, report = read_pairs(config.data, objective, skip_bad_rows=skip, reading=reading)
     named = sorted({pair.objective for pair in pairs})
     if len(named) > 1:
         raise ConfigError(
@@ -69,7 +68,9 @@ def _read_splits(config: TrainConfig, objective: str) -> TrainData:
     parts = _split(config, pairs)
     if config.eval_data:
         with _of_eval_data():
-            parts["validation"], more = read_pairs(config.eval_data, objective, **how)
+            parts["validation"], more = read_pairs(
+                config.eval_data, objective, skip_bad_rows=skip, reading=reading
+            )
         report.add(more)
     _require_pairs(parts)
     return TrainData(parts, report)
@@ -78,8 +79,10 @@ def _read_splits(config: TrainConfig, objective: str) -> TrainData:
 def _read_comparisons(config: TrainConfig) -> TrainData:
     """Training and validation pairs of all objectives, and the objectives."""
     wanted = [name for name in config.objective_names if name]
-    how: dict[str, Any] = {"skip_bad_rows": config.skip_bad_rows, "reading": config.reading}
-    pairs, objectives, report = read_comparisons(config.data, wanted, **how)
+    skip, reading = config.skip_bad_rows, config.reading
+    pairs, objectives, report = read_comparisons(
+        config.data, wanted, skip_bad_rows=skip, reading=reading
+    )
     if len(objectives) < 2:
         raise ConfigError(
             f"--method {config.method} with the one objective {objectives[0]}",
@@ -90,7 +93,9 @@ def _read_comparisons(config: TrainConfig) -> TrainData:
     parts = _split(config, pairs)
     if config.eval_data:
         with _of_eval_data():
-            more_pairs, _, more = read_comparisons(config.eval_data, objectives, **how)
+            more_pairs, _, more = read_comparisons(
+                config.eval_data, objectives, skip_bad_rows=skip, reading=reading
+            )
         parts["validation"] = list(more_pairs)
         report.add(more)
     _require_pairs(parts)

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from trimtab.errors import ConfigError, OutputError
 from trimtab.files import require_fresh, sync, write_json
+from trimtab.training.betas import loss_beta, named_betas
+from trimtab.training.config import TrainConfig
 
 RUN, RESULTS, CHECKPOINTS = "run.json", "results.json", "checkpoints"
 SEAL = "whole.json"
 """In a checkpoint's folder: it was written to its end."""
+_MAY_CHANGE = {
+    "resume_from_checkpoint", "overwrite", "report_to", "output_dir", "save_total_limit",
+    "push_to_hub", "hub_model_id", "hub_private_repo",
+}  # fmt: skip
+"""Options in which a run that goes on may differ from what it was."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,13 @@ class Start:
 
     checkpoint: str | None = None
     done: bool = False
+
+
+def identity_of(config: TrainConfig) -> dict[str, Any]:
+    """The settings that a resumed run must share with the one it continues."""
+    settings = {name: value for name, value in asdict(config).items() if name not in _MAY_CHANGE}
+    beta = config.beta if named_betas(config) else loss_beta(config)  # its default may change
+    return {**settings, "beta": beta}
 
 
 def find_start(

@@ -15,6 +15,7 @@ from trimtab.data.sources import fingerprint, split_name
 from trimtab.files import OTHER_MODEL, whole_directory, write_json
 from trimtab.models.folder import canonical, weights_fingerprint
 from trimtab.stats import Estimate, share
+from trimtab.training.betas import loss_beta, named_betas
 from trimtab.training.config import TrainConfig
 from trimtab.training.inputs import Inputs
 from trimtab.training.resume import RESULTS
@@ -104,11 +105,12 @@ def _share(accuracy: float, n: int) -> Estimate:
 
 
 def _sidecar(model: Any, config: TrainConfig, objective: str, inputs: Inputs) -> Sidecar:
+    by_objective = config.conditions and bool(named_betas(config))
     return Sidecar(
         method=config.method,
         objective=objective,
-        beta=config.loss_beta(objective) if not (config.conditions and config.betas) else 0.0,
-        betas={name: config.loss_beta(name) for name in inputs.objectives},
+        beta=0.0 if by_objective else loss_beta(config, objective),
+        betas={name: loss_beta(config, name) for name in inputs.objectives},
         length_normalize=config.length_normalize,
         scale=config.scale,
         base_family=model.config.model_type,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import save_model
 
-from trimtab.arms.sidecar import Sidecar, require_base, same_backbone
+from trimtab.arms.sidecar import Sidecar, require_base, same_backbone, store_scale
 from trimtab.errors import MissingFileError, ModelLoadError
 from trimtab.models.folder import weights_fingerprint
 
@@ -30,6 +30,23 @@ def test_a_folder_without_one_is_an_arm_with_the_defaults(tmp_path: Path) -> Non
 def test_facts_of_a_later_version_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "trimtab.json").write_text('{"objective": "kind", "from_the_future": 1}')
     assert Sidecar.load(tmp_path) == Sidecar(objective="kind")
+
+
+@pytest.mark.parametrize("place", [0, 2, None])
+def test_a_calibration_leaves_all_other_values_in_their_place(
+    tmp_path: Path, place: int | None
+) -> None:
+    facts = [
+        ("preference", "fröhlich"), ("from_the_future", {"b": [1, None], "a": 10**20}),
+        ("beta", 1e-7), ("objective", "kind"),
+    ]  # fmt: skip
+    if place is not None:
+        facts.insert(place, ("scale", 1.0))
+    (tmp_path / "trimtab.json").write_text(json.dumps(dict(facts)), encoding="utf-8")
+    store_scale(tmp_path, 0.4)
+    after = list(json.loads((tmp_path / "trimtab.json").read_text(encoding="utf-8")).items())
+    assert after.pop(len(facts) if place is None else place) == ("scale", 0.4)
+    assert after == [fact for fact in facts if fact[0] != "scale"]
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", ""])

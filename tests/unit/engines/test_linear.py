@@ -14,9 +14,9 @@ from rounding import close
 from torch import Tensor, nn
 
 from trimtab.arms.adapter import AdapterWeights, LowRank
-from trimtab.arms.load import share_weights
 from trimtab.engines.local.adapted import AdaptedLayer, RowTerms, Terms
 from trimtab.engines.local.linear import JointLinear, Piece, clusters, join_layers
+from trimtab.models.shared import share_weights
 
 INSIDE = 16
 """Terms of an output: six input features, and a rank of up to three that they go through."""

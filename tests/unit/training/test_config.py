@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from trimtab.errors import ConfigError
+from trimtab.training.betas import loss_beta
 from trimtab.training.config import TrainConfig
 from trimtab.training.run import train
 
@@ -26,7 +27,7 @@ UNIARM = {"method": "uniarm", "describe": ["a=one", "b=two"]}
 def test_default_beta(options: dict[str, Any], beta: float) -> None:
     """A mean over tokens is a hundredth of a sum, so it counts that much more."""
     config = TrainConfig(model="m", data=["d"], output_dir="o", objectives="a,b", **options)
-    assert config.loss_beta("a") == beta
+    assert loss_beta(config, "a") == beta
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab.errors import ConfigError
-from trimtab.training.adapt import lora_targets
+from trimtab.training.targets import lora_targets
 from trimtab.training.trainer import LengthGrouped
 
 

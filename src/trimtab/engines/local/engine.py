@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from trimtab.arms.load import share_weights
 from trimtab.engines.local.guided_model import GuidedModel
 from trimtab.engines.local.rows import RowPlan
 from trimtab.engines.local.scheduler import Scheduler
@@ -22,6 +21,7 @@ from trimtab.engines.types import Chunk, Completion, Request, Sampling, Speculat
 from trimtab.errors import ConfigError
 from trimtab.models.limits import configured_ends
 from trimtab.models.messages import Prompt
+from trimtab.models.shared import share_weights
 from trimtab.models.templates import turn_end_id
 from trimtab.steering import PreferenceLike
 

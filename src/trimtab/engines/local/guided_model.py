@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from trimtab.engines.local.streams import Group
+from trimtab.models.protocols import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,6 @@ class GuidedModel:
 
     groups: Sequence[Group]
     arms: Sequence[str]
-    tokenizer: Any
+    tokenizer: Tokenizer
     ends: frozenset[int]
     lock: threading.RLock = field(default_factory=threading.RLock)

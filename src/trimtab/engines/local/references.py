@@ -8,19 +8,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from trimtab.arms.conditioned_files import with_conditioned_adapter
-from trimtab.arms.load import share_weights
 from trimtab.arms.objectives import conditioned_on
 from trimtab.arms.peft_adapter import with_adapter
 from trimtab.engines.local.check import Case
 from trimtab.errors import ModelLoadError
-from trimtab.models.folder import read_json
+from trimtab.models.folder import adapter_config
 from trimtab.models.probe import Reference, forward, reference, rms_gap, switching_ids
+from trimtab.models.shared import share_weights
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +84,7 @@ def of_adapter(folder: str, name: str, carrier: Any, probe: Probe, noise: float)
     found = reference(model, ids, cut, name=folder, source=source, noise=noise)
     off_TV = forward(carrier, ids)
     effect = rms_gap(found.logits_TV.log_softmax(-1), off_TV.log_softmax(-1))
-    kind = read_json(Path(folder) / "adapter_config.json").get("peft_type")
+    kind = adapter_config(folder).get("peft_type")
     kind = "aLoRA" if switching_ids(model) else kind
     case = Case(found, f"the {kind} adapter {folder}", inside, is_adapter=True)
     return AdapterCase(case, None if objectives else model, effect)

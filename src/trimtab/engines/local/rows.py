@@ -11,6 +11,7 @@ from trimtab.engines.local.streams import Group
 from trimtab.engines.speculation import DraftLength
 from trimtab.engines.text import TextStream
 from trimtab.engines.types import Completion, Request, Sampling, TokenReport
+from trimtab.models.protocols import Tokenizer
 from trimtab.steering import Steering
 
 
@@ -53,7 +54,7 @@ class Row:
         key: int,
         plan: RowPlan,
         groups: Sequence[Group],
-        tokenizer: object,
+        tokenizer: Tokenizer,
         drafts: DraftLength,
     ) -> None:
         self.key, self.plan, self.drafts = key, plan, drafts

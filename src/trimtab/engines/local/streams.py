@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from trimtab.arms.adapter import AdapterWeights
-from trimtab.arms.load import share_weights
 from trimtab.engines.local import attention
 from trimtab.engines.local.costs import pass_cost
 from trimtab.engines.local.linear import join_layers
@@ -22,6 +21,7 @@ from trimtab.models.limits import context_limit
 from trimtab.models.lm_head import causal_lm
 from trimtab.models.messages import Prompt
 from trimtab.models.prompts import prompt_ids, require_embedded
+from trimtab.models.shared import share_weights
 from trimtab.models.types import PromptFormat
 from trimtab.models.vocabulary import VocabularyMap
 

@@ -17,6 +17,7 @@ from trimtab.models.dequantize import facts_folder
 from trimtab.models.folder import is_adapter
 from trimtab.models.limits import configured_ends, context_limit
 from trimtab.models.origins import Origins
+from trimtab.models.protocols import Tokenizer
 from trimtab.models.vocabulary import VocabularyMap, match_vocabularies
 
 
@@ -30,7 +31,7 @@ class Tokenization:
         context: tokens that its model reads, where it has a limit.
     """
 
-    tokenizer: Any
+    tokenizer: Tokenizer
     vocabulary: VocabularyMap
     context: int | None
 
