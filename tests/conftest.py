@@ -15,9 +15,24 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: threads would only wait for each other
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # a run that was started in the background ignores Ctrl-C, and tests of interrupts with it
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The law tests explore: other examples in every run, and a failure prints the line that repeats it.
+# A busy machine is no failure, so nothing is timed. `--hypothesis-profile` chooses another.
+settings.register_profile(
+    "default",
+    max_examples=100,
+    deadline=None,
+    derandomize=False,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile("fast", settings.get_profile("default"), max_examples=20)
+settings.register_profile("nightly", settings.get_profile("default"), max_examples=2000)
+settings.load_profile("default")  # also where hypothesis sees a CI, whose profile would not explore
 
 SHARED = Path(os.environ.get("TRIMTAB_SHARED", Path(__file__).parents[2] / "shared"))
 
@@ -33,6 +48,11 @@ TEMPLATE = (
     "{% if m['role'] == 'assistant' %}{{ '<|end|>\n' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
+
+
+def examples(count: int) -> settings:
+    """So many examples of a law in `make test`; as many times more or fewer as the profile has."""
+    return settings(max_examples=max(2, count * settings().max_examples // 100))
 
 
 def make_tokenizer(

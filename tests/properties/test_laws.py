@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from conftest import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from oracle import alone, changed_logits, engine_of, specified, specified_logp, stream, with_head
 from rounding import close, nats
@@ -21,8 +22,8 @@ from trimtab.engines.types import Completion, Request, Sampling
 from trimtab.steering import Steering
 
 NEVER = float("-inf")
-many = settings(max_examples=60, deadline=None, derandomize=True)
-few = settings(max_examples=8, deadline=None, derandomize=True)
+many = examples(60)
+few = examples(8)
 
 seeds = st.integers(0, 2**31 - 1)
 weights = st.floats(0.0625, 8.0, width=32)

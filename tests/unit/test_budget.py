@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from conftest import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from oracle import GREEDY, next_logits, next_logp, specified, stream, templated, with_lora
 from rounding import nats
@@ -122,7 +123,7 @@ def rows(draw: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return logp[0], logp[1:], w, torch.tensor(budgets)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@examples(300)
 @given(rows())
 def test_laws(given: Any) -> None:
     """Never over the budget; all of it where that is allowed; otherwise all that is allowed.
@@ -141,7 +142,7 @@ def test_laws(given: Any) -> None:
             assert kl[i] >= 0.98 * budget[i]
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@examples(200)
 @given(rows(), st.sampled_from([1e-3, 1e2, 1e3, 1e4, 1e5]))
 def test_the_largest_share_at_any_strength(given: Any, times: float) -> None:
     """What is kept is within the budget, a hundredth more is not, and the strength has no part.

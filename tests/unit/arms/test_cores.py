@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from hypothesis import given, settings
+from conftest import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from oracle import dense
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ from trimtab.arms.conditioned import (
 from trimtab.arms.cores import AffineCore, BilinearCore, Mix
 from trimtab.training.adapt import condition_dim
 
-many = settings(max_examples=60, deadline=None, derandomize=True)
+many = examples(60)
 LLAMA_7B: dict[str, Any] = {
     "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
     "num_attention_heads": 32, "vocab_size": 32000,

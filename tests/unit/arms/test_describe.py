@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import WORDS, make_model, make_tokenizer
-from hypothesis import given, settings
+from conftest import WORDS, examples, make_model, make_tokenizer
+from hypothesis import given
 from hypothesis import strategies as st
 from rounding import close
 
@@ -19,7 +19,7 @@ from trimtab.errors import ConfigError
 from trimtab.training.adapt import condition_dim
 
 TEXTS = {"a": "happy cat", "b": "sad dog", "c": "big red moon"}
-few = settings(max_examples=20, deadline=None, derandomize=True)
+few = examples(20)
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import write_jsonl
-from hypothesis import given, settings
+from conftest import examples, write_jsonl
+from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.data.collate import ComparisonCollator, PairCollator
@@ -208,7 +208,7 @@ def test_a_pair_is_known_by_its_tokens() -> None:
 tokens = st.lists(st.integers(0, 3), max_size=3)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@examples(60)
 @given(st.lists(st.tuples(tokens, tokens, tokens), min_size=2, max_size=8, unique_by=str))
 def test_pairs_of_other_tokens_are_others(rows: list[tuple[list[int], ...]]) -> None:
     """Also where a token moves from one part to the next: ([1], [2], []) and ([1, 2], [], [])."""

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from conftest import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab import fusion
@@ -65,7 +66,7 @@ def test_refused_in_a_request(name: str, value: Any) -> None:
         Request("hello", **{name: value})
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@examples(300)
 @given(
     st.integers(0, 2**31 - 1),
     st.sampled_from([0.0, 5e-324, 1e-40, 1.0, STRONGEST]),

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from conftest import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -121,14 +122,13 @@ def point_sets(draw: Any, most: int = 6) -> Any:
 
 
 @given(point_sets())
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_hypervolume_is_the_volume_of_the_union(drawn: Any) -> None:
     points, reference = drawn
     assert hypervolume(points, reference) == by_inclusion_exclusion(points, reference)
 
 
 @given(point_sets(), st.randoms(use_true_random=False))
-@settings(deadline=None)
 def test_order_of_points_and_objectives_does_not_matter(drawn: Any, random: Any) -> None:
     points, reference = drawn
     rows, columns = list(range(len(points))), list(range(len(reference)))
@@ -139,7 +139,6 @@ def test_order_of_points_and_objectives_does_not_matter(drawn: Any, random: Any)
 
 
 @given(point_sets(), st.data())
-@settings(deadline=None)
 def test_more_points_never_cost_volume(drawn: Any, data: Any) -> None:
     points, reference = drawn
     more = data.draw(arrays(float, (1, points.shape[1]), elements=WHOLE))
@@ -152,7 +151,6 @@ def test_more_points_never_cost_volume(drawn: Any, data: Any) -> None:
 
 
 @given(point_sets(), st.sampled_from([0.5, 2.0, 4.0]), st.integers(-5, 5))
-@settings(deadline=None)
 def test_scaling_an_objective_scales_the_volume(drawn: Any, factor: float, shift: int) -> None:
     points, reference = drawn
     scale = np.ones(len(reference))

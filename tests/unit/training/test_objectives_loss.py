@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from conftest import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -125,7 +126,7 @@ def tensors(rows: Rows) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return first, second, verdicts, preference
 
 
-several = settings(max_examples=80, deadline=None, derandomize=True)
+several = examples(80)
 
 
 class TestLaws:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import transformers
-from hypothesis import given, settings
+from conftest import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.errors import ConfigError
@@ -15,7 +16,7 @@ from trimtab.training.trainer import LengthGrouped
 
 
 class TestLengthGrouped:
-    @settings(max_examples=60, deadline=None, derandomize=True)
+    @examples(60)
     @given(
         st.lists(st.integers(1, 500), min_size=1, max_size=300),
         st.integers(1, 9),

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 import torch
-from hypothesis import given, settings
+from conftest import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -63,7 +64,7 @@ def test_small_alpha_draws_corners() -> None:
     assert float(many(2, 50.0, True).max()) < 0.9
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@examples(80)
 @given(
     st.integers(2, 6),
     st.floats(0.01, 100),
