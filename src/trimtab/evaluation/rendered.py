@@ -9,7 +9,7 @@ from trimtab.data.pairs import Comparison
 from trimtab.data.tokenize import TokenPair, tokenize_pair
 from trimtab.errors import DataError
 from trimtab.models.messages import Prompt
-from trimtab.models.prompts import Tokenizer
+from trimtab.models.protocols import Tokenizer
 from trimtab.models.templates import TemplateError
 
 SAMPLE = 1000
