@@ -139,7 +139,8 @@ def train_with_processes(
     from safetensors.torch import load_file
 
     command = command_of_processes(processes, model, data, output, *options)
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    on_cpu = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}  # two processes cannot share one GPU
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=on_cpu)
     assert len(json.loads(done.stdout)) == 1  # the first process alone prints
     return load_file(output / "adapter_model.safetensors")
 

@@ -45,10 +45,10 @@ def next_logp(stream: Stream, ids: list[int], inner: Sequence[float] = (1.0,)) -
 
 def _own_row(stream: Stream, model: Any, ids: list[int]) -> Tensor:
     moved = dict(stream.vocabulary.own_id)
-    own = torch.tensor([[moved.get(i, i) for i in ids]])
+    own = torch.tensor([[moved.get(i, i) for i in ids]], device=model.device)
     with torch.no_grad():
         logits: Tensor = model(input_ids=own, use_cache=False).logits[0, -1]
-    return logits[: stream.vocabulary.own_size].float()
+    return logits[: stream.vocabulary.own_size].float().cpu()
 
 
 def whole_model(stream: Stream, inner: Sequence[float] = (1.0,)) -> Any:

@@ -36,6 +36,10 @@ from trimtab.training.run import run_training
 pytestmark = pytest.mark.filterwarnings("ignore:mtime may not be reliable")
 
 
+NOISE = 1e-4 if torch.cuda.is_available() else 0.0
+"""On a GPU sums are added in no fixed order: no two runs are alike bit for bit."""
+
+
 class Workshop:
     """Trains tiny ARMs on the `happy` and `sad` pairs, each into its own folder."""
 
@@ -76,6 +80,7 @@ class Workshop:
 
     def same(self, one: str, two: str, *, tolerance: float) -> None:
         """Two runs lost the same at every step and ended with the same weights."""
+        tolerance = max(tolerance, NOISE)
         assert self.losses(one) == pytest.approx(self.losses(two), abs=tolerance)
         a, b = self.weights(one), self.weights(two)
         assert a.keys() == b.keys()
@@ -235,7 +240,9 @@ class TestResuming:
         assert [(r["step"], sorted(r)) for r in found] == [(r["step"], sorted(r)) for r in wanted]
         for record, other in zip(found, wanted, strict=True):
             for key in ("loss", "accuracy", "margin", "learning_rate", "eval_loss", "epoch"):
-                assert record.get(key) == other.get(key), (key, record["step"])
+                known = record.get(key)
+                same = known if known is None else pytest.approx(known, abs=NOISE, rel=NOISE)
+                assert other.get(key) == same, (key, record["step"])
         results = [
             json.loads((shop.root / n / "results.json").read_text()) for n in (name, "whole")
         ]

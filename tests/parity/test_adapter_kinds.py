@@ -22,6 +22,7 @@ from trimtab.arms.peft_adapter import with_adapter
 from trimtab.arms.reward_model import RewardModel
 from trimtab.engines.local import LocalEngine
 from trimtab.errors import TrimtabError
+from trimtab.models.devices import default_device
 from trimtab.models.load import load_model
 from trimtab.models.probe import forward
 
@@ -119,13 +120,14 @@ def by_peft(base: Path, folder: Path) -> Any:
     """What a user of PEFT has: a fresh base, the adapter on it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return peft.PeftModel.from_pretrained(load_model(str(base)), folder).eval()
+        own = load_model(str(base), device=default_device())
+        return peft.PeftModel.from_pretrained(own, folder).eval()
 
 
 def tensors_hash(model: Any) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().contiguous().numpy().tobytes())
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -172,7 +174,7 @@ def scored_by_peft(base: Path, folder: Path) -> float:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_base_is_never_written_to(kind: str, base_dir: Path, tmp_path: Path) -> None:
     folder = saved(tmp_path / "arm", base_dir, KINDS[kind]())
-    base = load_model(str(base_dir))
+    base = load_model(str(base_dir), device=default_device())
     before, addresses = tensors_hash(base), [p.data_ptr() for p in base.parameters()]
     model = with_adapter(base, str(folder))
     assert tensors_hash(base) == before
@@ -199,7 +201,7 @@ def test_a_file_that_holds_weights_of_the_base(base_dir: Path, tmp_path: Path) -
         == plain.generate(["hello"], **same)[0].token_ids
     )
     ids = list(range(4, 20))
-    theirs = forward(by_peft(base_dir, folder), ids)
+    theirs = forward(by_peft(base_dir, folder), ids).cpu()
     close(forward(with_adapter(load_model(str(base_dir)), str(folder)), ids), theirs)
 
 

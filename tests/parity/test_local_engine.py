@@ -210,7 +210,7 @@ class TestVocabularies:
         agrees(engine, requests_for(engine))
         with torch.no_grad():
             ids = torch.tensor([engine.plan(Request("moon")).prompts["base"]])
-            logits = engine.base.model(ids).logits[0, -1]
+            logits = engine.base.model(ids.to(engine.base.model.device)).logits[0, -1]
         assert logits.shape[-1] == size + 7
         [answer] = engine.generate(["moon"], strength=0, report=True, max_new_tokens=1)
         expected = logits[:size].log_softmax(-1)[answer.token_ids[0]]
@@ -240,7 +240,8 @@ class TestVocabularies:
         said: list[int] = []
         arm = engine.arms[0].model
         with torch.no_grad():
-            row = arm(torch.tensor([plan.prompts["helpful"]])).logits[0, -1].log_softmax(-1)
+            ids = torch.tensor([plan.prompts["helpful"]], device=arm.device)
+            row = arm(ids).logits[0, -1].log_softmax(-1)
         with _only(engine, over):
             options = {"max_new_tokens": 3, "ignore_eos": True, "report": True}
             [answer] = engine.generate(["moon"], **options)  # type: ignore[arg-type]
@@ -248,7 +249,8 @@ class TestVocabularies:
         assert said == [over] * 3
         assert answer.tokens[0].rewards["helpful"] == nats(float(row[3]))
         with torch.no_grad():
-            again = arm(torch.tensor([[*plan.prompts["helpful"], 3]])).logits[0, -1].log_softmax(-1)
+            ids = torch.tensor([[*plan.prompts["helpful"], 3]], device=arm.device)
+            again = arm(ids).logits[0, -1].log_softmax(-1)
         assert answer.tokens[1].rewards["helpful"] == nats(float(again[3]))
 
 
@@ -257,7 +259,7 @@ def _only(engine: LocalEngine, token: int) -> Any:
     from oracle import changed_logits
 
     def forbid(logits: torch.Tensor) -> torch.Tensor:
-        mask = torch.arange(logits.shape[-1]) != token
+        mask = torch.arange(logits.shape[-1], device=logits.device) != token
         return logits.masked_fill(mask, float("-inf"))
 
     return changed_logits(engine, "base", forbid)
@@ -308,8 +310,10 @@ class TestSharedWeights:
         plain = transformers.AutoModelForCausalLM.from_pretrained(base_dir).eval()
         engine = trimtab.load(str(base_dir), {"one": str(lora_dir)})
         engine.generate(["hello"], max_new_tokens=2)
+        device = engine.base.model.device
         with torch.no_grad():
-            assert torch.equal(engine.base.model(ids).logits, plain(ids).logits)
+            found, expected = engine.base.model(ids.to(device)), plain.to(device)(ids.to(device))
+            assert torch.equal(found.logits, expected.logits)
 
     def test_the_arm_is_what_peft_loads(self, base_dir: Path, lora_dir: Path) -> None:
         from peft import PeftModel
@@ -322,8 +326,8 @@ class TestSharedWeights:
         with torch.no_grad():
             found = slots.forward(0, [[*ids.tolist(), *ids.tolist()]], [1])
             for name, model in (("base", engine.base.model), ("one", theirs)):
-                expected = model(ids).logits[:, -1].log_softmax(-1)
-                close(found[name][:, 0], expected)
+                expected = model(ids.to(model.device)).logits[:, -1].log_softmax(-1)
+                close(found[name][:, 0].cpu(), expected.cpu())
         assert not torch.allclose(found["one"], found["base"], atol=0.1)
 
     def test_a_lora_of_another_model_gets_its_own(self, arm_dir: Path, lora_dir: Path) -> None:
