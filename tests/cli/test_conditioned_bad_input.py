@@ -1,4 +1,7 @@
-"""Conditioned ARMs given what cannot work: one line, exit code 2, and nothing written."""
+"""Conditioned ARMs given what cannot work: one line, exit code 2, and nothing written.
+
+As in test_bad_input.py, a case for a command; the rest is asserted in tests/unit.
+"""
 
 from __future__ import annotations
 
@@ -37,24 +40,14 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # --- preferences --------------------------------------------------------------------------------
 
-PREFERENCES = [
-    ("a=0.5,b=0.5", "the preference has no weight for c; weight every objective (a, b, c)"),
-    ("a=1,b=0,c=0,d=0", "unknown objective 'd'; the objectives here are: a, b, c"),
-    ("a=-1,b=1,c=1", "the weight of 'a' is negative"),
-    ("a=0,b=0,c=0", "all weights of the preference are zero"),
-    ("a=nan,b=0,c=1", "the weight of 'a' is not finite"),
-    ("a,b,c", "cannot read 'a' in preference"),
-    ("a=1,a=0,b=0,c=0", "objective 'a' is weighted twice"),
-]
-
 
 @pytest.mark.parametrize("core", CORES)
-@pytest.mark.parametrize(("preference", "named"), PREFERENCES)
-def test_bad_preferences(
-    refused: Refused, arms: dict[Core, Path], base_dir: Path, tmp_path: Path, core: Core,
-    preference: str, named: str,
-) -> None:  # fmt: skip
-    """Wherever a preference can be given."""
+def test_a_bad_preference(
+    refused: Refused, arms: dict[Core, Path], base_dir: Path, tmp_path: Path, core: Core
+) -> None:
+    """Wherever one can be given."""
+    preference = "a=0.5,b=0.5"
+    named = "the preference has no weight for c; weight every objective (a, b, c)"
     arm, out = arms[core], tmp_path / "out"
     given = write_jsonl(tmp_path / "in.jsonl", [{"prompt": "x", "response": "y"}])
     own = write_jsonl(
@@ -102,45 +95,33 @@ def test_naming_a_conditioned_arm(refused: Refused, arms: dict[Core, Path], base
 def test_two_arms_of_one_objective(
     refused: Refused, arms: dict[Core, Path], base_dir: Path, arm_dir: Path, tmp_path: Path
 ) -> None:
-    """Two conditioned ARMs, the same twice, or one beside a plain ARM: the objective is named."""
+    """Two conditioned ARMs, or one beside a plain ARM: the objective is named."""
     command = ["generate", "--base", base_dir, "--prompt", "x", "--output", tmp_path / "out"]
     one = ["--arm", arms["bilinear"]]
-    other = save_arm(tmp_path / "other", base_dir, "bilinear", "cd")
     refused(*command, *one, "--arm", arms["affine"], names=["two ARMs for"])
-    refused(*command, *one, *one, names=["two ARMs for"])
     refused(*command, *one, "--arm", f"b={arm_dir}", names=["share an objective", "b"])
-    refused(*command, *one, "--arm", other, names=["share an objective", "c"])
 
 
 def test_a_soup_with_what_is_no_lora(
-    refused: Refused, arms: dict[Core, Path], base_dir: Path, arm_dir: Path, tmp_path: Path
+    refused: Refused, base_dir: Path, arm_dir: Path, tmp_path: Path
 ) -> None:
     command = ["generate", "--base", base_dir, "--prompt", "x", "--output", tmp_path / "out"]
     soup = [*command, "--combine", "soup"]
     whole = refused(*soup, "--arm", f"x={arm_dir}", names=["a soup is made of LoRAs"])
     assert "the ARM x is no plain LoRA" in whole
-    refused(*soup, "--arm", arms["affine"], names=["is no plain LoRA"])
     refused(*soup, "--arm", f"x={arm_dir}", "--arm", f"y={base_dir}", names=["on one backbone"])
 
 
 def test_descriptions_without_a_uniarm(
-    refused: Refused, arms: dict[Core, Path], base_dir: Path, arm_dir: Path, tmp_path: Path
+    refused: Refused, arms: dict[Core, Path], base_dir: Path, tmp_path: Path
 ) -> None:
     command = ["generate", "--base", base_dir, "--prompt", "x", "--output", tmp_path / "out"]
     describe = ["--describe", "kind=good and happy"]
     needs = ["--describe needs one ARM that knows objectives by their descriptions", "uniarm"]
-    refused(*command, *describe, names=needs)
     refused(*command, *describe, "--arm", arms["bilinear"], names=needs)
-    refused(*command, *describe, "--arm", f"x={arm_dir}", names=needs)
     uniarm = ["--arm", arms["affine"]]
-    for text, named in (
-        ("a=happy", "'a' is described already"),
-        ("d=happy cat", "'d' and 'a' are described alike"),
-        ("kind", "cannot read --describe 'kind'"),
-        ("kind=", "cannot read --describe 'kind='"),
-    ):
-        refused(*command, *uniarm, "--describe", text, names=[named])
-    refused(*command, *uniarm, "--describe", "d=x", "d=y", names=["'d' is described twice"])
+    refused(*command, *uniarm, "--describe", "a=happy", names=["'a' is described already"])
+    refused(*command, *uniarm, "--describe", "kind", names=["cannot read --describe 'kind'"])
 
 
 def test_a_broken_adapter(
@@ -160,14 +141,8 @@ def test_a_broken_adapter(
 # --- export -------------------------------------------------------------------------------------
 
 
-def test_bad_exports(
-    refused: Refused, arms: dict[Core, Path], base_dir: Path, arm_dir: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
+def test_bad_exports(refused: Refused, arms: dict[Core, Path], tmp_path: Path) -> None:
     parm = ["export", "--arm", arms["bilinear"]]
-    refused(*parm, "--output-dir", out, names=["no preference to export at", "--preference a=0.33"])
-    whole = ["export", "--arm", arm_dir, "--output-dir", out, "--preference", "a=1"]
-    refused(*whole, names=["is a whole model", "nothing to export"])
     used = tmp_path / "used"
     used.mkdir()
     (used / "precious.txt").write_text("mine")

@@ -214,3 +214,8 @@ def test_pairs_of_other_tokens_are_others(rows: list[tuple[list[int], ...]]) -> 
     """Also where a token moves from one part to the next: ([1], [2], []) and ([1, 2], [], [])."""
     batch = ComparisonCollator(0)([TokenPair([9, *row[0]], *row[1:]) for row in rows])
     assert len(set(batch["identity"].tolist())) == len(rows)
+
+
+def test_half_a_character_of_a_pair_judged_on_several(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"rows\.jsonl:2 has a `chosen` with half a character"):
+        read(tmp_path, {"labels": {"a": 0}}, {"labels": {"a": 0}, "chosen": "\ud83d"})

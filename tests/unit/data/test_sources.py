@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import write_jsonl
 
 from trimtab.data import sources
 from trimtab.data.sources import fingerprint, read_rows
@@ -218,3 +219,11 @@ def test_a_long_cell_is_no_error(tmp_path: Path) -> None:
     path.write_bytes(b"prompt,chosen\n" + b"a" * 140_000 + b",b\n")
     [(_, row)] = read_rows(path)
     assert len(row["prompt"]) == 140_000
+
+
+def test_json_lines_under_a_json_name(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "rows.json", ROWS)
+    with pytest.raises(
+        DataError, match=r"rows\.json holds JSON lines; rename it to end in \.jsonl"
+    ):
+        read(path)
