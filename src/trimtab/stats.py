@@ -26,7 +26,11 @@ class Estimate:
 
 
 def share(successes: float, n: int) -> Estimate:
-    """A share of n trials with its Wilson score interval (ties may count one half)."""
+    """A share of n trials with its Wilson score interval.
+
+    Ties may count one half, which scipy's `binomtest` does not take; over whole counts the two are
+    the same.
+    """
     if n == 0:
         return Estimate(float("nan"), 0.0, 1.0, 0)
     p = successes / n
@@ -41,11 +45,14 @@ def mean(values: Sequence[float], *, seed: int = 0, resamples: int = 2000) -> Es
     Pass one value per independent unit: average a prompt's samples first, so that the interval is
     over prompts.
     """
+    from scipy.stats import bootstrap
+
     data = np.asarray(values, dtype=float)
-    if data.size == 0:
-        return Estimate(float("nan"), float("nan"), float("nan"), 0)
-    picks = np.random.default_rng(seed).integers(data.size, size=(resamples, data.size))
-    low, high = np.quantile(data[picks].mean(axis=1), [0.025, 0.975])
+    if data.size < 2 or not np.isfinite(data).all():  # there is nothing to resample
+        alone = float(data.mean()) if data.size else float("nan")
+        return Estimate(alone, alone, alone, int(data.size))
+    found = bootstrap((data,), np.mean, n_resamples=resamples, method="percentile", rng=seed)
+    low, high = found.confidence_interval
     return Estimate(float(data.mean()), float(low), float(high), int(data.size))
 
 
