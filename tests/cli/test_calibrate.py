@@ -15,8 +15,8 @@ from conftest import write_jsonl
 from test_bad_input import Refused, tree
 
 import trimtab
-from trimtab.calibration.calibrate import NoStrengthError
 from trimtab.calibration.files import notes
+from trimtab.calibration.plan import NoStrengthError
 from trimtab.cli.main import main
 from trimtab.engines.local import load_engine
 from trimtab.scoring.scorer import Scorer

@@ -6,121 +6,28 @@ import logging
 import math
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from trimtab.arms.objectives import conditioned_on
 from trimtab.arms.sidecar import Sidecar, arm_facts, store_scale
-from trimtab.calibration.curve import CurvePoint, best_scored, between, bracket, off_target
+from trimtab.calibration.plan import Calibration, Goal, NoStrengthError, Plan
+from trimtab.calibration.search import search
 from trimtab.data.prompts import read_prompts
 from trimtab.engines.types import Sampling
 from trimtab.errors import ConfigError, ModelLoadError, OutputError
 from trimtab.files import only_writer, require_fresh
-from trimtab.jobs import Progress
+from trimtab.jobs import Progress, unseen
 from trimtab.models.folder import check_folder, fetch, weights_fingerprint
 from trimtab.models.messages import Prompt
 from trimtab.models.origins import Origins
-from trimtab.models.types import PromptFormat
+from trimtab.models.types import DType, PromptFormat
 from trimtab.scoring.scorer import Scorer
 from trimtab.scoring.specs import load_scorer
 from trimtab.steering import PreferenceLike, Steering, parse_strength
 
-if TYPE_CHECKING:
-    from trimtab.models.types import DType
-
 logger = logging.getLogger(__name__)
 
 STRENGTHS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
-MOST_STEPS = 8  # of the search between two strengths of the grid
-
-
-@dataclass(frozen=True)
-class Goal:
-    """What a calibration looks for.
-
-    Attributes:
-        target_kl: nats per generated token; None where the score decides.
-        tolerance: how far the KL found may be from it, as a share of it.
-        cost: the score is one of which less is better.
-        max_kl: nats per token that the best score may cost.
-        max_loops: share of answers that may loop beyond those of the base itself.
-    """
-
-    target_kl: float | None = None
-    tolerance: float = 0.05
-    cost: bool = False
-    max_kl: float | None = None
-    max_loops: float = 0.1
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What a calibration found.
-
-    Attributes:
-        arm: folder.
-        goal: what was looked for.
-        curve: by strength, from 0; strengths count as if no scale were stored with the ARM.
-        chosen: the point taken; None if none would do.
-        scale_before: the scale that the ARM came with.
-        saved: the chosen strength is now the ARM's scale.
-        facts: everything that the numbers depend on, as `calibration.json` holds it.
-    """
-
-    arm: str
-    goal: Goal
-    curve: Sequence[CurvePoint]
-    chosen: CurvePoint | None
-    scale_before: float
-    saved: bool
-    facts: Mapping[str, Any]
-
-    @property
-    def scale(self) -> float | None:
-        """The strength that was taken: what strength 1 means once it is stored."""
-        return self.chosen.strength if self.chosen else None
-
-
-class NoStrengthError(ConfigError):
-    """No strength does what was asked for.
-
-    Attributes:
-        measured: the curve that shows it.
-    """
-
-    measured: Calibration
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything that the curve depends on, checked before a weight is loaded.
-
-    Attributes:
-        base: folder, GGUF file or hub id.
-        name: of the ARM in the engine.
-        arm: its folder.
-        prompts: what is answered.
-        preferences: what every prompt is answered at; a prompt's numbers are the mean over them.
-        sampling: how; prompt number i takes `seed + i` at every strength and preference.
-        scorer: rates the answers.
-        objective: what the scorer is called.
-        resamples: bootstrap resamples of the prompts.
-        batch_size: answers decoded together.
-        loading: further options of `load_engine`.
-    """
-
-    base: str
-    name: str
-    arm: str
-    prompts: Sequence[Prompt]
-    preferences: Sequence[Mapping[str, float]]
-    sampling: Sampling
-    scorer: Scorer | None
-    objective: str
-    resamples: int
-    batch_size: int
-    loading: Mapping[str, Any]
 
 
 def calibrate(
@@ -156,7 +63,7 @@ def calibrate(
     device: str | None = None,
     trust_remote_code: Collection[str] = (),
     revisions: Mapping[str, str] | None = None,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = unseen,
 ) -> Calibration:
     """Find the strength that an ARM should have, and store it as the ARM's `scale` if asked to.
 
@@ -373,26 +280,3 @@ def _calibrate(
         error.measured = found
         raise error
     return found
-
-
-def search(
-    meter: Any, curve: list[CurvePoint], goal: Goal
-) -> tuple[list[CurvePoint], CurvePoint | None, ConfigError | None]:
-    """The curve with all that was measured, the point to take, and why there is none."""
-    try:
-        if goal.target_kl is None:
-            best = best_scored(curve, cost=goal.cost, max_kl=goal.max_kl, max_loops=goal.max_loops)
-            return curve, best, None
-        for _ in range(MOST_STEPS):
-            ends = bracket(curve, goal.target_kl)
-            if min(off_target(point, goal.target_kl) for point in ends) <= goal.tolerance:
-                break
-            strength = between(*ends, goal.target_kl)
-            if strength in [point.strength for point in curve]:
-                break  # four digits tell no more
-            curve = sorted([*curve, *meter.measure([strength])], key=lambda p: p.strength)
-        ends = bracket(curve, goal.target_kl)
-    except ConfigError as why:
-        return curve, None, why
-    target = goal.target_kl
-    return curve, min(ends, key=lambda point: off_target(point, target)), None

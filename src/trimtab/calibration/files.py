@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from trimtab.calibration.calibrate import Calibration, Plan
 from trimtab.calibration.curve import CurvePoint, off_target
+from trimtab.calibration.plan import Calibration, Plan
 from trimtab.data.prompts import prompts_sha256
 from trimtab.evaluation.made_with import made_with
 from trimtab.evaluation.plots import BLUE, GREY, ORANGE, error_bars
@@ -165,7 +165,7 @@ def curve_plot(path: Path, found: Calibration) -> None:
 
 
 def _title(found: Calibration) -> str:
-    n = f"{found.facts['prompts']} prompts, 95 % intervals"
+    n = f"{found.facts['prompts']} prompts, seed {found.facts['sampling']['seed']}, 95 % intervals"
     if found.chosen is None:
         return f"{found.facts['name']}: no strength will do; {n}"
     return f"{found.facts['name']}: strength {found.chosen.strength:g} taken (orange); {n}"

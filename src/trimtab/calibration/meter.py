@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.calibration.curve import LOOPS_ABOVE, CurvePoint, repetition
+from trimtab.calibration.plan import Plan
 from trimtab.engines.local import load_engine
 from trimtab.engines.types import Completion, Request
 from trimtab.errors import DataError
+from trimtab.jobs import Progress
 from trimtab.models.memory import free_memory
 from trimtab.scoring.score_files import Answer, rate
 from trimtab.scoring.scorer import PROBE
 from trimtab.stats import mean
-
-if TYPE_CHECKING:
-    from trimtab.calibration.calibrate import Plan
-    from trimtab.jobs import Progress
 
 NUMBERS = ("kl", "base_nll", "reward", "loops", "tokens")
 Numbers = dict[str, float]

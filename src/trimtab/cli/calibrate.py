@@ -17,7 +17,7 @@ from trimtab.scoring.specs import load_scorers, require_costs, require_specs
 from trimtab.steering import parse_strength
 
 if TYPE_CHECKING:
-    from trimtab.calibration.calibrate import Calibration
+    from trimtab.calibration.plan import Calibration
 
 DESCRIPTION = "Find the strength that an ARM should have, and store it as the ARM's scale."
 _PASSED = (
@@ -81,7 +81,8 @@ def main(argv: Sequence[str]) -> int:
     options = parse(CalibrateOptions, argv, "calibrate", DESCRIPTION)
     name, folder = _arm(options.arm)
     settings = {**_settings(options, name), **_scorer(options, name)}
-    from trimtab.calibration.calibrate import NoStrengthError, calibrate
+    from trimtab.calibration.calibrate import calibrate
+    from trimtab.calibration.plan import NoStrengthError
 
     quiet_libraries()
     try:

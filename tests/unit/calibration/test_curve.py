@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from trimtab.calibration.calibrate import MOST_STEPS, Goal, search
 from trimtab.calibration.curve import (
     CurvePoint,
     best_scored,
@@ -16,6 +15,8 @@ from trimtab.calibration.curve import (
     off_target,
     repetition,
 )
+from trimtab.calibration.plan import Goal
+from trimtab.calibration.search import MOST_STEPS, search
 from trimtab.errors import ConfigError
 from trimtab.stats import Estimate
 
