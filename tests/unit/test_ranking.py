@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -28,7 +29,7 @@ def test_training_and_measuring_count_alike() -> None:
     assert pair_metrics(np.array(REWARDS, dtype=np.float32))["accuracy"] == 0.5
 
     class Model:
-        sidecar = Sidecar(prompt_format="raw")
+        reader = SimpleNamespace(sidecar=Sidecar(prompt_format="raw"))
 
         def score(self, prompts: list[str], texts: list[str], **_: object) -> list[Scored]:
             return [Scored(float(text)) for text in texts]
