@@ -81,8 +81,7 @@ def parse_revisions(entries: Sequence[str], default: str = "base") -> dict[str, 
     return named_values(
         (entry if "=" in entry else f"{default}={entry}" for entry in entries),
         unreadable=lambda entry: ConfigError(
-            f"--revision {entry.removeprefix(f'{default}=') or entry} names no revision",
-            "write NAME=REVISION",
+            f"--revision {entry} names no revision", "write NAME=REVISION"
         ),
         twice=lambda name: ConfigError(f"two revisions of {name}", "give one"),
         split=str.rpartition,

@@ -19,6 +19,9 @@ from trimtab.files import storage_errors, sync, write_json
 Progress = Callable[[str, int, int], None]
 """Told what is done, how much of it, and of how much."""
 
+Say = Callable[[str], None]
+"""Told what a user should know, a line each."""
+
 
 def unseen(what: str, done: int, total: int) -> None:
     """Progress that nobody looks at."""

@@ -186,3 +186,11 @@ def test_bad_budgets_and_gates(
 ) -> None:
     path = write_jsonl(tmp_path / "in.jsonl", [{"prompt": "hello"}, {"prompt": "hello", **row}])
     refused("generate", "--base", base_dir, "--input", path, names=["row 2 of the input", named])
+
+
+def test_a_prompt_of_half_a_character_is_refused_before_loading(
+    refused: Refused, base_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trimtab.engines.local.load_engine", None)
+    said = "the command line has a `prompt` with half a character"
+    refused("generate", "--base", base_dir, "--prompt", "moon \ud83d", names=[said])

@@ -11,6 +11,20 @@ from trimtab.errors import ConfigError
 from trimtab.models.folder import fetch
 
 
+def split_arm(entry: str) -> tuple[str | None, str]:
+    """`OBJECTIVE=FOLDER` as name and place; a place that is there, or alone, has no name.
+
+    Raises:
+        ConfigError: an entry without a name or a place beside its `=`.
+    """
+    name, equals, place = entry.partition("=")
+    if not equals or Path(entry).exists():
+        return None, entry
+    if not name or not place:
+        raise ConfigError(f"--arm {entry} names no ARM", "write --arm helpful=FOLDER")
+    return name, place
+
+
 def named_arms(
     entries: Sequence[str], revisions: Mapping[str, str] | None = None
 ) -> dict[str, str]:
@@ -22,13 +36,10 @@ def named_arms(
     revisions = revisions or {}
     named: dict[str, str] = {}
     for entry in entries:
-        name, equals, folder = entry.partition("=") if not Path(entry).exists() else ("", "", "")
-        if equals and not (name and folder):
-            raise ConfigError(f"--arm {entry} names no ARM", "write --arm helpful=FOLDER")
-        place = folder if equals else entry
+        name, place = split_arm(entry)
         pinned = None if Path(place).exists() else revisions.get(name or place)
         folder = fetch(place, revision=pinned)  # what it is, its own files say
-        if not equals:
+        if name is None:
             name = "+".join(conditioned_on(folder)) or Sidecar.load(folder).objective
         elif objectives := conditioned_on(folder):
             raise ConfigError(
@@ -40,6 +51,11 @@ def named_arms(
             raise ConfigError(f"two ARMs for {name!r}", "name each objective once")
         named[name] = folder
     return named
+
+
+def left_to_load(revisions: Mapping[str, str]) -> dict[str, str]:
+    """The revisions that naming ARMs leaves to an engine: the base's and the draft model's."""
+    return {name: pin for name, pin in revisions.items() if name in ("base", "draft")}
 
 
 def objectives_of(arms: Mapping[str, str]) -> list[str]:

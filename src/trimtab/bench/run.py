@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from trimtab.arms.named import named_arms
+from trimtab.arms.named import left_to_load, named_arms
 from trimtab.engines.types import LoadSettings
 from trimtab.entries import as_entries
 from trimtab.errors import ConfigError
@@ -68,7 +68,12 @@ def bench_speed(
     Raises:
         TrimtabError: options or models that cannot be measured; nothing is written.
     """
-    settings = {name: value for name, value in locals().items() if name != "progress"}
+    settings = {
+        **{name: value for name, value in locals().items() if name != "progress"},
+        "arms": as_entries(arms),
+        "trust_remote_code": list(trust_remote_code),
+        "output_dir": str(output_dir) if output_dir else None,
+    }
     sizes = [_point(text) for text in points]
     if new_tokens < 2 or repeats < 1:
         raise ConfigError("nothing to measure", "give --new-tokens 2 or more, --repeats 1 or more")
@@ -91,7 +96,7 @@ def bench_speed(
             revisions or {},
         )
         report = _measured(models, on, rows, sizes, new_tokens, repeats, memory, progress)
-        report = {"conditions": report.pop("conditions"), "settings": _plain(settings), **report}
+        report = {"conditions": report.pop("conditions"), "settings": settings, **report}
         if folder:
             _write(folder, report)
     return report
@@ -123,9 +128,11 @@ def _models(
         return RandomModels(shape, dtype, device), device
     named = named_arms(arms, revisions)
     Origins.of(["base", "draft", *named], trust_remote_code, revisions)
-    own = {name: r for name, r in revisions.items() if name in ("base", "draft")}
-    trusted = list(trust_remote_code)
-    loading: LoadSettings = {**options, "trust_remote_code": trusted, "revisions": own}
+    loading: LoadSettings = {
+        **options,
+        "trust_remote_code": list(trust_remote_code),
+        "revisions": left_to_load(revisions),
+    }
     return OwnModels(base, named, loading), device
 
 
@@ -162,20 +169,6 @@ def _measured(
         "conditions": conditions(device),
         "rows": [asdict(row) for row in found],
         "peak_memory_bytes": peaks,
-    }
-
-
-def _plain(settings: Mapping[str, object]) -> dict[str, Any]:
-    """Settings as JSON holds them."""
-    return {
-        name: str(value)
-        if isinstance(value, Path)
-        else dict(value)
-        if isinstance(value, Mapping)
-        else list(value)
-        if isinstance(value, Collection) and not isinstance(value, str)
-        else value
-        for name, value in settings.items()
     }
 
 

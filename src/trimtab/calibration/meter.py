@@ -16,7 +16,6 @@ from trimtab.errors import DataError
 from trimtab.jobs import Progress
 from trimtab.models.memory import free_memory
 from trimtab.scoring.score_files import Answer, rate
-from trimtab.scoring.scorer import PROBE
 from trimtab.stats import mean
 
 NUMBERS = ("kl", "base_nll", "reward", "loops", "tokens")
@@ -34,8 +33,7 @@ class Meter:
     def __init__(self, plan: Plan, progress: Progress) -> None:
         self._plan, self._progress = plan, progress
         if plan.scorer is not None:
-            places = [f"prompt {i}" for i in range(1, len(plan.prompts) + 1)]
-            plan.scorer.check(plan.prompts, [PROBE] * len(places), places=places)
+            plan.scorer.check_prompts(plan.prompts)
             plan.scorer.probe(plan.prompts[0])
         self._engine = load_engine(plan.base, {plan.name: plan.arm}, **plan.loading)
         # a strength is the ARM's whole weight here, whatever its sidecar says

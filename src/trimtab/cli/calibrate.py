@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trimtab.arms.named import split_arm
 from trimtab.cli import show
 from trimtab.cli.parse import parse, quiet_libraries
 from trimtab.cli.scorer_options import MeasureOptions
-from trimtab.entries import parse_revisions
 from trimtab.errors import ConfigError
 from trimtab.models.origins import Origins
-from trimtab.scoring.specs import load_scorers, require_costs, require_specs
+from trimtab.scoring.specs import ScorerSpecs
 from trimtab.steering import parse_strength
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ class CalibrateOptions(MeasureOptions):
 def main(argv: Sequence[str]) -> int:
     """Parse, calibrate, show."""
     options = parse(CalibrateOptions, argv, "calibrate", DESCRIPTION)
-    name, folder = _arm(options.arm)
-    settings = {**_settings(options, name), **_scorer(options, name)}
+    name, folder = split_arm(options.arm)
+    settings = {**_settings(options, name), **_scorer(options)}
     from trimtab.calibration.calibrate import calibrate
     from trimtab.calibration.plan import NoStrengthError
 
@@ -95,22 +95,12 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _arm(entry: str) -> tuple[str | None, str]:
-    """The ARM's name, where one is given, and its place."""
-    if Path(entry).exists() or "=" not in entry:
-        return None, entry
-    name, _, folder = entry.partition("=")
-    if not name or not folder:
-        raise ConfigError(f"--arm {entry} names no ARM", "write --arm helpful=FOLDER")
-    return name, folder
-
-
 def _settings(options: CalibrateOptions, name: str | None) -> dict[str, Any]:
     """The options as `calibrate` takes them, but for the scorer."""
     own = ("base", name or "arm")
-    revisions = parse_revisions(options.revision)
-    scored = options.scoring()["scorers"]
-    Origins.of([*own, *scored], options.trust_remote_code, revisions)
+    scoring = options.scoring()
+    revisions = scoring["revisions"]
+    Origins.of([*own, *scoring["scorers"]], options.trust_remote_code, revisions)
     sampling = asdict(options.sampling())
     del sampling["ignore_eos"]
     return {
@@ -123,26 +113,15 @@ def _settings(options: CalibrateOptions, name: str | None) -> dict[str, Any]:
     }
 
 
-def _scorer(options: CalibrateOptions, name: str | None) -> dict[str, Any]:
+def _scorer(options: CalibrateOptions) -> dict[str, Any]:
     """The one scorer, made, and what it is called."""
     if not options.scorer:
         return {}
-    scoring = options.scoring()
-    batch_size = scoring["scorer_batch_size"]
-    scored = require_specs(scoring["scorers"], scoring["rubrics"], batch_size=batch_size)
-    if len(scored) > 1:
+    specs = ScorerSpecs(**options.scoring())
+    if len(specs.objectives()) > 1:
         raise ConfigError("several scorers", "one decides on a strength: give one --scorer")
-    below = require_costs(scoring["costs"], scored)
-    found = load_scorers(
-        scoring["scorers"],
-        rubrics=scoring["rubrics"],
-        batch_size=batch_size,
-        dtype=scoring["dtype"],
-        device=scoring["device"],
-        trust_remote_code=scoring["trust_remote_code"],
-        revisions=scoring["revisions"],
-    )
-    [(objective, scorer)] = found.items()
+    below = specs.less_is_better()
+    [(objective, scorer)] = specs.load().items()
     return {"objective": objective, "cost": bool(below), "scorer": scorer}
 
 

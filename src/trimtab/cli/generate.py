@@ -11,6 +11,7 @@ from trimtab.cli import show
 from trimtab.cli.options import EngineOptions, JsonOptions, RowFileOptions, SamplingOptions
 from trimtab.cli.parse import parse, quiet_libraries
 from trimtab.engines.generate import generate
+from trimtab.engines.input_rows import request_of
 from trimtab.engines.types import Request
 from trimtab.errors import ConfigError
 
@@ -86,17 +87,16 @@ def main(argv: Sequence[str]) -> int:
 
 def _stream(options: GenerateOptions, prompt: str) -> int:
     """One answer, as it comes."""
-    steering = options.steering()
-    request = Request(
-        prompt,
+    common = Request(
+        "",
         options.preference,
-        steering.strength,
+        options.strength,
         options.sampling(),
         options.kl_budget,
         options.gate,
     )
-    engine = options.load()
-    for chunk in engine.stream(request, speculate=options.speculate):
+    request = request_of({"prompt": prompt}, 0, common, options.objectives)
+    for chunk in options.load().stream(request, speculate=options.speculate):
         print(chunk.text, end="", flush=True)
     print()
     return 0

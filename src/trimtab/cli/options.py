@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from trimtab.arms.named import named_arms, objectives_of
+from trimtab.arms.named import left_to_load, named_arms, objectives_of
 from trimtab.engines.types import LoadSettings, Sampling, Speculate
 from trimtab.entries import parse_descriptions, parse_revisions
 from trimtab.errors import ConfigError
@@ -196,8 +196,7 @@ class EngineOptions(BaseOptions, ModelsOptions):
         self.require_draft()
         Origins.of(["base", "draft", *self.arms, *self.arm], (), self.revisions)
         quiet_libraries()
-        own = {n: r for n, r in self.revisions.items() if n in ("base", "draft")}
-        loading: LoadSettings = {**self.loading(), "revisions": own}
+        loading: LoadSettings = {**self.loading(), "revisions": left_to_load(self.revisions)}
         return load_engine(self.base, self.arms, **loading)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,7 +123,7 @@ def _show(report: Mapping[str, Any], options: ParetoOptions) -> None:
     from trimtab.fronts import table
 
     for line in table.warnings(report):
-        print(line, file=sys.stderr)
+        show.say(line)
     if options.json:
         show.print_json(report)
         return

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from trimtab.arms.named import named_arms, objectives_of
+from trimtab.arms.named import left_to_load, named_arms, objectives_of
 from trimtab.arms.sidecar import Sidecar
 from trimtab.data.sources import fingerprint, read_rows
 from trimtab.engines.input_rows import naming, request_of
@@ -18,7 +18,7 @@ from trimtab.engines.types import Completion, LoadSettings, Request, Sampling, S
 from trimtab.entries import as_entries
 from trimtab.errors import ConfigError
 from trimtab.files import only_writer
-from trimtab.jobs import Progress, RowFile, going_on, unseen
+from trimtab.jobs import Progress, RowFile, Say, going_on, unseen
 from trimtab.models.folder import weights_fingerprint
 from trimtab.models.origins import Origins
 from trimtab.models.types import DType, PromptFormat, Quantization
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Say = Callable[[str], None]
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -104,7 +103,7 @@ def generate(
         say: is told what a user should know, a line each.
 
     Returns:
-        The rows that this call made: all, unless the output held some already.
+        The rows; none that were written to a file.
 
     Raises:
         TrimtabError: rows, options or models that cannot work; nothing is written.
@@ -131,7 +130,7 @@ def generate(
         "device": device,
         "prompt_format": prompt_format,
         "trust_remote_code": list(trust_remote_code),
-        "revisions": {n: r for n, r in (revisions or {}).items() if n in ("base", "draft")},
+        "revisions": left_to_load(revisions or {}),
         "draft": draft,
         "max_length": max_length,
         "quantization": quantization,
@@ -156,7 +155,8 @@ def generate(
         else hashlib.sha256(read).hexdigest(),
         **run.identity(),
     }
-    return run.to_file(Path(output), settings, overwrite=overwrite, progress=progress, say=say)
+    run.to_file(Path(output), settings, overwrite=overwrite, progress=progress, say=say)
+    return []
 
 
 @dataclass(frozen=True)
@@ -190,22 +190,19 @@ class _Run:
         overwrite: bool,
         progress: Progress,
         say: Say,
-    ) -> list[dict[str, Any]]:
-        """Append the rows that a file lacks; returns them."""
-        made: list[dict[str, Any]] = []
+    ) -> None:
+        """Append the rows that a file lacks."""
         with only_writer(path), going_on():
             job = RowFile(path, settings, overwrite=overwrite)
             if job.done >= len(self.requests):
                 say(f"{path} is complete: {job.done} rows")
-                return made
+                return
             answers = self.answers(job.done)
             with job:
                 progress("answering", job.done, len(self.requests))
                 for row in answers:
                     job.append(row)
-                    made.append(row)
                     progress("answering", job.done, len(self.requests))
-        return made
 
     def answers(self, start: int) -> Iterator[dict[str, Any]]:
         """The rows from one on; what is wrong with any is said before the first is answered."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,18 +28,16 @@ from trimtab.fronts.sweep import (
     respond,
     responses_file,
 )
-from trimtab.jobs import Progress, RowFile, going_on, unseen
+from trimtab.jobs import Progress, RowFile, Say, going_on, unseen
 from trimtab.models.folder import check_folder
 from trimtab.models.origins import Origins
 from trimtab.models.types import DType, PromptFormat
 from trimtab.scoring.score_files import ScoreFile, made_again, missing, score_answers, score_files
-from trimtab.scoring.scorer import PROBE, Scorer
-from trimtab.scoring.specs import load_scorers, require_costs, require_specs
+from trimtab.scoring.scorer import Scorer
+from trimtab.scoring.specs import ScorerSpecs
 from trimtab.steering import PreferenceLike, Steering, parse_strength
 
 logger = logging.getLogger(__name__)
-
-Say = Callable[[str], None]
 
 
 def pareto(
@@ -120,7 +118,17 @@ def pareto(
     Raises:
         TrimtabError: options, prompts, models or scorers that cannot work; nothing is written.
     """
-    objectives = require_specs(scorers, rubrics or {}, batch_size=scorer_batch_size)
+    specs = ScorerSpecs(
+        scorers=scorers,
+        costs=costs,
+        rubrics=rubrics,
+        scorer_batch_size=scorer_batch_size,
+        dtype=dtype,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        revisions=revisions,
+    )
+    objectives = specs.objectives()
     counts = {
         "batch_size": (batch_size, 1),
         "prompts_limit": (prompts_limit, 1),
@@ -129,7 +137,7 @@ def pareto(
     }
     _require_numbers(objectives, bool(guides or soups), counts, seeds)
     point = read_reference(reference, objectives)
-    below = require_costs(costs, objectives)
+    below = specs.less_is_better()
     sampling = Sampling(max_new_tokens, temperature, top_k, top_p, min_p, 0, tuple(stop))
     check_folder(base, what="base model")
     pinned = dict(revisions or {})
@@ -164,15 +172,7 @@ def pareto(
     design = Design(
         [guide.name for guide in found], objectives, below, points, list(seeds), len(asked)
     )
-    loaded = load_scorers(  # the last, as one may have to be fetched
-        scorers,
-        rubrics=rubrics or {},
-        batch_size=scorer_batch_size,
-        dtype=dtype,
-        device=device,
-        trust_remote_code=trust_remote_code,
-        revisions=pinned,
-    )
+    loaded = specs.load()  # the last, as one may have to be fetched
     folder = Path(output_dir)
     run = _Run(folder, sweep, design, loaded, unusable, overwrite, progress, say)
     with only_writer(folder, folder=True):
@@ -287,8 +287,7 @@ class _Run:
         if unanswered:
             require_vocabularies(self.sweep)
         for file in scores:
-            if unanswered:  # what is not known yet is longer than this
-                places = [f"prompt {i}" for i in range(1, len(asked) + 1)]
-                file.scorer.check(asked, [PROBE] * len(places), places=places)
+            if unanswered:
+                file.scorer.check_prompts(asked)
             if unanswered or file.lacks_some(self.sweep.size):
                 file.scorer.probe(asked[0])

@@ -16,12 +16,11 @@ from trimtab.fronts.guides import BASE, Guide, unguided
 from trimtab.jobs import Progress, RowFile
 from trimtab.models.memory import free_memory
 from trimtab.models.messages import Prompt
-from trimtab.models.types import PromptFormat
+from trimtab.models.types import DType, PromptFormat
 from trimtab.scoring.model_scorer import model_identity
 
 if TYPE_CHECKING:
     from trimtab.engines.local import LocalEngine
-    from trimtab.models.types import DType
 
 T = TypeVar("T")
 

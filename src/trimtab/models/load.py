@@ -120,19 +120,9 @@ def load_tokenizer(
     name: str, *, trust_remote_code: bool = False, revision: str | None = None
 ) -> Tokenizer:
     """The tokenizer of a folder, GGUF file or hub id."""
-    try:
-        tokenizer: Tokenizer = transformers.AutoTokenizer.from_pretrained(
-            facts_folder(name),
-            trust_remote_code=trust_remote_code,
-            **_at(name, revision),
-        )
-    except TrimtabError:
-        raise
-    except Exception as error:
-        raise ModelLoadError(
-            f"cannot load a tokenizer from {name} ({first_line(error)})",
-            "name a folder or hub id with a tokenizer",
-        ) from error
+    what, hint = "load a tokenizer from", "name a folder or hub id with a tokenizer"
+    auto = transformers.AutoTokenizer
+    tokenizer: Tokenizer = _facts(auto, name, trust_remote_code, revision, what, hint)
     return tokenizer
 
 
@@ -140,21 +130,25 @@ def load_config(
     name: str, *, trust_remote_code: bool = False, revision: str | None = None
 ) -> Config:
     """The model config of a folder, GGUF file or hub id; that of a causal model."""
-    try:
-        config: Config = transformers.AutoConfig.from_pretrained(
-            facts_folder(name),
-            trust_remote_code=trust_remote_code,
-            **_at(name, revision),
-        )
-    except TrimtabError:
-        raise
-    except Exception as error:
-        raise ModelLoadError(
-            f"cannot read the model config of {name} ({first_line(error)})",
-            "name a folder written by save_pretrained, or a hub id",
-        ) from error
+    what, hint = "read the model config of", "name a folder written by save_pretrained, or a hub id"
+    auto = transformers.AutoConfig
+    config: Config = _facts(auto, name, trust_remote_code, revision, what, hint)
     if config.is_encoder_decoder:
         raise ModelLoadError(
             f"{name} is an encoder-decoder model", "Trimtab steers causal (decoder-only) models"
         )
     return config
+
+
+def _facts(
+    auto: Any, name: str, trust_remote_code: bool, revision: str | None, what: str, hint: str
+) -> Any:
+    """What an Auto class makes of the files beside the weights."""
+    try:
+        return auto.from_pretrained(
+            facts_folder(name), trust_remote_code=trust_remote_code, **_at(name, revision)
+        )
+    except TrimtabError:
+        raise
+    except Exception as error:
+        raise ModelLoadError(f"cannot {what} {name} ({first_line(error)})", hint) from error

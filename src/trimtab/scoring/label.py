@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from trimtab.data.pairs import Comparison
 from trimtab.data.reading import Reading
 from trimtab.errors import ConfigError
 from trimtab.files import only_writer
-from trimtab.jobs import Progress, RowFile, going_on, unseen
+from trimtab.jobs import Progress, RowFile, Say, going_on, unseen
 from trimtab.models.origins import Origins
 from trimtab.models.types import DType
 from trimtab.scoring.label_counts import summary
@@ -26,11 +26,9 @@ from trimtab.scoring.labelling import (
 )
 from trimtab.scoring.score_files import made_again
 from trimtab.scoring.scorer import Scorer
-from trimtab.scoring.specs import load_scorers, require_costs, require_specs
+from trimtab.scoring.specs import ScorerSpecs
 
 logger = logging.getLogger(__name__)
-
-Say = Callable[[str], None]
 
 
 def label(
@@ -82,11 +80,21 @@ def label(
     Raises:
         TrimtabError: options, data or scorers that cannot work; nothing is written.
     """
-    objectives = require_specs(scorers, rubrics or {}, batch_size=scorer_batch_size)
+    specs = ScorerSpecs(
+        scorers=scorers,
+        costs=costs,
+        rubrics=rubrics,
+        scorer_batch_size=scorer_batch_size,
+        dtype=dtype,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        revisions=revisions,
+    )
+    objectives = specs.objectives()
     if "chosen" in objectives:
         raise ConfigError("an objective is called 'chosen'", "that is the data's own verdict")
     Origins.of(objectives, trust_remote_code, revisions or {})
-    below = require_costs(costs, objectives)
+    below = specs.less_is_better()
     output = Path(output)
     sources = [str(data)] if isinstance(data, str | os.PathLike) else [str(one) for one in data]
     require_other_file(output, sources)
@@ -94,15 +102,7 @@ def label(
     pairs, report = read_for_labelling(
         sources, keep_labels=keep_labels, skip_bad_rows=skip_bad_rows, reading=reading
     )
-    loaded = load_scorers(  # after the data, as one may have to be fetched
-        scorers,
-        rubrics=rubrics or {},
-        batch_size=scorer_batch_size,
-        dtype=dtype,
-        device=device,
-        trust_remote_code=trust_remote_code,
-        revisions=revisions or {},
-    )
+    loaded = specs.load()  # after the data, as one may have to be fetched
     settings = settings_of(sources, loaded, below, keep_labels=keep_labels, reading=reading)
     with only_writer(output):
         job = RowFile(output, settings, overwrite=overwrite)

@@ -13,12 +13,12 @@ from trimtab.errors import ConfigError
 from trimtab.models.classifiers import is_classifier, require_one_output
 from trimtab.models.folder import adapter_base, fetch, is_adapter, weights_fingerprint
 from trimtab.models.messages import Prompt
+from trimtab.models.types import PromptFormat
 from trimtab.scoring.scorer import Scorer
 
 if TYPE_CHECKING:
     from trimtab.arms.reward_model import RewardModel
     from trimtab.arms.reward_reader import RewardReader
-    from trimtab.models.types import PromptFormat
 
 
 CONFIGS = (  # whatever decides what a model reads

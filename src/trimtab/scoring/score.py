@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,20 +16,19 @@ from trimtab.data.rows import pairs_of
 from trimtab.data.sources import Row, fingerprint, read_rows
 from trimtab.errors import ConfigError, DataError
 from trimtab.files import only_writer
-from trimtab.jobs import Progress, RowFile, going_on, unseen
+from trimtab.jobs import Progress, RowFile, Say, going_on, unseen
 from trimtab.models.classifiers import is_classifier
 from trimtab.models.folder import fetch
 from trimtab.models.messages import Prompt, require_characters
 from trimtab.models.types import DType, PromptFormat
 from trimtab.scoring.model_scorer import model_identity
+from trimtab.scoring.score_files import Answer
 from trimtab.steering import PreferenceLike, weights_of
 
 if TYPE_CHECKING:
     from trimtab.arms.reward_model import Scored
 
 logger = logging.getLogger(__name__)
-
-Say = Callable[[str], None]
 
 
 def score(
@@ -114,31 +113,21 @@ def score_file(
     """
     if batch_size < 1:
         raise ConfigError(f"--batch-size is {batch_size}", "it must be 1 or more")
-    items = [item for place, row in read_rows(input) for item in _items(place, row)]
+    answers = [answer for place, row in read_rows(input) for answer in _answers(place, row)]
     arm = fetch(arm, what="reward model", revision=revision)
     weights_of(preference, conditioned_on(arm))  # refused before anything loads
     run = _Run(arm, preference, batch_size, dtype, device, trust_remote_code, progress)
     if output is None:
-        return [row for rows in run.scored(items) for row in rows]
+        return [row for rows in run.scored(answers) for row in rows]
     path = Path(output)
     with only_writer(path), going_on():
         job = RowFile(path, run.settings(input), overwrite=overwrite)
-        if job.done >= len(items):
+        if job.done >= len(answers):
             say(f"{path} is complete: {job.done} rows")
             return []
-        for rows in run.scored(items[job.done :]):
+        for rows in run.scored(answers[job.done :]):
             _append(job, rows)
     return []
-
-
-@dataclass(frozen=True)
-class _Item:
-    """One response to be scored; a `verbatim` prompt is raw text cut anywhere."""
-
-    place: str
-    prompt: Prompt
-    response: str
-    verbatim: bool = False
 
 
 @dataclass(frozen=True)
@@ -164,14 +153,14 @@ class _Run:
             **({"read_as": "classifier"} if is_classifier(self.arm) else {}),
         }
 
-    def scored(self, items: Sequence[_Item]) -> Iterator[list[dict[str, Any]]]:
+    def scored(self, answers: Sequence[Answer]) -> Iterator[list[dict[str, Any]]]:
         """Output rows, some at a time; what cannot be read is refused before a weight is loaded."""
         from trimtab.arms.reward_model import RewardModel
         from trimtab.arms.reward_reader import RewardReader
 
         reader = RewardReader(self.arm, trust_remote_code=self.trust_remote_code)
         own = reader.sidecar.prompt_format
-        reader.read(*_asked(items, own))
+        reader.read(*_asked(answers, own))
         model = RewardModel(
             self.arm,
             dtype=self.dtype,
@@ -179,8 +168,8 @@ class _Run:
             trust_remote_code=self.trust_remote_code,
             reader=reader,
         )
-        for start in range(0, len(items), 4 * self.batch_size):
-            group = items[start : start + 4 * self.batch_size]
+        for start in range(0, len(answers), 4 * self.batch_size):
+            group = answers[start : start + 4 * self.batch_size]
             prompts, responses, styles, places = _asked(group, own)
             found = model.score(
                 prompts,
@@ -190,52 +179,52 @@ class _Run:
                 preference=self.preference,
                 places=places,
             )
-            yield [_row(item, scored) for item, scored in zip(group, found, strict=True)]
-            self.progress("scoring", start + len(group), len(items))
+            yield [_row(answer, scored) for answer, scored in zip(group, found, strict=True)]
+            self.progress("scoring", start + len(group), len(answers))
 
 
 def _asked(
-    items: Sequence[_Item], own: PromptFormat
+    answers: Sequence[Answer], own: PromptFormat
 ) -> tuple[list[Prompt], list[str], list[PromptFormat], list[str]]:
     """Prompts, responses, how the prompts are read, and places."""
     return (
-        [item.prompt for item in items],
-        [item.response for item in items],
-        ["raw" if item.verbatim else own for item in items],
-        [item.place for item in items],
+        [answer.prompt for answer in answers],
+        [answer.response for answer in answers],
+        ["raw" if answer.verbatim else own for answer in answers],
+        [answer.place for answer in answers],
     )
 
 
-def _row(item: _Item, scored: Scored) -> dict[str, Any]:
+def _row(answer: Answer, scored: Scored) -> dict[str, Any]:
     return {
-        "source": item.place,
-        "prompt": item.prompt,
-        "response": item.response,
+        "source": answer.place,
+        "prompt": answer.prompt,
+        "response": answer.response,
         "reward": scored.reward,
         "tokens": list(scored.tokens),
         "token_rewards": list(scored.token_rewards),
     }
 
 
-def _items(place: str, row: Row) -> list[_Item]:
+def _answers(place: str, row: Row) -> list[Answer]:
     """What a row asks to be scored: one response, or the two of a preference pair."""
     if "response" in row:
         prompt = prompt_of(row, place)
         if prompt is None or not isinstance(row["response"], str):
             raise DataError(f"{place} has no text `prompt` and `response`", "mend the row")
         require_characters(row["response"], place, "response")
-        return [_Item(place, prompt, row["response"])]
-    return [item for where, pair in pairs_in(row, place) for item in _sides(where, pair)]
+        return [Answer(prompt, row["response"], place)]
+    return [answer for where, pair in pairs_in(row, place) for answer in _sides(where, pair)]
 
 
-def _sides(place: str, row: Row) -> list[_Item]:
+def _sides(place: str, row: Row) -> list[Answer]:
     try:
         pair = next(pairs_of(row, place))
     except Unusable as reason:
         raise DataError(f"{place} cannot be scored: {reason}", "mend or delete it") from None
     return [
-        _Item(f"{place} chosen", pair.prompt, pair.chosen, pair.verbatim),
-        _Item(f"{place} rejected", pair.prompt, pair.rejected, pair.verbatim),
+        Answer(pair.prompt, pair.chosen, f"{place} chosen", pair.verbatim),
+        Answer(pair.prompt, pair.rejected, f"{place} rejected", pair.verbatim),
     ]
 
 

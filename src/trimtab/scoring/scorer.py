@@ -59,6 +59,11 @@ class Scorer(ABC):
         """Refuse what it cannot read, as far as that is known without weights and for nothing."""
         return
 
+    def check_prompts(self, prompts: Sequence[Prompt]) -> None:
+        """`check` prompts that are not answered yet, each with a short response."""
+        places = [f"prompt {i}" for i in range(1, len(prompts) + 1)]
+        self.check(prompts, [PROBE] * len(prompts), places=places)
+
     def probe(self, prompt: Prompt) -> None:
         """Find out before anything expensive whether it works, where that costs little.
 

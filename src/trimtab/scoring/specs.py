@@ -6,18 +6,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from trimtab.errors import ConfigError
 from trimtab.models.folder import fetch
+from trimtab.models.types import DType
 from trimtab.scoring.model_scorer import ModelScorer
 from trimtab.scoring.scorer import SPECS, Scorer
 from trimtab.steering import require_name
-
-if TYPE_CHECKING:
-    from trimtab.models.types import DType
 
 LONGEST_NAME = 100
 _RULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -73,82 +71,88 @@ def load_scorer(
     return ModelScorer(folder, batch_size, options)
 
 
-def require_specs(
-    specs: Mapping[str, str | Scorer], rubrics: Mapping[str, str], *, batch_size: int
-) -> list[str]:
-    """The objectives that are rated, once all that the specs alone tell is checked.
+@dataclass(frozen=True, kw_only=True)
+class ScorerSpecs:
+    """The scorers of several objectives as a user names them, and how their models are loaded.
 
-    Raises:
-        ConfigError: no scorer, a name that is none or is too long, a rubric of something else.
-    """
-    if not specs:
-        raise ConfigError("nothing to score with", "give --scorer OBJECTIVE=SCORER")
-    for name in specs:
-        require_name(name)
-        if len(name.encode()) > LONGEST_NAME:
-            raise ConfigError(
-                f"the objective {name[:20]}… has too long a name",
-                f"use at most {LONGEST_NAME} letters: it is a file's name, too",
-            )
-    if batch_size < 1:
-        raise ConfigError(f"--scorer-batch-size is {batch_size}", "it must be 1 or more")
-    for name in rubrics:
-        _require_known(name, specs, "--rubric")
-    return list(specs)
-
-
-def require_costs(costs: Collection[str], objectives: Sequence[str]) -> list[str]:
-    """The objectives of which less is better, in their order.
-
-    Raises:
-        ConfigError: a cost that is no objective.
-    """
-    for name in costs:
-        _require_known(name, objectives, "--costs")
-    return [name for name in objectives if name in costs]
-
-
-def _require_known(name: str, objectives: Collection[str], option: str) -> None:
-    if name not in objectives:
-        raise ConfigError(
-            f"{option} names {name!r}, which has no --scorer",
-            f"the objectives here are: {', '.join(objectives)}",
-        )
-
-
-def load_scorers(
-    specs: Mapping[str, str | Scorer],
-    *,
-    rubrics: Mapping[str, str],
-    batch_size: int,
-    dtype: DType,
-    device: str | None,
-    trust_remote_code: Collection[str],
-    revisions: Mapping[str, str],
-) -> dict[str, Scorer]:
-    """Objective -> scorer, all checked; no weight is loaded.
-
-    Args:
-        specs: objective -> what `load_scorer` takes, or a scorer that is made already.
+    Attributes:
+        scorers: objective -> what `load_scorer` takes, or a scorer that is made already.
+        costs: objectives of which less is better.
         rubrics: objective -> what it means, for its judge.
-        batch_size: responses in one forward pass of a reward model.
+        scorer_batch_size: responses in one forward pass of a reward model.
         dtype: of reward models' weights.
         device: where reward models go; the GPU by default where there is one.
-        trust_remote_code: objectives whose scorer's own code may run.
+        trust_remote_code: names of models whose own code may run; those of objectives count here.
         revisions: objective -> branch, tag or commit of its scorer's hub id.
     """
-    return {
-        name: spec
-        if isinstance(spec, Scorer)
-        else load_scorer(
-            spec,
-            name,
-            rubric=rubrics.get(name),
-            batch_size=batch_size,
-            dtype=dtype,
-            device=device,
-            trust_remote_code=name in trust_remote_code,
-            revision=revisions.get(name),
-        )
-        for name, spec in specs.items()
-    }
+
+    scorers: Mapping[str, str | Scorer]
+    costs: Collection[str] = ()
+    rubrics: Mapping[str, str] | None = None
+    scorer_batch_size: int = 16
+    dtype: DType = "auto"
+    device: str | None = None
+    trust_remote_code: Collection[str] = ()
+    revisions: Mapping[str, str] | None = None
+
+    def objectives(self) -> list[str]:
+        """What is rated, once all that the specs alone tell is checked.
+
+        Raises:
+            ConfigError: no scorer, a name that is none or is too long, a rubric of something else.
+        """
+        if not self.scorers:
+            raise ConfigError("nothing to score with", "give --scorer OBJECTIVE=SCORER")
+        for name in self.scorers:
+            require_name(name)
+            if len(name.encode()) > LONGEST_NAME:
+                raise ConfigError(
+                    f"the objective {name[:20]}… has too long a name",
+                    f"use at most {LONGEST_NAME} letters: it is a file's name, too",
+                )
+        if self.scorer_batch_size < 1:
+            raise ConfigError(
+                f"--scorer-batch-size is {self.scorer_batch_size}", "it must be 1 or more"
+            )
+        for name in self.rubrics or {}:
+            self._require_known(name, "--rubric")
+        return list(self.scorers)
+
+    def less_is_better(self) -> list[str]:
+        """The costs, in the order of the objectives.
+
+        Raises:
+            ConfigError: a cost that is no objective.
+        """
+        for name in self.costs:
+            self._require_known(name, "--costs")
+        return [name for name in self.scorers if name in self.costs]
+
+    def _require_known(self, name: str, option: str) -> None:
+        if name not in self.scorers:
+            raise ConfigError(
+                f"{option} names {name!r}, which has no --scorer",
+                f"the objectives here are: {', '.join(self.scorers)}",
+            )
+
+    def load(self) -> dict[str, Scorer]:
+        """Objective -> scorer, all checked; no weight is loaded.
+
+        Raises:
+            TrimtabError: what `load_scorer` refuses.
+        """
+        return {
+            name: spec
+            if isinstance(spec, Scorer)
+            else load_scorer(
+                spec,
+                name,
+                rubric=(self.rubrics or {}).get(name),
+                batch_size=self.scorer_batch_size,
+                dtype=self.dtype,
+                device=self.device,
+                trust_remote_code=name in self.trust_remote_code,
+                revision=(self.revisions or {}).get(name),
+            )
+            for name, spec in self.scorers.items()
+        }
