@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from trimtab.calibration.curve import CurvePoint, best_scored, between, bracket, off_target
-from trimtab.calibration.meter import Meter
 from trimtab.calibration.plan import Goal
 from trimtab.errors import ConfigError
+
+if TYPE_CHECKING:
+    from trimtab.calibration.meter import Meter  # PyTorch comes with it
 
 MOST_STEPS = 8  # of the search between two strengths of the grid
 
