@@ -43,19 +43,19 @@ def _described(options: type[Any]) -> str:
 
 def attribute_docstrings(kind: type[Any]) -> dict[str, str]:
     """The text that stands under each attribute of a class, or of its base, in one line."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for base in filter(is_dataclass, reversed(kind.__mro__)):
-        found |= _own_docstrings(base)
-    return found
+        texts |= _own_docstrings(base)
+    return texts
 
 
 def _own_docstrings(kind: type[Any]) -> dict[str, str]:
     tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
     [body] = [node.body for node in tree.body if isinstance(node, ast.ClassDef)]
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for before, after in pairwise(body):
         if not (isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name)):
             continue
         if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
-            found[before.target.id] = " ".join(str(after.value.value).split())
-    return found
+            texts[before.target.id] = " ".join(str(after.value.value).split())
+    return texts

@@ -51,8 +51,8 @@ def mean(values: Sequence[float], *, seed: int = 0, resamples: int = 2000) -> Es
     if data.size < 2 or not np.isfinite(data).all():  # there is nothing to resample
         alone = float(data.mean()) if data.size else float("nan")
         return Estimate(alone, alone, alone, int(data.size))
-    found = bootstrap((data,), np.mean, n_resamples=resamples, method="percentile", rng=seed)
-    low, high = found.confidence_interval
+    result = bootstrap((data,), np.mean, n_resamples=resamples, method="percentile", rng=seed)
+    low, high = result.confidence_interval
     return Estimate(float(data.mean()), float(low), float(high), int(data.size))
 
 

@@ -88,9 +88,9 @@ class Steering:
         Raises:
             PreferenceError: the scale makes a weight of it that float32 cannot take.
         """
-        own = [self.preference[name] for name in objectives]
-        total = math.fsum(own)
-        inner = [p / total for p in own] if total else [1 / len(own)] * len(own)
+        weights = [self.preference[name] for name in objectives]
+        total = math.fsum(weights)
+        inner = [p / total for p in weights] if total else [1 / len(weights)] * len(weights)
         weight = self.strength * total * scale
         if not abs(weight) <= STRONGEST:
             raise PreferenceError(

@@ -148,14 +148,14 @@ def soup(ingredients: Mapping[str, AdapterWeights | None]) -> AdapterWeights:
         raise ConfigError("a soup of no ARMs", "name LoRA ARMs with --arm")
     layers = {}
     for name in sorted({name for adapter in plain for name in adapter.layers}):
-        own = [(i, a.layers[name]) for i, a in enumerate(plain) if name in a.layers]
-        rows = torch.eye(len(plain), device=own[0][1].a.device)
-        gains = [rows[:, i : i + 1] * term.gains() for i, term in own]
-        shifts = [rows[:, i : i + 1] * term.shifts() for i, term in own]
+        terms = [(i, a.layers[name]) for i, a in enumerate(plain) if name in a.layers]
+        rows = torch.eye(len(plain), device=terms[0][1].a.device)
+        gains = [rows[:, i : i + 1] * term.gains() for i, term in terms]
+        shifts = [rows[:, i : i + 1] * term.shifts() for i, term in terms]
         layers[name] = LowRank(
-            torch.cat([term.a for _, term in own]),
-            torch.cat([term.b for _, term in own], 1),
+            torch.cat([term.a for _, term in terms]),
+            torch.cat([term.b for _, term in terms], 1),
             torch.cat(gains, 1),
-            torch.cat(shifts, 1) if any(term.shift is not None for _, term in own) else None,
+            torch.cat(shifts, 1) if any(term.shift is not None for _, term in terms) else None,
         )
     return AdapterWeights(layers, tuple(ingredients))

@@ -120,10 +120,10 @@ def _evaluated(made: Made, name: str) -> dict[str, Any]:
             dataset_config=objective or None,
             dataset_split="validation",
             metric_type="accuracy",
-            metric_name=f"pairwise accuracy, n={found.n}, 95 % interval {_interval(found)}",
-            metric_value=round(found.value, 4),
+            metric_name=f"pairwise accuracy, n={accuracy.n}, 95 % interval {_interval(accuracy)}",
+            metric_value=round(accuracy.value, 4),
         )
-        for objective, found in made.accuracy.items()
+        for objective, accuracy in made.accuracy.items()
     ]
     return {"model_name": name, "eval_results": results}
 
@@ -131,8 +131,8 @@ def _evaluated(made: Made, name: str) -> dict[str, Any]:
 def _fixed(sidecar: Sidecar, made: Made) -> str:
     if not sidecar.preference:
         return ""
-    own = " Its update has a bias (`lora_bias`), which PEFT applies and cannot merge."
-    return f" Exported at the preference {sidecar.preference}.{own if made.has_bias else ''}"
+    bias = " Its update has a bias (`lora_bias`), which PEFT applies and cannot merge."
+    return f" Exported at the preference {sidecar.preference}.{bias if made.has_bias else ''}"
 
 
 def _usage(sidecar: Sidecar, made: Made) -> str:
@@ -169,16 +169,16 @@ def _measured(made: Made) -> str:
     if not made.accuracy:
         return "Not measured when it was trained: `trimtab accuracy` does it."
     rows = [
-        f"| {name or 'all'} | {found.value:.3f} | {_interval(found)} | {found.n} |"
-        for name, found in made.accuracy.items()
+        f"| {name or 'all'} | {accuracy.value:.3f} | {_interval(accuracy)} | {accuracy.n} |"
+        for name, accuracy in made.accuracy.items()
     ]
     head = "| pairs | accuracy | 95 % interval | n |\n| --- | --- | --- | --- |"
     told = "On held-out (validation) pairs; a tie counts one half, chance is 0.5."
     return f"{told}\n\n{head}\n" + "\n".join(rows)
 
 
-def _interval(found: Estimate) -> str:
-    return f"{found.low:.3f} – {found.high:.3f}"
+def _interval(estimate: Estimate) -> str:
+    return f"{estimate.low:.3f} – {estimate.high:.3f}"
 
 
 def _origin(sidecar: Sidecar, made: Made) -> str:

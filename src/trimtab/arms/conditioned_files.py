@@ -25,16 +25,16 @@ VECTORS, PROJECTION = "condition.vectors", "condition.projection"
 
 def adapter_tensors(model: ConditionedLM) -> dict[str, Tensor]:
     """What a folder holds, under PEFT's key names: trained tensors, and the objectives' vectors."""
-    found = {
+    tensors = {
         f"{PREFIX}{name}.{key}": tensor
         for name, layer in conditioned_layers(model)
         for key, tensor in layer.tensors().items()
     }
     if model.conditioning.vectors.numel():
-        found[VECTORS] = model.conditioning.vectors
+        tensors[VECTORS] = model.conditioning.vectors
     if model.conditioning.projection is not None:
-        found[PROJECTION] = model.conditioning.projection
-    return {key: tensor.detach().contiguous().cpu() for key, tensor in found.items()}
+        tensors[PROJECTION] = model.conditioning.projection
+    return {key: tensor.detach().contiguous().cpu() for key, tensor in tensors.items()}
 
 
 def save_adapter(model: ConditionedLM, folder: Path) -> None:
@@ -53,14 +53,14 @@ def load_adapter_tensors(model: ConditionedLM, tensors: dict[str, Tensor]) -> No
     left.pop(VECTORS, None)
     left.pop(PROJECTION, None)
     for name, layer in conditioned_layers(model):
-        for key, own in layer.tensors().items():
+        for key, tensor in layer.tensors().items():
             saved = left.pop(f"{PREFIX}{name}.{key}", None)
-            if saved is None or saved.shape != own.shape:
+            if saved is None or saved.shape != tensor.shape:
                 raise ModelLoadError(
                     f"the adapter does not fit its backbone at {name}",
                     "name the base that the ARM was trained on",
                 )
-            own.data.copy_(saved)
+            tensor.data.copy_(saved)
     if left:
         raise ModelLoadError(
             f"the adapter has tensors for layers that are not there ({next(iter(left))})",
@@ -112,11 +112,13 @@ def read_folder(folder: str) -> tuple[ConditionedConfig, dict[str, Tensor]]:
     config = ConditionedConfig.load(folder)
     tensors = load_file(Path(folder) / WEIGHTS)
     count, features = len(config.objectives), config.condition_dim
-    own = {f".core.{name}": tensor.shape for name, tensor in config.new_core().named_parameters()}
+    shapes = {
+        f".core.{name}": tensor.shape for name, tensor in config.new_core().named_parameters()
+    }
     stems = {key.rpartition(".core.")[0] or key.rpartition(".lora_")[0] for key in tensors}
     left = set(tensors) - {VECTORS, PROJECTION}
     for stem in stems - {""}:
-        wanted = {**own, LORA_A: (config.r, None), LORA_B: (None, config.r)}
+        wanted = {**shapes, LORA_A: (config.r, None), LORA_B: (None, config.r)}
         for part, shape in wanted.items():
             if not _fits(tensors.get(f"{stem}{part}"), shape):
                 raise ModelLoadError(f"{folder} is not whole at {stem}{part}", "train it again")

@@ -74,8 +74,8 @@ class BilinearCore(nn.Module):
         w2_KRR = self._w2(mixes.preference)
         a = torch.cat([a_RI[:r1], a_RI[r1:].repeat(objectives, 1)])
         b = torch.cat([b1 @ self.W1, *(b2 @ w2 for w2 in w2_KRR)], -1)
-        own = torch.eye(objectives, device=a.device).repeat_interleave(r2, -1)
-        return LowRank(a, b, torch.cat([own.new_ones(objectives, r1), own], -1))
+        gains = torch.eye(objectives, device=a.device).repeat_interleave(r2, -1)
+        return LowRank(a, b, torch.cat([gains.new_ones(objectives, r1), gains], -1))
 
 
 class AffineCore(nn.Module):

@@ -79,15 +79,15 @@ def objective_vectors(
     length_K1 = seen_KQ.norm(dim=1, keepdim=True)
     told_apart_K1 = length_K1 > _ROUNDING * standard_KH.norm(dim=1, keepdim=True)
     unit_KQ = torch.where(told_apart_K1, seen_KQ / length_K1, 0.0)
-    found: Tensor = unit_KQ * seen_KQ.shape[1] ** 0.5
+    vectors: Tensor = unit_KQ * seen_KQ.shape[1] ** 0.5
     names = list(descriptions)
     for i, name in enumerate(names):
         for j, other in enumerate(names[:i]):
-            if torch.allclose(found[i], found[j], atol=1e-3):
+            if torch.allclose(vectors[i], vectors[j], atol=1e-3):
                 raise ConfigError(
                     f"{name!r} and {other!r} are described alike", "say what tells them apart"
                 )
-    return found
+    return vectors
 
 
 def _standardised(model: CausalLM, tokenizer: Tokenizer, descriptions: Mapping[str, str]) -> Tensor:

@@ -104,8 +104,8 @@ def merged(arm: str, preference: str) -> Any:
 
 def _own_dtype(arm: str) -> Any:
     """The backbone of an ARM, in the type of its checkpoint."""
-    own = str(getattr(config_of(arm), "dtype", None)).removeprefix("torch.")
-    return load_backbone(arm, dtype=own if own in ("bfloat16", "float16") else "float32")
+    dtype = str(getattr(config_of(arm), "dtype", None)).removeprefix("torch.")
+    return load_backbone(arm, dtype=dtype if dtype in ("bfloat16", "float16") else "float32")
 
 
 def _with_biases(model: Any, names: list[str]) -> Any:

@@ -37,12 +37,12 @@ def response_logp(
     lm = causal_lm(model)
     one = is_distributed() or _recomputes_rows(lm, batch)
     parts = [
-        (rows[own], columns)
+        (rows[part], columns)
         for rows in rows_alike(lm, batch["attention_mask"], may_split=not one)
-        for own, columns in _parts(batch["attention_mask"][rows], one=one)
+        for part, columns in _parts(batch["attention_mask"][rows], one=one)
     ]
-    found = [_part_logp(lm, batch, rows, columns, chunk) for rows, columns in parts]
-    logp_M, row_M = (torch.cat(values) for values in zip(*found, strict=True))
+    part_logps = [_part_logp(lm, batch, rows, columns, chunk) for rows, columns in parts]
+    logp_M, row_M = (torch.cat(values) for values in zip(*part_logps, strict=True))
     in_order = row_M.argsort(stable=True)
     return logp_M[in_order], row_M[in_order]
 

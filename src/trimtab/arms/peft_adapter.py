@@ -80,8 +80,8 @@ def _own_random_numbers(device: torch.device) -> AbstractContextManager[None]:
 
 def changes_base(model: Any, carrier: Any) -> bool:
     """Whether PEFT replaced weights of the base when it loaded an adapter."""
-    own = {id(tensor) for tensor in model.parameters()}
-    return any(id(tensor) not in own for tensor in carrier.parameters())
+    ids = {id(tensor) for tensor in model.parameters()}
+    return any(id(tensor) not in ids for tensor in carrier.parameters())
 
 
 Origins = dict[int, tuple[nn.Parameter, nn.Parameter]]
@@ -106,8 +106,10 @@ def _own_tree(model: Any, folder: str) -> tuple[Any, Origins]:
         if type(parameter.data) is not torch.Tensor:  # quantised: no adapter writes to it
             memo[id(parameter)] = parameter
             continue
-        own = id(parameter) in written or apart
-        new = nn.Parameter(parameter.data.clone() if own else parameter.data, requires_grad=False)
+        copied = id(parameter) in written or apart
+        new = nn.Parameter(
+            parameter.data.clone() if copied else parameter.data, requires_grad=False
+        )
         memo[id(parameter)] = new
         origins[id(new)] = (new, parameter)
     return copy.deepcopy(model, memo), origins
@@ -154,9 +156,9 @@ def _require_whole(model: Any, folder: str, wanted: Mapping[str, torch.Tensor]) 
     left_over = sorted(
         key
         for key, tensor in saved.items()
-        if (own := wanted.get(key, inside.get(key))) is None
-        or own.shape != tensor.shape
-        or not torch.equal(own.cpu().nan_to_num(), tensor.to(own.dtype).nan_to_num())
+        if (expected := wanted.get(key, inside.get(key))) is None
+        or expected.shape != tensor.shape
+        or not torch.equal(expected.cpu().nan_to_num(), tensor.to(expected.dtype).nan_to_num())
     )
     if missing or left_over:
         parts = [f"lacks {some(missing)}"] if missing else []

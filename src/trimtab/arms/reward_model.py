@@ -115,13 +115,13 @@ class RewardModel:
         for start in range(0, len(by_length), batch_size):
             group = by_length[start : start + batch_size]
             scored |= zip(group, self._score_batch([once[key] for key in group]), strict=True)
-        found = [scored[key] for key in keys]
-        self._require_numbers(found, places)
-        return found
+        rewards = [scored[key] for key in keys]
+        self._require_numbers(rewards, places)
+        return rewards
 
-    def _require_numbers(self, found: Sequence[Scored], places: Sequence[str]) -> None:
+    def _require_numbers(self, rewards: Sequence[Scored], places: Sequence[str]) -> None:
         """Refuse what weights that hold NaN, or overflow in half precision, make of a row."""
-        for i, scored in enumerate(found):
+        for i, scored in enumerate(rewards):
             if not math.isfinite(scored.reward):
                 number = "NaN" if math.isnan(scored.reward) else f"{scored.reward}"
                 raise ModelLoadError(

@@ -54,9 +54,9 @@ def trajectory_rewards(model: Any, batch: Batch) -> Tensor:
     """Reward of a trajectory-level model: its scalar head on the last token, [2B]."""
     ids, mask = batch["input_ids"], batch["attention_mask"]
     groups = rows_alike(model, mask, may_split=not is_distributed())
-    found = [
+    group_rewards = [
         model(input_ids=ids[rows], attention_mask=mask[rows]).logits.float().squeeze(-1)
         for rows in groups
     ]
-    rewards: Tensor = torch.cat(found)[torch.cat(groups).argsort()]
+    rewards: Tensor = torch.cat(group_rewards)[torch.cat(groups).argsort()]
     return rewards

@@ -69,12 +69,12 @@ def random_conditioned(
     mixes = Mix(torch.eye(len(objectives)), torch.randn(len(objectives), RANK // 2))
 
     def term(a: Tensor, b: Tensor) -> LowRank:
-        own = config.new_core()
-        for weight in own.parameters():
+        core = config.new_core()
+        for weight in core.parameters():
             torch.nn.init.normal_(weight)
-        own = own.to(a.device)
-        found = own.columns(a.float(), b.float(), Mix(*(t.to(a.device) for t in astuple(mixes))))
-        return LowRank(found.a.to(a.dtype), found.b.to(b.dtype), found.gain, found.shift)
+        core = core.to(a.device)
+        columns = core.columns(a.float(), b.float(), Mix(*(t.to(a.device) for t in astuple(mixes))))
+        return LowRank(columns.a.to(a.dtype), columns.b.to(b.dtype), columns.gain, columns.shift)
 
     with torch.no_grad():
         return replace(_adapter(model, seed, term), objectives=objectives)

@@ -152,7 +152,7 @@ def _measured(
 
     makers = models.makers()
     names = wanted(makers, rows)
-    found = measure(
+    timed = measure(
         {name: makers[name] for name in names},
         models.prompts,
         points,
@@ -167,7 +167,7 @@ def _measured(
         progress("measuring memory", done, len(names))
     return {
         "conditions": conditions(device),
-        "rows": [asdict(row) for row in found],
+        "rows": [asdict(row) for row in timed],
         "peak_memory_bytes": peaks,
     }
 

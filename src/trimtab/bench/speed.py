@@ -75,13 +75,13 @@ def measure(
                     runs[name].append(run)
                 done += 1
                 progress("measuring", done, total)
-        rows += [_row(name, batch, length, own, runs[BASE_ROW]) for name, own in runs.items()]
+        rows += [_row(name, batch, length, timed, runs[BASE_ROW]) for name, timed in runs.items()]
     return rows
 
 
 def _row(name: str, batch: int, prompt: int, runs: Sequence[Run], base: Sequence[Run]) -> Row:
     per_token = statistics.median(run.per_token for run in runs)
-    ratios = [own.per_token / other.per_token for own, other in zip(runs, base, strict=True)]
+    ratios = [guided.per_token / other.per_token for guided, other in zip(runs, base, strict=True)]
     shares = [run.accepted for run in runs if run.accepted is not None]
     return Row(
         name,

@@ -20,14 +20,14 @@ COLUMNS = [
 
 def tables(rows: Sequence[Row], memory: Mapping[str, float]) -> dict[str, list[list[str]]]:
     """Title -> lines, a table per batch size and prompt length."""
-    found: dict[str, list[list[str]]] = {}
+    blocks: dict[str, list[list[str]]] = {}
     measured = (rows[0].batch, rows[0].prompt)  # memory is measured at the first point alone
     for row in rows:
         title = f"batch {row.batch}, prompts of {row.prompt} tokens, {row.repeats} repeats"
-        found.setdefault(title, []).append(
+        blocks.setdefault(title, []).append(
             _line(row, memory if (row.batch, row.prompt) == measured else {})
         )
-    return found
+    return blocks
 
 
 def _line(row: Row, memory: Mapping[str, float]) -> list[str]:

@@ -121,15 +121,15 @@ def calibrate(
     check_folder(base, what="base model")
     arm = fetch(arm, revision=origins.revision(name or "arm"))
     told = _name_of(arm)
-    own = name or told
+    arm_name = name or told
     if isinstance(scorer, str):
         scorer = load_scorer(scorer, objective, dtype=dtype, device=device)
     plan = Plan(
         base,
-        own,
+        arm_name,
         arm,
         _prompts(prompts, prompts_limit),
-        _preferences(arm, own, preference, scored=goal.target_kl is None),
+        _preferences(arm, arm_name, preference, scored=goal.target_kl is None),
         sampling,
         scorer,
         objective,
@@ -139,7 +139,7 @@ def calibrate(
             "dtype": dtype,
             "device": device,
             "prompt_format": prompt_format,
-            "trust_remote_code": [own if one != "base" else one for one in trust_remote_code],
+            "trust_remote_code": [arm_name if one != "base" else one for one in trust_remote_code],
             "revisions": {one: r for one, r in (revisions or {}).items() if one == "base"},
         },
     )
@@ -242,10 +242,10 @@ def _prompts(prompts: str | Sequence[Prompt], limit: int | None) -> list[Prompt]
         if not prompts:
             raise ConfigError("no prompts", "give one or more")
         return list(prompts)[:limit]
-    found, unusable = read_prompts(prompts, limit)
+    asked, unusable = read_prompts(prompts, limit)
     for line in unusable.lines():
         logger.warning(line)
-    return found
+    return asked
 
 
 def _calibrate(
@@ -264,7 +264,7 @@ def _calibrate(
         curve, chosen, why = search(meter, curve, goal)
     finally:
         meter.close()
-    found = Calibration(plan.arm, goal, curve, chosen, scale_before, False, facts)
+    measured = Calibration(plan.arm, goal, curve, chosen, scale_before, False, facts)
     if chosen and save:
         with only_writer(Path(plan.arm), folder=True):
             if weights_fingerprint(plan.arm) != before:
@@ -272,11 +272,11 @@ def _calibrate(
                     f"the ARM {plan.arm} has changed since it was measured", "calibrate it again"
                 )
             store_scale(plan.arm, chosen.strength)
-        found = Calibration(plan.arm, goal, curve, chosen, scale_before, True, facts)
+        measured = Calibration(plan.arm, goal, curve, chosen, scale_before, True, facts)
     if folder is not None:
-        write_calibration(folder, found)
+        write_calibration(folder, measured)
     if why is not None:
         error = NoStrengthError(why.args[0], why.hint)
-        error.measured = found
+        error.measured = measured
         raise error
-    return found
+    return measured

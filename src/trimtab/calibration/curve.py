@@ -77,11 +77,11 @@ def between(low: CurvePoint, high: CurvePoint, target: float) -> float:
     """
     x0, x1, y0, y1 = low.strength, high.strength, low.kl.value, high.kl.value
     if x0 > 0 and y0 > 0:
-        found = x0 * (x1 / x0) ** (math.log(target / y0) / math.log(y1 / y0))
+        x = x0 * (x1 / x0) ** (math.log(target / y0) / math.log(y1 / y0))
     else:
-        found = x0 + (x1 - x0) * math.sqrt((target - y0) / (y1 - y0))
+        x = x0 + (x1 - x0) * math.sqrt((target - y0) / (y1 - y0))
     margin = 0.05 * (x1 - x0)
-    return float(f"{min(max(found, x0 + margin), x1 - margin):.4g}")
+    return float(f"{min(max(x, x0 + margin), x1 - margin):.4g}")
 
 
 def off_target(point: CurvePoint, target: float) -> float:

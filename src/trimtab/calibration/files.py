@@ -41,60 +41,60 @@ def facts_of(plan: Plan) -> dict[str, Any]:
     }
 
 
-def as_json(found: Calibration) -> dict[str, Any]:
+def as_json(measured: Calibration) -> dict[str, Any]:
     """Everything that was found, as `calibration.json` holds it."""
     return {
         "command": "calibrate",
-        "goal": asdict(found.goal),
-        "scale": found.scale,
-        "scale_before": found.scale_before,
-        "saved": found.saved,
-        "chosen": asdict(found.chosen) if found.chosen else None,
-        "curve": [asdict(point) for point in found.curve],
-        **found.facts,
+        "goal": asdict(measured.goal),
+        "scale": measured.scale,
+        "scale_before": measured.scale_before,
+        "saved": measured.saved,
+        "chosen": asdict(measured.chosen) if measured.chosen else None,
+        "curve": [asdict(point) for point in measured.curve],
+        **measured.facts,
     }
 
 
-def write_calibration(folder: Path, found: Calibration) -> None:
+def write_calibration(folder: Path, measured: Calibration) -> None:
     """Write the numbers and the picture."""
     with whole_directory(folder) as staging:
-        write_json(staging / NUMBERS, as_json(found))
-        curve_plot(staging / PICTURE, found)
+        write_json(staging / NUMBERS, as_json(measured))
+        curve_plot(staging / PICTURE, measured)
 
 
-def columns(found: Calibration) -> list[str]:
+def columns(measured: Calibration) -> list[str]:
     """Headings of the table."""
-    scored = [str(found.facts["objective"])] if found.facts["scorer"] else ["reward"]
+    scored = [str(measured.facts["objective"])] if measured.facts["scorer"] else ["reward"]
     return ["strength", *scored, "KL", "base NLL", "loops", "tokens"]
 
 
-def rows(found: Calibration) -> list[list[str]]:
+def rows(measured: Calibration) -> list[list[str]]:
     """A row per strength; the one that was taken is marked."""
-    worths = [point.score or point.reward for point in found.curve]
+    worths = [point.score or point.reward for point in measured.curve]
     largest = max(abs(end) for worth in worths for end in (worth.low, worth.high))
     digits = 2 if largest < 100 else 0
     return [
         [
-            f"{point.strength:g}" + (" *" if point is found.chosen else ""),
+            f"{point.strength:g}" + (" *" if point is measured.chosen else ""),
             _cell(worth, digits),
             _cell(point.kl, 3),
             _cell(point.base_nll, 2),
             f"{100 * point.loops.value:.0f} %",
             f"{point.tokens:.0f}",
         ]
-        for point, worth in zip(found.curve, worths, strict=True)
+        for point, worth in zip(measured.curve, worths, strict=True)
     ]
 
 
-def _cell(found: Estimate, digits: int) -> str:
-    ends = (round(x, digits) + 0.0 for x in (found.value, found.low, found.high))  # no −0
+def _cell(estimate: Estimate, digits: int) -> str:
+    ends = (round(x, digits) + 0.0 for x in (estimate.value, estimate.low, estimate.high))  # no −0
     value, low, high = (f"{x:.{digits}f}" for x in ends)
     return f"{value} [{low}, {high}]"
 
 
-def notes(found: Calibration) -> list[str]:
+def notes(measured: Calibration) -> list[str]:
     """What the numbers rest on, a sentence or two each."""
-    facts, chosen = found.facts, found.chosen
+    facts, chosen = measured.facts, measured.chosen
     several = len(facts["preferences"])
     said = [
         f"n = {facts['prompts']} prompts"
@@ -104,26 +104,27 @@ def notes(found: Calibration) -> list[str]:
         "reward (the ARM's log-prob) in nats per generated token. Loops: answers more than half of "
         "whose 4-grams repeat.",
     ]
-    if found.scale_before != 1:
+    if measured.scale_before != 1:
         said.append(
-            f"The ARM came with scale {found.scale_before:g}; strengths here count as if it were 1."
+            f"The ARM came with scale {measured.scale_before:g}; "
+            "strengths here count as if it were 1."
         )
-    if missing := sum(point.missing for point in found.curve):
+    if missing := sum(point.missing for point in measured.curve):
         said.append(f"{missing} answers got no score and do not count.")
-    return said + (_about(chosen, found) if chosen else [])
+    return said + (_about(chosen, measured) if chosen else [])
 
 
-def _about(chosen: CurvePoint, found: Calibration) -> list[str]:
-    target = found.goal.target_kl
+def _about(chosen: CurvePoint, measured: Calibration) -> list[str]:
+    target = measured.goal.target_kl
     if target is None:
-        said = [f"Strength {chosen.strength:g} has the best mean {found.facts['objective']}."]
-        if chosen is found.curve[-1]:
+        said = [f"Strength {chosen.strength:g} has the best mean {measured.facts['objective']}."]
+        if chosen is measured.curve[-1]:
             said.append(
                 "It is the largest that was tried: a larger one may do better (--strengths)."
             )
         return said
     off = off_target(chosen, target)
-    if off <= found.goal.tolerance:
+    if off <= measured.goal.tolerance:
         return [f"Strength {chosen.strength:g} has a KL within {100 * off:.1f} % of {target:g}."]
     return [
         f"Strength {chosen.strength:g} has the KL nearest to {target:g}, {100 * off:.0f} % off: it "
@@ -131,44 +132,45 @@ def _about(chosen: CurvePoint, found: Calibration) -> list[str]:
     ]
 
 
-def curve_plot(path: Path, found: Calibration) -> None:
+def curve_plot(path: Path, measured: Calibration) -> None:
     """Draw score or reward, KL and base NLL against strength, a panel each, with 95 % intervals."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    scored = found.facts["scorer"] is not None
-    better = "lower" if found.goal.cost else "higher"
-    head = f"{found.facts['objective']}\n({better} is better)" if scored else "ARM's reward"
+    scored = measured.facts["scorer"] is not None
+    better = "lower" if measured.goal.cost else "higher"
+    head = f"{measured.facts['objective']}\n({better} is better)" if scored else "ARM's reward"
     panels: list[tuple[str, list[Estimate]]] = [
         (head if scored else f"{head}\n(nats per token)",
-         [point.score or point.reward for point in found.curve]),
-        ("KL from the base\n(nats per token)", [point.kl for point in found.curve]),
-        ("base NLL\n(nats per token)", [point.base_nll for point in found.curve]),
+         [point.score or point.reward for point in measured.curve]),
+        ("KL from the base\n(nats per token)", [point.kl for point in measured.curve]),
+        ("base NLL\n(nats per token)", [point.base_nll for point in measured.curve]),
     ]  # fmt: skip
     figure = Figure(figsize=(7.2, 6.6), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     drawn = figure.subplots(len(panels), 1, sharex=True)
-    at = [point.strength for point in found.curve]
+    at = [point.strength for point in measured.curve]
     for axes, (label, estimates) in zip(drawn, panels, strict=True):
         _panel(axes, at, estimates, label)
-        if found.chosen:
-            axes.axvline(found.chosen.strength, color=ORANGE, linewidth=1.2, zorder=1)
-    if found.goal.target_kl is not None:
-        drawn[1].axhline(found.goal.target_kl, color=GREY, linestyle="--", linewidth=1.0)
-        drawn[1].annotate(f"target {found.goal.target_kl:g}", (1, found.goal.target_kl),
+        if measured.chosen:
+            axes.axvline(measured.chosen.strength, color=ORANGE, linewidth=1.2, zorder=1)
+    if measured.goal.target_kl is not None:
+        drawn[1].axhline(measured.goal.target_kl, color=GREY, linestyle="--", linewidth=1.0)
+        drawn[1].annotate(f"target {measured.goal.target_kl:g}", (1, measured.goal.target_kl),
             xycoords=("axes fraction", "data"), xytext=(-2, 3), textcoords="offset points",
             ha="right", fontsize=8.5, color=GREY)  # fmt: skip
     drawn[-1].set_xlabel("strength (as if no scale were stored)")
-    figure.suptitle(_title(found), fontsize=11)
+    figure.suptitle(_title(measured), fontsize=11)
     with storage_errors(path):
         figure.savefig(path)
 
 
-def _title(found: Calibration) -> str:
-    n = f"{found.facts['prompts']} prompts, seed {found.facts['sampling']['seed']}, 95 % intervals"
-    if found.chosen is None:
-        return f"{found.facts['name']}: no strength will do; {n}"
-    return f"{found.facts['name']}: strength {found.chosen.strength:g} taken (orange); {n}"
+def _title(measured: Calibration) -> str:
+    facts = measured.facts
+    n = f"{facts['prompts']} prompts, seed {facts['sampling']['seed']}, 95 % intervals"
+    if measured.chosen is None:
+        return f"{facts['name']}: no strength will do; {n}"
+    return f"{facts['name']}: strength {measured.chosen.strength:g} taken (orange); {n}"
 
 
 def _panel(axes: Any, at: Sequence[float], estimates: Sequence[Estimate], label: str) -> None:

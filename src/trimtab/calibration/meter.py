@@ -62,12 +62,14 @@ class Meter:
             texts.append(completion.text)
             self._progress(what, len(numbers), len(requests))
         shape = (len(strengths), len(plan.preferences), len(plan.prompts))  # S, P, N
-        found = {name: np.array([own[name] for own in numbers]).reshape(shape) for name in NUMBERS}
+        values = {
+            name: np.array([each[name] for each in numbers]).reshape(shape) for name in NUMBERS
+        }
         scores_SPN = self._scores(texts).reshape(shape) if plan.scorer is not None else None
         return [
             self._point(
                 strength,
-                {name: values_SPN[s] for name, values_SPN in found.items()},
+                {name: values_SPN[s] for name, values_SPN in values.items()},
                 None if scores_SPN is None else scores_SPN[s],
             )
             for s, strength in enumerate(strengths)
@@ -90,12 +92,12 @@ class Meter:
             Answer(prompts[i % len(prompts)], text, f"answer {i + 1}")
             for i, text in enumerate(texts)
         ]
-        found: list[float | None] = []
+        scores: list[float | None] = []
         for first in range(0, len(answers), scorer.chunk):
             chunk = answers[first : first + scorer.chunk]
-            found += rate(scorer, self._plan.objective, chunk)
-            self._progress("scoring", len(found), len(answers))
-        return np.array([np.nan if score is None else score for score in found])
+            scores += rate(scorer, self._plan.objective, chunk)
+            self._progress("scoring", len(scores), len(answers))
+        return np.array([np.nan if score is None else score for score in scores])
 
     def _point(
         self,

@@ -87,20 +87,22 @@ def main(argv: Sequence[str]) -> int:
     quiet_libraries()
     try:
         with show.progress() as progress:
-            found = calibrate(options.base, folder, options.prompts, progress=progress, **settings)
+            measured = calibrate(
+                options.base, folder, options.prompts, progress=progress, **settings
+            )
     except NoStrengthError as error:
         _show(error.measured, options)
         raise
-    _show(found, options)
+    _show(measured, options)
     return 0
 
 
 def _settings(options: CalibrateOptions, name: str | None) -> dict[str, Any]:
     """The options as `calibrate` takes them, but for the scorer."""
-    own = ("base", name or "arm")
+    models = ("base", name or "arm")
     scoring = options.scoring()
     revisions = scoring["revisions"]
-    Origins.of([*own, *scoring["scorers"]], options.trust_remote_code, revisions)
+    Origins.of([*models, *scoring["scorers"]], options.trust_remote_code, revisions)
     sampling = asdict(options.sampling())
     del sampling["ignore_eos"]
     return {
@@ -108,8 +110,8 @@ def _settings(options: CalibrateOptions, name: str | None) -> dict[str, Any]:
         **{key: getattr(options, key) for key in _PASSED},
         "name": name,
         "strengths": _strengths(options.strengths),
-        "trust_remote_code": [one for one in options.trust_remote_code if one in own],
-        "revisions": {one: revisions[one] for one in own if one in revisions},
+        "trust_remote_code": [one for one in options.trust_remote_code if one in models],
+        "revisions": {one: revisions[one] for one in models if one in revisions},
     }
 
 
@@ -129,22 +131,22 @@ def _strengths(text: str) -> list[float]:
     return [parse_strength(part.strip()) for part in text.split(",") if part.strip()]
 
 
-def _show(found: Calibration, options: CalibrateOptions) -> None:
+def _show(measured: Calibration, options: CalibrateOptions) -> None:
     from trimtab.calibration import files
 
     if options.json:
-        show.print_json(files.as_json(found))
+        show.print_json(files.as_json(measured))
         return
     screen = show.console()
-    columns, rows = files.columns(found), files.rows(found)
+    columns, rows = files.columns(measured), files.rows(measured)
     lines = [[cell.replace(" [", "\n[") for cell in row] for row in rows]
-    screen.print(show.table(f"{found.arm} against its strength", columns, lines))
-    for note in files.notes(found):
+    screen.print(show.table(f"{measured.arm} against its strength", columns, lines))
+    for note in files.notes(measured):
         screen.print(note, style="dim", markup=False)
-    if found.saved:
-        screen.print(f"Stored scale {found.scale:g} in {found.arm}: strength 1 now means it.")
-    elif found.chosen:
-        screen.print(f"Scale {found.scale:g}; nothing is stored without --save.")
+    if measured.saved:
+        screen.print(f"Stored scale {measured.scale:g} in {measured.arm}: strength 1 now means it.")
+    elif measured.chosen:
+        screen.print(f"Scale {measured.scale:g}; nothing is stored without --save.")
     if options.output_dir:
         folder = Path(options.output_dir)
         screen.print(f"Open {folder / files.PICTURE}.", soft_wrap=True)

@@ -70,19 +70,19 @@ def main(argv: Sequence[str]) -> int:
 
 def _as_json(report: DataReport) -> dict[str, Any]:
     rows = report.rows
-    found = asdict(report)
-    found["rows"] = {
+    as_json = asdict(report)
+    as_json["rows"] = {
         "read": rows.rows,
         "layouts": rows.layouts,
         "left_out": rows.counts,
         "malformed": sorted(rows.malformed),
         "columns_not_used": list(rows.unused),
     }
-    found["agreement"] = {
-        name: {**asdict(own), "value": own.value if own.n else None}
-        for name, own in report.agreement.items()
+    as_json["agreement"] = {
+        name: {**asdict(share), "value": share.value if share.n else None}
+        for name, share in report.agreement.items()
     }
-    return found
+    return as_json
 
 
 def _facts(screen: Console, report: DataReport) -> None:
@@ -115,8 +115,8 @@ def _facts(screen: Console, report: DataReport) -> None:
     screen.print()
 
 
-def _interval(found: Estimate) -> str:
-    return f"{found.value:.2f} ({found.low:.2f} – {found.high:.2f})" if found.n else "–"
+def _interval(estimate: Estimate) -> str:
+    return f"{estimate.value:.2f} ({estimate.low:.2f} – {estimate.high:.2f})" if estimate.n else "–"
 
 
 def _objectives(screen: Console, report: DataReport) -> None:
@@ -125,10 +125,10 @@ def _objectives(screen: Console, report: DataReport) -> None:
     rows = [
         (
             name or "(none is named)",
-            *(f"{n:,}" for n in (own.pairs, *own.splits.values())),
-            _interval(own.longer),
+            *(f"{n:,}" for n in (counts.pairs, *counts.splits.values())),
+            _interval(counts.longer),
         )
-        for name, own in report.objectives.items()
+        for name, counts in report.objectives.items()
     ]
     columns = ("objective", "pairs", "train", "valid.", "test", "longer is better")
     screen.print(show.table("pairs by objective and split", columns, rows))
@@ -137,7 +137,7 @@ def _objectives(screen: Console, report: DataReport) -> None:
 def _agreement(screen: Console, agreement: Mapping[str, Estimate]) -> None:
     from trimtab.cli import show
 
-    rows = [(name, _interval(own), f"{own.n:,}") for name, own in agreement.items()]
+    rows = [(name, _interval(share), f"{share.n:,}") for name, share in agreement.items()]
     if rows:
         columns = ("", "agree", "pairs")
         screen.print(show.table("agreement, on pairs that both decide", columns, rows))
@@ -150,7 +150,8 @@ def _lengths(screen: Console, report: DataReport) -> None:
     limit = " (--max-length)" if report.unit == "tokens" else ""
     names = {"prompt": "prompt", "answer": "longer answer", "pair": f"both{limit}"}
     rows = [
-        (names[name], *(f"{n:,}" for n in own.values())) for name, own in report.lengths.items()
+        (names[name], *(f"{n:,}" for n in counts.values()))
+        for name, counts in report.lengths.items()
     ]
     title = f"lengths in {report.unit}{some}"
     screen.print(show.table(title, ("", "median", "95 %", "longest"), rows))

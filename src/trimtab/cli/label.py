@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
 
     quiet_libraries()
     with show.progress() as progress:
-        found = label(
+        counts = label(
             data=options.data,
             output=options.output,
             keep_labels=options.keep_labels,
@@ -56,32 +56,32 @@ def main(argv: Sequence[str]) -> int:
             **scoring,
         )
     if options.json:
-        show.print_json(found)
+        show.print_json(counts)
     else:
-        _show(found, options.output)
-    for name, verdicts in found["objectives"].items():
+        _show(counts, options.output)
+    for name, verdicts in counts["objectives"].items():
         if not verdicts["chosen"] + verdicts["rejected"]:
             show.say(f"warning: no pair is decided on {name}: it cannot be trained")
     return 0
 
 
-def _show(found: Mapping[str, Any], path: str) -> None:
+def _show(summary: Mapping[str, Any], path: str) -> None:
     screen = show.console()
     counts = [
         (name, *(str(count) for count in verdicts.values()))
-        for name, verdicts in found["objectives"].items()
+        for name, verdicts in summary["objectives"].items()
     ]
-    title = f"which side of {found['pairs']} pairs is better"
+    title = f"which side of {summary['pairs']} pairs is better"
     screen.print(show.table(title, ("", "chosen", "rejected", "tie", "missing"), counts))
-    kept = {f"{name}: kept and scored": e for name, e in found["agreement_with_kept"].items()}
+    kept = {f"{name}: kept and scored": e for name, e in summary["agreement_with_kept"].items()}
     shares = [
         (pair, f"{e['value']:.3f}", f"{e['low']:.3f} – {e['high']:.3f}", str(e["n"]))
         if e["n"]
         else (pair, "–", "–", "0")
-        for pair, e in (found["agreement"] | kept).items()
+        for pair, e in (summary["agreement"] | kept).items()
     ]
     columns = ("", "agree", "95 % interval", "pairs both decide")
     screen.print(show.table("how often two verdicts agree", columns, shares))
-    decided = any(own["chosen"] + own["rejected"] for own in found["objectives"].values())
+    decided = any(own["chosen"] + own["rejected"] for own in summary["objectives"].values())
     if decided:
         screen.print(f"Train on it: trimtab train --data {path} …", soft_wrap=True, markup=False)

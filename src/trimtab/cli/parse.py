@@ -34,8 +34,8 @@ def parse(options: type[T], argv: Sequence[str], command: str, description: str)
     arguments = _joined(options, _with_config(options, arguments))
     shown: Any = _as_shown(options)
     text = _with_aliases(options, description)
-    found = tyro.cli(shown, prog=f"trimtab {command}", description=text, args=arguments)
-    return options(**{f.name: getattr(found, f.name) for f in fields(options)})  # type: ignore[arg-type]
+    given = tyro.cli(shown, prog=f"trimtab {command}", description=text, args=arguments)
+    return options(**{f.name: getattr(given, f.name) for f in fields(options)})  # type: ignore[arg-type]
 
 
 def _as_shown(options: type[Any]) -> type[Any]:
@@ -44,10 +44,10 @@ def _as_shown(options: type[Any]) -> type[Any]:
 
     kinds, texts = get_type_hints(options, include_extras=True), attribute_docstrings(options)
     shown: list[tuple[str, object, object]] = []
-    for own in _in_order(options):
-        help_text = tyro.conf.arg(help=texts.get(own.name))
-        default = field(default=own.default, default_factory=own.default_factory)
-        shown.append((own.name, Annotated[kinds[own.name], help_text], default))
+    for option in _in_order(options):
+        help_text = tyro.conf.arg(help=texts.get(option.name))
+        default = field(default=option.default, default_factory=option.default_factory)
+        shown.append((option.name, Annotated[kinds[option.name], help_text], default))
     file = Annotated[str | None, tyro.conf.arg(help=CONFIG_HELP, metavar="FILE")]
     shown.append(("config", file, field(default=None)))
     return make_dataclass(options.__name__, shown, kw_only=True)
@@ -57,17 +57,17 @@ def _in_order(options: type[Any]) -> list[Field[Any]]:
     """What must be given first, then a command's own options, then those that others have too."""
     homes = [vars(kind).get("__annotations__", {}) for kind in options.__mro__]
 
-    def place(own: Field[Any]) -> int:
-        required = own.default is MISSING and own.default_factory is MISSING
-        return -1 if required else next(i for i, names in enumerate(homes) if own.name in names)
+    def place(option: Field[Any]) -> int:
+        required = option.default is MISSING and option.default_factory is MISSING
+        return -1 if required else next(i for i, names in enumerate(homes) if option.name in names)
 
     return sorted(fields(options), key=place)
 
 
 def _with_aliases(options: type[Any], description: str) -> str:
     """A command's description, and the other names that its options have."""
-    own = {f"--{f.name}" for f in fields(options)}
-    also = ", ".join(f"{alias} ({name})" for alias, name in _ALIASES.items() if name in own)
+    flags = {f"--{f.name}" for f in fields(options)}
+    also = ", ".join(f"{alias} ({name})" for alias, name in _ALIASES.items() if name in flags)
     return f"{description} Also understood: {also}." if also else description
 
 
@@ -111,7 +111,7 @@ def _joined(options: type[Any], argv: list[str]) -> list[str]:
                 into += [value] if equals else []
                 continue
         into.append(argument)
-    return [*kept, *(part for flag, own in values.items() for part in (flag, *own))]
+    return [*kept, *(part for flag, given in values.items() for part in (flag, *given))]
 
 
 def _with_config(options: type[Any], argv: list[str]) -> list[str]:

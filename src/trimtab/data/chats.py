@@ -36,7 +36,7 @@ def text_of(value: Any, place: str, column: str) -> Any:
     if not isinstance(value, str) or not _OPENS.match(value):
         return value
     try:
-        found = read_literal(value)
+        parsed = read_literal(value)
     except ValueError:
         if _LIST_OF_DICTS.match(value) and _has_keys(value):
             raise DataError(
@@ -44,13 +44,13 @@ def text_of(value: Any, place: str, column: str) -> Any:
                 'write it as JSON: [{"role": "user", "content": "…"}, …]',
             ) from None
         return value
-    if isinstance(found, str):  # JSON within JSON
-        inner = text_of(found, place, column)
+    if isinstance(parsed, str):  # JSON within JSON
+        inner = text_of(parsed, place, column)
         return value if isinstance(inner, str) else inner
-    items = list(found) if isinstance(found, list | tuple) else [found]
+    items = list(parsed) if isinstance(parsed, list | tuple) else [parsed]
     if not any(map(_is_message, items)):
         return value
-    return found if isinstance(found, dict) else items
+    return parsed if isinstance(parsed, dict) else items
 
 
 def _has_keys(text: str) -> bool:
@@ -97,18 +97,18 @@ def messages_of(value: Any, place: str, column: str) -> list[Message]:
 def _message(item: Any, place: str, column: str) -> Message:
     if not isinstance(item, dict):
         raise _no_messages(place, column)
-    found = {key: _filled(item[key]) for key in MESSAGE_KEYS if item.get(key)}
+    kept = {key: _filled(item[key]) for key in MESSAGE_KEYS if item.get(key)}
     for key in ("tool_calls", "tools"):
-        if key in found:
-            found[key] = _objects(found[key], place, key)
-    for call in found.get("tool_calls", []):
+        if key in kept:
+            kept[key] = _objects(kept[key], place, key)
+    for call in kept.get("tool_calls", []):
         _read_arguments(call)
     content = item.get("content")
-    if content is None and "tool_calls" in found:
+    if content is None and "tool_calls" in kept:
         content = ""  # OpenAI writes null; a template would print "None"
     if not isinstance(item.get("role"), str) or not isinstance(content, str):
         raise _no_messages(place, column)
-    message: Message = {"role": item["role"], "content": content, **found}  # type: ignore[typeddict-item]
+    message: Message = {"role": item["role"], "content": content, **kept}  # type: ignore[typeddict-item]
     return message
 
 
@@ -161,16 +161,16 @@ def _objects(value: Any, place: str, key: str) -> list[Row]:
     try:
         items = read_literal(value) if isinstance(value, str) else value
         items = [items] if isinstance(items, dict) else items or []
-        found = [_filled(read_literal(i) if isinstance(i, str) else i) for i in items]
+        objects = [_filled(read_literal(i) if isinstance(i, str) else i) for i in items]
     except (ValueError, TypeError):
-        found = [None]
-    if not all(isinstance(item, dict) for item in found):
+        objects = [None]
+    if not all(isinstance(item, dict) for item in objects):
         raise DataError(
             f"{place} has `{key}` that are no list of objects",
             'give [{"type": "function", "function": {…}}, …]',
         )
-    require_characters(found, place, key)
-    return found
+    require_characters(objects, place, key)
+    return objects
 
 
 def _filled(value: Any) -> Any:

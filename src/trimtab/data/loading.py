@@ -44,11 +44,11 @@ def read_pairs(
         return place, row, list(pairs_of(row, place))
 
     how: dict[str, Any] = {"skip_bad_rows": skip_bad_rows, "reading": reading}
-    for place, row, found in usable_rows(sources, own_pairs, report, **how):
-        seen.update(pair.objective for pair in found)
+    for place, row, row_pairs in usable_rows(sources, own_pairs, report, **how):
+        seen.update(pair.objective for pair in row_pairs)
         if _is_tied(row, place, objective):
             report.leave_out(f"a tie on {objective!r}", place)
-        pairs += [p for p in found if not objective or p.objective in ("", objective)]
+        pairs += [p for p in row_pairs if not objective or p.objective in ("", objective)]
     if not pairs:
         named = sorted(seen - {""})
         if objective and named:
@@ -85,7 +85,7 @@ def usable_rows(
             try:
                 if isinstance(row, Exception):
                     raise row
-                found = read(row, place)
+                item = read(row, place)
             except Unusable as reason:
                 report.leave_out(str(reason), place)
             except DataError as error:
@@ -94,7 +94,7 @@ def usable_rows(
                 report.leave_out(wrong := error.args[0].removeprefix(f"{place} "), place)
                 report.malformed.add(wrong)
             else:
-                yield found
+                yield item
 
 
 def _is_tied(row: Row, place: str, objective: str) -> bool:
@@ -130,14 +130,14 @@ def read_comparisons(
     """
     report = RowReport()
     how: dict[str, Any] = {"skip_bad_rows": skip_bad_rows, "reading": reading}
-    found = list(usable_rows(sources, _judged, report, **how))
-    named = list(dict.fromkeys(name for item in found for name in item.verdicts))
+    judged = list(usable_rows(sources, _judged, report, **how))
+    named = list(dict.fromkeys(name for item in judged for name in item.verdicts))
     for name in objectives or named:
         require_name(name)
     wanted = list(objectives) or named
     kept = [
         replace(item, verdicts={n: v for n, v in item.verdicts.items() if n in wanted})
-        for item in found
+        for item in judged
         if not item.verdicts.keys().isdisjoint(wanted)
     ]
     report.judged = {name: sum(name in item.verdicts for item in kept) for name in wanted}
@@ -180,10 +180,10 @@ def read_everything(
         DataError: there is none; where that is a row's fault, what is wrong with the first one.
     """
     report = RowReport()
-    found = list(usable_rows(sources, comparison_of, report, skip_bad_rows=True, reading=reading))
-    if not found:
+    pairs = list(usable_rows(sources, comparison_of, report, skip_bad_rows=True, reading=reading))
+    if not pairs:
         if report.malformed:
             list(usable_rows(sources, comparison_of, RowReport(), reading=reading))
         reasons = "; ".join(report.reasons()) or "no rows"
         raise DataError(f"no usable pair in {', '.join(map(str, sources))}", reasons)
-    return found, report
+    return pairs, report

@@ -30,7 +30,7 @@ def read_prompts(source: str, limit: int | None = None) -> tuple[list[Prompt], R
     Raises:
         DataError: a row without a prompt, a malformed pair, or no prompt that can be used.
     """
-    found: dict[str, Prompt] = {}
+    prompts: dict[str, Prompt] = {}
     report = RowReport()
     for place, row in read_rows(source):
         report.rows += 1
@@ -39,10 +39,10 @@ def read_prompts(source: str, limit: int | None = None) -> tuple[list[Prompt], R
         except Unusable as reason:
             report.leave_out(str(reason), place)
             continue
-        found.setdefault(json.dumps(prompt, sort_keys=True), prompt)
-    if not found:
+        prompts.setdefault(json.dumps(prompt, sort_keys=True), prompt)
+    if not prompts:
         raise DataError(f"no usable prompt in {source}", "; ".join(report.lines()))
-    return list(found.values())[:limit], report
+    return list(prompts.values())[:limit], report
 
 
 def _prompt(row: Row, place: str) -> Prompt:

@@ -106,15 +106,15 @@ def read_preferences(
             layout = layout_of(row, place)
             filled = [column for column, value in row.items() if _is_filled(value)]
             report.count(layout.name, [c for c in filled if not layout.reads(c)])
-            found = layout.read(row, place)
+            answers = layout.read(row, place)
         except (Unusable, DataError) as error:
             report.rows = counted + 1  # also where no layout counted it
             yield place, error
             continue
-        if layout.grouped and isinstance(found, Judged):
-            _add_to_group(groups, found, _prompt_columns(row))
+        if layout.grouped and isinstance(answers, Judged):
+            _add_to_group(groups, answers, _prompt_columns(row))
             continue
-        for where, pair in _pairs(found, place, reading, report):
+        for where, pair in _pairs(answers, place, reading, report):
             yield where, _of_objective({**_prompt_columns(row), **pair}, objective)
     for extra, judged in groups.values():
         if len(judged.answers) == 1:
@@ -132,35 +132,35 @@ def pairs_in(row: Row, place: str) -> list[tuple[str, Row]]:
     Raises:
         DataError: a row in no layout, or in two, or that cannot be read.
     """
-    found = layout_of(row, place).read(row, place)
-    if isinstance(found, Judged) and len(found.answers) == 1:
-        return [(place, {**_prompt_columns(row), "prompt": found.prompt})]
-    pairs = _pairs(found, place, EVERYTHING, RowReport())
+    judged = layout_of(row, place).read(row, place)
+    if isinstance(judged, Judged) and len(judged.answers) == 1:
+        return [(place, {**_prompt_columns(row), "prompt": judged.prompt})]
+    pairs = _pairs(judged, place, EVERYTHING, RowReport())
     return [(where, {**_prompt_columns(row), **pair}) for where, pair in pairs]
 
 
-def _add_to_group(groups: dict[str, tuple[Row, Judged]], found: Judged, extra: Row) -> None:
-    key = json.dumps([found.prompt, extra], sort_keys=True, default=str)
+def _add_to_group(groups: dict[str, tuple[Row, Judged]], judged: Judged, extra: Row) -> None:
+    key = json.dumps([judged.prompt, extra], sort_keys=True, default=str)
     known = groups.get(key)
-    groups[key] = extra, known[1].with_answers_of(found) if known else found
+    groups[key] = extra, known[1].with_answers_of(judged) if known else judged
 
 
 def _pairs(
-    found: Judged | Row, place: str, reading: Reading, report: RowReport
+    judged: Judged | Row, place: str, reading: Reading, report: RowReport
 ) -> Iterator[tuple[str, Row]]:
-    if not isinstance(found, Judged):
-        yield place, found
+    if not isinstance(judged, Judged):
+        yield place, judged
         return
-    report.several |= len(found.answers) > 2 or bool(found.places)
-    yield from rows_of(found, place, reading.pairs_per_prompt)
+    report.several |= len(judged.answers) > 2 or bool(judged.places)
+    yield from rows_of(judged, place, reading.pairs_per_prompt)
 
 
 def _prompt_columns(row: Row) -> Row:
     """What belongs to the prompt in every layout."""
-    found = {column: row[column] for column in ALWAYS if _is_filled(row.get(column))}
-    if "system_prompt" in found:
-        found.setdefault("system", found.pop("system_prompt"))
-    return found
+    columns = {column: row[column] for column in ALWAYS if _is_filled(row.get(column))}
+    if "system_prompt" in columns:
+        columns.setdefault("system", columns.pop("system_prompt"))
+    return columns
 
 
 def _is_filled(value: Any) -> bool:

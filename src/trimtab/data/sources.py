@@ -68,10 +68,10 @@ def fingerprint(sources: Sequence[str | os.PathLike[str]]) -> str:
 
 def split_name(source: str | os.PathLike[str]) -> tuple[str, str]:
     """`NAME=FILE` as name and file; a source without a name has the name ""."""
-    found = _NAMED.match(str(source))
-    if found is None or Path(source).exists():
+    named = _NAMED.match(str(source))
+    if named is None or Path(source).exists():
         return "", str(source)
-    return found[1], found[2]
+    return named[1], named[2]
 
 
 def saved_folder(source: str | os.PathLike[str]) -> Path | None:

@@ -42,10 +42,10 @@ def score_rows(swept: Swept, *, narrow: bool = False) -> list[list[str]]:
     return [
         [
             name,
-            *(_cell(e, "\n" if narrow else " ") for e in found.scores.values()),
-            *(_cell(e, "" if narrow else " ") for e in found.checks),
+            *(_cell(e, "\n" if narrow else " ") for e in measured.scores.values()),
+            *(_cell(e, "" if narrow else " ") for e in measured.checks),
         ]
-        for name, found in swept.items()
+        for name, measured in swept.items()
     ]
 
 
@@ -80,8 +80,8 @@ def _axis(name: str, unit: str, less_is_better: bool) -> str:
     return f"{name}: {unit}{', turned round' if less_is_better else ''} →"
 
 
-def _point(label: str, found: Measured) -> Point:
-    return Point(label, *found.scores.values())
+def _point(label: str, measured: Measured) -> Point:
+    return Point(label, *measured.scores.values())
 
 
 def _label(material: Material, weight: float) -> str:
@@ -101,7 +101,7 @@ def save_results(
         "prompts": len(material.held_out),
         "sampling": dict(material.sampling),
         "training": {name: result.metrics for name, result in trained.items()},
-        "settings": {name: asdict(found) for name, found in swept.items()},
+        "settings": {name: asdict(measured) for name, measured in swept.items()},
     }
     write_json(path, results)
     return results
@@ -156,6 +156,6 @@ _CONTROL = (
 )
 
 
-def _coloured(strength: float, preference: Mapping[str, float], found: Completion) -> str:
+def _coloured(strength: float, preference: Mapping[str, float], completion: Completion) -> str:
     weights = {name: w * strength for name, w in preference.items() if w * strength > 0}
-    return page.coloured_tokens(found.tokens, weights)
+    return page.coloured_tokens(completion.tokens, weights)

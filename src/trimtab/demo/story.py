@@ -81,7 +81,7 @@ def train_arms(
     material: Material, model: str, output: Path, *, seed: int, overwrite: bool, progress: Progress
 ) -> dict[str, TrainResult]:
     """Train the ARMs that are not shipped; objective -> result."""
-    found = {}
+    trained = {}
     for objective in material.trained:
         config = TrainConfig(
             model=model,
@@ -93,8 +93,8 @@ def train_arms(
             overwrite=overwrite,
             **material.training,
         )
-        [found[objective]] = run_training(config, progress)
-    return found
+        [trained[objective]] = run_training(config, progress)
+    return trained
 
 
 def arms_of(material: Material, output: Path) -> dict[str, str]:
@@ -152,10 +152,10 @@ def side_by_side(
     """Prompt -> name of a setting -> answer."""
     shown: dict[str, dict[str, Completion]] = {prompt: {} for prompt in prompts}
     for setting in settings:
-        for prompt, found in zip(
+        for prompt, completions in zip(
             prompts, answer(engine, material, prompts, setting, seed=seed), strict=True
         ):
-            shown[prompt][setting.name] = found
+            shown[prompt][setting.name] = completions
     return shown
 
 
@@ -169,15 +169,15 @@ def sweep(
     settings = [unguided(material), *(mixed(material, first) for first in material.curve)]
     blind = controls(material, engine)
     steps = len(settings) + len(blind)
-    found: dict[str, Measured] = {}
+    measures: dict[str, Measured] = {}
     for number, setting in enumerate([*settings, *blind]):
         progress("answering held-out prompts", number, steps)
         if number == len(settings):
             engine = load(model, {CONTROL: material.control})
         answers = answer(engine, material, material.held_out, setting, seed=seed)
-        found[setting.name] = measured(material, answers, seed=seed)
+        measures[setting.name] = measured(material, answers, seed=seed)
     progress("answering held-out prompts", steps, steps)
-    return found
+    return measures
 
 
 def controls(material: Material, engine: LocalEngine) -> list[Setting]:
@@ -192,7 +192,7 @@ def controls(material: Material, engine: LocalEngine) -> list[Setting]:
 
 def measured(material: Material, answers: Sequence[Completion], *, seed: int) -> Measured:
     """Means over answers."""
-    texts = [found.text for found in answers]
+    texts = [answer.text for answer in answers]
     nll = [-sum(t.logp_base for t in a.tokens) / len(a.tokens) for a in answers]
     return Measured(
         {o.name: mean([o.measure(text) for text in texts], seed=seed) for o in material.objectives},

@@ -128,8 +128,8 @@ class GrowingBatch:
         order = [0, 1]
         try:
             for end in range(max(width - 3, padding + 1), width + 1):
-                found = self.next_logits(rows[order, :end], mask[order, :end])
-                for row, logits_V in zip(order, found, strict=True):
+                logits = self.next_logits(rows[order, :end], mask[order, :end])
+                for row, logits_V in zip(order, logits, strict=True):
                     own_V = wanted[row][end - 1 - (padding if row else 0)]
                     gap = rms_gap(own_V[None].log_softmax(-1), logits_V[None].log_softmax(-1))
                     if not gap <= bar:

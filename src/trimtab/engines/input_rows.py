@@ -47,25 +47,25 @@ def request_of(
         DataError: an unknown key, no prompt, a value that is none.
         PreferenceError, ConfigError: settings that cannot be used.
     """
-    own = {k: v for k, v in row.items() if v is not None and v != ""}  # tables fill with nothing
+    filled = {k: v for k, v in row.items() if v is not None and v != ""}  # tables fill with nothing
     told = place or "the command line"
-    _check_keys(own, told)
-    prompt = prompt_of(own, told)
+    _check_keys(filled, told)
+    prompt = prompt_of(filled, told)
     if not prompt:
         raise DataError(f"{told} has no `prompt`", "give text or messages")
     try:
-        seed = _whole(own.get("seed", common.sampling.seed + number))
+        seed = _whole(filled.get("seed", common.sampling.seed + number))
     except ValueError:
-        raise DataError(f"{told} has seed {own['seed']!r}", "give a whole number") from None
-    preference = _own_preference(own, told) if "preference" in own else common.preference
+        raise DataError(f"{told} has seed {filled['seed']!r}", "give a whole number") from None
+    preference = _own_preference(filled, told) if "preference" in filled else common.preference
     with naming(place):
         request = replace(
             common,
             prompt=prompt,
             preference=preference,
-            strength=own.get("strength", common.strength),
-            sampling=_own_sampling(replace(common.sampling, seed=seed), own),
-            **_numbers(own, _LIMITS),
+            strength=filled.get("strength", common.strength),
+            sampling=_own_sampling(replace(common.sampling, seed=seed), filled),
+            **_numbers(filled, _LIMITS),
         )
         request.steering(objectives)
     return request
@@ -98,13 +98,13 @@ def _check_keys(row: Mapping[str, Any], place: str) -> None:
 
 def _own_preference(row: Mapping[str, Any], place: str) -> Any:
     """A row's own preference; a table holds `{"helpful": 1}` as text."""
-    found = row["preference"]
-    if not isinstance(found, str) or not found.lstrip().startswith("{"):
-        return found
+    preference = row["preference"]
+    if not isinstance(preference, str) or not preference.lstrip().startswith("{"):
+        return preference
     try:
-        return read_literal(found)
+        return read_literal(preference)
     except ValueError:
-        raise DataError(f"{place} has preference {found!r}", "write NAME=WEIGHT,…") from None
+        raise DataError(f"{place} has preference {preference!r}", "write NAME=WEIGHT,…") from None
 
 
 def _own_sampling(sampling: Sampling, row: Mapping[str, Any]) -> Sampling:
@@ -114,12 +114,12 @@ def _own_sampling(sampling: Sampling, row: Mapping[str, Any]) -> Sampling:
 
 def _numbers(row: Mapping[str, Any], kinds: Mapping[str, Callable[[Any], Any]]) -> dict[str, Any]:
     """Those of some settings that a row has, as numbers."""
-    found: dict[str, Any] = {}
+    numbers: dict[str, Any] = {}
     for name, kind in kinds.items():
         if name in row:
             try:
-                found[name] = kind(row[name])
+                numbers[name] = kind(row[name])
             except (TypeError, ValueError):
                 wanted = "a whole number" if kind is _whole else "a number"
                 raise DataError(f"{name} is {row[name]!r}", f"give {wanted}") from None
-    return found
+    return numbers

@@ -85,14 +85,14 @@ class ArmLogitsProcessor(LogitsProcessor):
         steering = Steering.of(names or [facts.objective or "arm"], preference, strength)
         weight, inner = steering.share([*steering.preference], facts.scale)
         on_base = _is_on(model, folder)  # the base is here, wherever the adapter says it is
-        own, config = tokenizer, model.config
+        arm_tokenizer, config = tokenizer, model.config
         if not on_base or has_tokenizer(folder):
-            own = tokenizer_of(folder, trust_remote_code=trust_remote_code)
+            arm_tokenizer = tokenizer_of(folder, trust_remote_code=trust_remote_code)
         if not on_base:
             config = config_of(folder, trust_remote_code=trust_remote_code)
         self._vocabulary = match_vocabularies(
             tokenizer,
-            own,
+            arm_tokenizer,
             base_head=model.config.get_text_config().vocab_size,
             arm_head=config.get_text_config().vocab_size,
             base_ends=configured_ends(model.generation_config),
@@ -102,12 +102,12 @@ class ArmLogitsProcessor(LogitsProcessor):
         self._context = context_limit(config)
         self._pad_id = tokenizer.pad_token_id
         self._begins_padded = _begins_with(tokenizer, self._pad_id)
-        _warn_of_another_template(folder, tokenizer, own, facts.prompt_format)
+        _warn_of_another_template(folder, tokenizer, arm_tokenizer, facts.prompt_format)
         loaded = _beside(model, folder, trust_remote_code=trust_remote_code)
         if names:
             loaded.conditioning.open(torch.tensor([inner], device=loaded.device))
         switch = switching_ids(loaded)
-        probe = probe_ids(own, facts.prompt_format, limit=self._context, condition=switch)
+        probe = probe_ids(arm_tokenizer, facts.prompt_format, limit=self._context, condition=switch)
         self._batch = GrowingBatch(loaded, probe, folder)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -201,8 +201,10 @@ def _begins_with(tokenizer: Tokenizer, pad_id: int | None) -> bool:
     return any(prompt_ids(tokenizer, PROMPT, style)[:1] == [pad_id] for style in styles)
 
 
-def _warn_of_another_template(folder: str, base: Any, own: Any, style: PromptFormat) -> None:
-    if prompt_ids(base, PROMPT, "auto") != prompt_ids(own, PROMPT, style):
+def _warn_of_another_template(
+    folder: str, base: Any, arm_tokenizer: Any, style: PromptFormat
+) -> None:
+    if prompt_ids(base, PROMPT, "auto") != prompt_ids(arm_tokenizer, PROMPT, style):
         logger.warning(
             "%s was trained on prompts of another form; here it reads the base's (trimtab.load "
             "gives each model its own)",

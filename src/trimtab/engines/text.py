@@ -43,9 +43,9 @@ class TextStream:
             return ""
         rest, self._held = self._held + self._new(), ""
         self._read = len(self._ids)
-        found = self._first_stop(rest)
-        if found >= 0:
-            rest, self.stopped = rest[:found], True
+        stop_at = self._first_stop(rest)
+        if stop_at >= 0:
+            rest, self.stopped = rest[:stop_at], True
         self.text += rest
         return rest
 
@@ -64,10 +64,10 @@ class TextStream:
 
     def _release(self, delta: str) -> str:
         pending = self._held + delta
-        found = self._first_stop(pending)
-        if found >= 0:
+        stop_at = self._first_stop(pending)
+        if stop_at >= 0:
             self.stopped, self._held = True, ""
-            released = pending[:found]
+            released = pending[:stop_at]
         else:
             keep = max((self._overlap(pending, stop) for stop in self._stops), default=0)
             released, self._held = pending[: len(pending) - keep], pending[len(pending) - keep :]
@@ -75,8 +75,8 @@ class TextStream:
         return released
 
     def _first_stop(self, text: str) -> int:
-        found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
-        return min(found, default=-1)
+        places = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+        return min(places, default=-1)
 
     @staticmethod
     def _overlap(text: str, stop: str) -> int:

@@ -182,8 +182,8 @@ def _ranked_right(
 ) -> float:
     """Pairs whose chosen side has the higher reward."""
     prompts = [pair.prompt for pair in pairs]
-    own = model.reader.sidecar.prompt_format
-    styles: list[PromptFormat] = ["raw" if pair.verbatim else own for pair in pairs]
+    style = model.reader.sidecar.prompt_format
+    styles: list[PromptFormat] = ["raw" if pair.verbatim else style for pair in pairs]
     texts = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
     scored = model.score(
         prompts * 2,

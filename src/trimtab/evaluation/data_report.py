@@ -139,10 +139,10 @@ def decided(pair: Comparison, objective: str) -> Pair:
 
 
 def _of_objective(pairs: Sequence[Comparison], name: str) -> ObjectiveReport:
-    own = [decided(pair, name) for pair in pairs if name in pair.verdicts]
-    splits = Counter[str](split_of(pair.prompt) for pair in own)
-    longer = over_prompts(own, longer_is_better(own))
-    return ObjectiveReport(len(own), {split: splits[split] for split in SPLITS}, longer)
+    judged = [decided(pair, name) for pair in pairs if name in pair.verdicts]
+    splits = Counter[str](split_of(pair.prompt) for pair in judged)
+    longer = over_prompts(judged, longer_is_better(judged))
+    return ObjectiveReport(len(judged), {split: splits[split] for split in SPLITS}, longer)
 
 
 def over_prompts(pairs: Sequence[Pair], right: float) -> Estimate:
@@ -152,5 +152,5 @@ def over_prompts(pairs: Sequence[Pair], right: float) -> Estimate:
     """
     prompts = len({first_user_turn(pair.prompt) for pair in pairs})
     value = right / len(pairs) if pairs else math.nan
-    found = share(value * prompts if prompts else 0.0, prompts)
-    return Estimate(found.value, found.low, found.high, len(pairs))
+    counted = share(value * prompts if prompts else 0.0, prompts)
+    return Estimate(counted.value, counted.low, counted.high, len(pairs))

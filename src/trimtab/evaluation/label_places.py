@@ -87,7 +87,7 @@ def place(
         bars: likewise of intervals.
         reach: pixels from a point to its label at most.
     """
-    found: list[Placed | None] = [None] * len(labels)
+    places: list[Placed | None] = [None] * len(labels)
     taken = hidden
     left = list(range(len(labels)))
     while left:
@@ -96,11 +96,11 @@ def place(
         left.remove(i)
         if not options[i]:
             continue
-        found[i] = chosen = min(options[i], key=lambda option: option[0])[1]
+        places[i] = chosen = min(options[i], key=lambda option: option[0])[1]
         taken = np.concatenate([taken, as_boxes([chosen.box])])
         if chosen.leader is not None:
             taken = np.concatenate([taken, along(labels[i].point, chosen.leader, 1.0)])
-    return found
+    return places
 
 
 def _free(
@@ -111,7 +111,7 @@ def _free(
     reach: float,
 ) -> list[tuple[float, Placed]]:
     """Places that cover nothing which is taken, each with its cost: the near ones and the best."""
-    found: list[tuple[float, Placed]] = []
+    free: list[tuple[float, Placed]] = []
     best = math.inf
     for gap, box in _candidates(label, reach):
         if gap > max(NEAR, best):  # a cost is the gap and more: nothing further is better
@@ -127,9 +127,9 @@ def _free(
         if leader is not None:
             path = along(label.point, leader, 0.5)[2:-1]
             cost += 12.0 + 6.0 * sum(overlapping(spot, taken) > 0 for spot in path)
-        found.append((cost, Placed(box, leader)))
+        free.append((cost, Placed(box, leader)))
         best = min(best, cost)
-    return found
+    return free
 
 
 def _candidates(

@@ -51,12 +51,12 @@ def write_marks(
         bars=bars,
     )
     back = axes.transData.inverted().transform
-    for note, mark, found in zip(notes, marks, places, strict=True):
-        if found is None:
+    for note, mark, placed in zip(notes, marks, places, strict=True):
+        if placed is None:
             note.remove()
             continue
-        note.set_position(back(found.centre))
-        _lead(axes, back, mark, found)
+        note.set_position(back(placed.centre))
+        _lead(axes, back, mark, placed)
 
 
 def spot(to_pixels: Any, x: float, y: float) -> tuple[float, float]:
@@ -84,11 +84,11 @@ def _note(axes: Any, mark: Mark, size: float) -> Any:
     return note
 
 
-def _lead(axes: Any, back: Any, mark: Mark, found: Placed) -> None:
+def _lead(axes: Any, back: Any, mark: Mark, placed: Placed) -> None:
     """A thin line from a point to its text, where the text is not beside it."""
-    if found.leader is None:
+    if placed.leader is None:
         return
-    ends = [back(mark.point), back(found.leader)]
+    ends = [back(mark.point), back(placed.leader)]
     axes.plot(
         *zip(*ends, strict=True),
         color=mark.color,

@@ -159,13 +159,13 @@ def speed_plot(path: Path, rows: Sequence[Timed]) -> None:
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(points), sharey=True, squeeze=False)[0]
     for axes, point in zip(panels, points, strict=True):
-        found = [row for row in rows if (row.batch, row.prompt) == point]
-        at = [len(names) - names.index(row.name) for row in found]
-        axes.barh(at, [row.ratio for row in found], color=BLUE, height=0.62)
-        for y, row in zip(at, found, strict=True):
+        speeds = [row for row in rows if (row.batch, row.prompt) == point]
+        at = [len(names) - names.index(row.name) for row in speeds]
+        axes.barh(at, [row.ratio for row in speeds], color=BLUE, height=0.62)
+        for y, row in zip(at, speeds, strict=True):
             axes.annotate(f" {row.ratio:.2f}", (row.ratio, y), va="center", fontsize=8)
         axes.axvline(1, color=GREY, linewidth=0.8)
-        axes.set_xlim(0, 1.18 * max(row.ratio for row in found))
+        axes.set_xlim(0, 1.18 * max(row.ratio for row in speeds))
         axes.set_title(f"batch {point[0]}, prompt {point[1]}", fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_yticks([len(names) - i for i in range(len(names))], names, fontsize=8)

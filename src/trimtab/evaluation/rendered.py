@@ -50,20 +50,26 @@ def lengths_of(
         DataError: a template that takes none of them.
     """
     step = max(1, -(-len(pairs) // SAMPLE))
-    found: list[list[int]] = []
+    columns_of: list[list[int]] = []
     refused = ""
     for pair in pairs[::step]:
         try:
-            found.append(_counts(tokenize_pair(tokenizer, pair)) if tokenizer else _words(pair))
+            columns_of.append(
+                _counts(tokenize_pair(tokenizer, pair)) if tokenizer else _words(pair)
+            )
         except TemplateError as error:
             refused = refused or error.args[0]
-    if not found:
+    if not columns_of:
         raise DataError(f"{pairs[0].source}: {refused}", "mend the chats or the template")
-    columns = [sorted(column) for column in zip(*found, strict=True)]
+    columns = [sorted(column) for column in zip(*columns_of, strict=True)]
     names = ("prompt", "answer", "pair")
-    return len(found), {
-        name: {"median": _quantile(own, 0.5), "95 %": _quantile(own, 0.95), "longest": own[-1]}
-        for name, own in zip(names, columns, strict=True)
+    return len(columns_of), {
+        name: {
+            "median": _quantile(counts, 0.5),
+            "95 %": _quantile(counts, 0.95),
+            "longest": counts[-1],
+        }
+        for name, counts in zip(names, columns, strict=True)
     }
 
 
@@ -92,10 +98,10 @@ def example_of(pairs: Sequence[Comparison], tokenizer: Tokenizer | None) -> Rend
     prompt, better, worse = _as_text(pair.prompt), pair.chosen, pair.rejected
     tokens: list[int] = []
     if tokenizer is not None:
-        found = tokenize_pair(tokenizer, pair)
-        ids = (found.prompt_ids, found.chosen_ids, found.rejected_ids)
+        tokenized = tokenize_pair(tokenizer, pair)
+        ids = (tokenized.prompt_ids, tokenized.chosen_ids, tokenized.rejected_ids)
         prompt, better, worse = map(tokenizer.decode, ids)
-        tokens = [len(own) for own in ids]
+        tokens = [len(row) for row in ids]
     if second_is_better:
         better, worse, tokens = worse, better, tokens[:1] + tokens[:0:-1]
     return Rendered(pair.source, prompt, better, worse, objective, tokens)

@@ -83,7 +83,7 @@ def write_manifest(
 def write_records(folder: Path, scores: Scores) -> list[dict[str, Any]]:
     """Write the responses with their raw scores; returns the rows."""
     records = [
-        {**row, "scores": {name: own[i] for name, own in scores.items()}}
+        {**row, "scores": {name: each[i] for name, each in scores.items()}}
         for i, row in enumerate(read_jsonl(folder / RESPONSES))
     ]
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in records)
@@ -104,10 +104,10 @@ def draw(path: Path, report: Mapping[str, Any]) -> None:
     lines = [
         FrontLine(
             name,
-            {objective: _means(found["points"], objective) for objective in objectives},
-            marks_of([point["preference"] for point in found["points"]], objectives),
+            {objective: _means(numbers["points"], objective) for objective in objectives},
+            marks_of([point["preference"] for point in numbers["points"]], objectives),
         )
-        for name, found in report["guides"].items()
+        for name, numbers in report["guides"].items()
         if name != BASE
     ]
     [base] = report["guides"][BASE]["points"]

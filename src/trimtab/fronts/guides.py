@@ -41,17 +41,19 @@ class Guide:
     @property
     def names(self) -> list[str]:
         """What it and its ARMs are called."""
-        return [*dict.fromkeys([self.name, *(name for own in self.arms.values() for name in own)])]
+        return [
+            *dict.fromkeys([self.name, *(name for seeded in self.arms.values() for name in seeded)])
+        ]
 
     def loads(self) -> list[tuple[list[int], Mapping[str, str]]]:
         """What has to be in memory at once: seeds, and the ARMs they share."""
         groups: list[tuple[list[int], Mapping[str, str]]] = []
         for seed, arms in self.arms.items():
-            found = next((seeds for seeds, other in groups if other == arms), None)
-            if found is None:
+            loaded = next((seeds for seeds, other in groups if other == arms), None)
+            if loaded is None:
                 groups.append(([seed], arms))
             else:
-                found.append(seed)
+                loaded.append(seed)
         return groups
 
     def identity(self) -> dict[str, Any]:
@@ -96,7 +98,7 @@ def read_guides(
         ConfigError: an entry that cannot be read, a name given twice, other objectives.
         MissingFileError, ModelLoadError: a folder that is not there or holds no ARM.
     """
-    found: list[Guide] = []
+    known: list[Guide] = []
     both = [("--guide", entry) for entry in entries] + [("--soup", entry) for entry in soups]
     for option, entry in both:
         name, equals, place = entry.partition("=")
@@ -106,7 +108,7 @@ def read_guides(
             raise ConfigError(
                 f"the name {name!r} is taken by {_TAKEN[name]}", f"give {place} another name"
             )
-        if name in [guide.name for guide in found]:
+        if name in [guide.name for guide in known]:
             raise ConfigError(f"two guides are called {name!r}", "give each a name of its own")
         folder, own_strength = _strength_of(place, strength)
         combine: Combine = "soup" if option == "--soup" else "fusion"
@@ -120,8 +122,8 @@ def read_guides(
             )
             for seed in seeds
         }
-        found.append(Guide(name, arms, own_strength, combine))
-    return found
+        known.append(Guide(name, arms, own_strength, combine))
+    return known
 
 
 def _strength_of(place: str, default: float) -> tuple[str, float]:
@@ -211,10 +213,10 @@ def _objective_of(guide: str, folder: str, *, single: bool) -> str:
     return sidecar.objective or Path(folder).name
 
 
-def _require_same(guide: str, found: Sequence[str], objectives: Sequence[str]) -> None:
-    if set(found) != set(objectives):
+def _require_same(guide: str, given: Sequence[str], objectives: Sequence[str]) -> None:
+    if set(given) != set(objectives):
         raise ConfigError(
-            f"guide {guide!r} steers to {', '.join(found) or 'nothing'}, but the scorers measure "
+            f"guide {guide!r} steers to {', '.join(given) or 'nothing'}, but the scorers measure "
             f"{', '.join(objectives)}",
             "give one --scorer for each objective of the guides, and for no others",
         )

@@ -96,8 +96,10 @@ def mean_inner_product(points_PK: ArrayLike, preferences_PK: ArrayLike) -> float
 
 
 def _inner_products(points_RPK: Array, preferences_PK: ArrayLike) -> Array:
-    found: Array = (points_RPK * np.asarray(preferences_PK, dtype=float)).sum(axis=-1).mean(axis=-1)
-    return found
+    products: Array = (
+        (points_RPK * np.asarray(preferences_PK, dtype=float)).sum(axis=-1).mean(axis=-1)
+    )
+    return products
 
 
 def resample(n: int, *, resamples: int, seed: int) -> Array:
@@ -123,9 +125,9 @@ def over_seeds(scores_SPNK: Array) -> Array:
 
 
 def _ratio(sums: Array, sizes: Array) -> Array:
-    found = np.full_like(sums, np.nan)
-    np.divide(sums, sizes, out=found, where=sizes > 0)
-    return found
+    ratios = np.full_like(sums, np.nan)
+    np.divide(sums, sizes, out=ratios, where=sizes > 0)
+    return ratios
 
 
 def means(scores_PNK: Array) -> Array:
@@ -135,11 +137,11 @@ def means(scores_PNK: Array) -> Array:
 
 def _mean_of_first(scores_N: Array) -> Array:
     """Mean over the first axis of what is no NaN; the same whatever the order of the scores."""
-    found = np.empty(scores_N.shape[1:])
-    for at in np.ndindex(found.shape):
+    means = np.empty(scores_N.shape[1:])
+    for at in np.ndindex(means.shape):
         there = [x for x in scores_N[(slice(None), *at)].tolist() if not isnan(x)]
-        found[at] = fsum(there) / len(there) if there else nan
-    return found
+        means[at] = fsum(there) / len(there) if there else nan
+    return means
 
 
 def interval(value: float, resampled_R: Array, n: int) -> Estimate:

@@ -165,8 +165,8 @@ def _front_panel(
     joined: bool,
 ) -> None:
     """The fronts seen on two objectives."""
-    own = _Style(INK, "s", 7.0, 0.0, "none")
-    _draw(axes, "base", [base[x]], [base[y]], own, order=20, joined=False)
+    base_style = _Style(INK, "s", 7.0, 0.0, "none")
+    _draw(axes, "base", [base[x]], [base[y]], base_style, order=20, joined=False)
     for i, front in enumerate(fronts):
         style = _STYLES[i % len(_STYLES)]
         _draw(axes, front.name, front.points[x], front.points[y], style, order=5 + i, joined=joined)
@@ -227,17 +227,17 @@ _SAME = 9.0  # pixels within which equal marks of two guides are one
 def _marks(
     fronts: Sequence[FrontLine], spots: Sequence[Sequence[tuple[float, float]]]
 ) -> list[Mark]:
-    found: list[Mark] = []
-    for i, (front, own) in enumerate(zip(fronts, spots, strict=True)):
+    marks: list[Mark] = []
+    for i, (front, places) in enumerate(zip(fronts, spots, strict=True)):
         for number, text in front.marks.items():
-            mark = Mark(text, own[number], _STYLES[i % len(_STYLES)].color)
-            for j, other in enumerate(found):
+            mark = Mark(text, places[number], _STYLES[i % len(_STYLES)].color)
+            for j, other in enumerate(marks):
                 if other.text == text and math.dist(other.point, mark.point) <= _SAME:
-                    found[j] = Mark(text, other.point, INK)
+                    marks[j] = Mark(text, other.point, INK)
                     break
             else:
-                found.append(mark)
-    return found
+                marks.append(mark)
+    return marks
 
 
 def _write_marks(
@@ -256,7 +256,7 @@ def _write_marks(
         [spot(to_pixels, a.value, b.value) for a, b in zip(f.points[x], f.points[y], strict=True)]
         for f in fronts
     ]
-    points = around([spot for own in spots for spot in own], 7.0)
+    points = around([spot for front_spots in spots for spot in front_spots], 7.0)
     marks_of_others = around([spot(to_pixels, *at) for at in others], 11.0)
     write_marks(
         figure,
@@ -271,13 +271,15 @@ def _write_marks(
 
 def _lines(spots: Sequence[Sequence[tuple[float, float]]]) -> Boxes:
     """Boxes along the fronts' lines."""
-    pieces = [along(start, end, 2.0) for own in spots for start, end in pairwise(own)]
+    pieces = [
+        along(start, end, 2.0) for front_spots in spots for start, end in pairwise(front_spots)
+    ]
     return np.concatenate([as_boxes([]), *pieces])
 
 
 def _bars(to_pixels: Any, fronts: Sequence[FrontLine], x: str, y: str) -> Boxes:
     """Boxes over the fronts' intervals."""
-    found = []
+    boxes = []
     for front in fronts:
         for a, b in zip(front.points[x], front.points[y], strict=True):
             for start, end in (
@@ -285,5 +287,5 @@ def _bars(to_pixels: Any, fronts: Sequence[FrontLine], x: str, y: str) -> Boxes:
                 ((a.value, b.low), (a.value, b.high)),
             ):
                 corners = np.array([spot(to_pixels, *start), spot(to_pixels, *end)])
-                found.append([*(corners.min(0) - 0.5), *(corners.max(0) + 0.5)])
-    return as_boxes(found)
+                boxes.append([*(corners.min(0) - 0.5), *(corners.max(0) + 0.5)])
+    return as_boxes(boxes)

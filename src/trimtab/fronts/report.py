@@ -85,21 +85,21 @@ def gather(records: Iterable[Mapping[str, Any]], design: Design) -> dict[str, Ar
     """
     sizes = {BASE: 1, **dict.fromkeys(design.guides, len(design.preferences))}
     shape = (design.n_prompts, len(design.objectives))
-    found = {name: np.full((len(design.seeds), p, *shape), np.nan) for name, p in sizes.items()}
+    by_guide = {name: np.full((len(design.seeds), p, *shape), np.nan) for name, p in sizes.items()}
     seeds = {seed: i for i, seed in enumerate(design.seeds)}
     points = {_key(preference): i for i, preference in enumerate(design.preferences)}
     for row in records:
         at = (seeds[row["seed"]], points.get(_key(row["preference"]), 0), row["prompt_index"])
         scores = [row["scores"][name] for name in design.objectives]
-        found[row["guide"]][at] = [np.nan if score is None else score for score in scores]
-    for guide, scores_SPNK in found.items():
+        by_guide[row["guide"]][at] = [np.nan if score is None else score for score in scores]
+    for guide, scores_SPNK in by_guide.items():
         for _, k in np.argwhere(np.isnan(scores_SPNK).all(axis=(0, 2)))[:1]:
             raise DataError(
                 f"no score of {guide!r} on {design.objectives[k]!r} could be read at some "
                 "preference",
                 "look at the replies of its scorer, or take another one",
             )
-    return found
+    return by_guide
 
 
 def _key(preference: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
@@ -123,7 +123,7 @@ def scale_of(base_SPNK: Array, signs_K: Array, kind: Normalize) -> Scale:
 
 def size_of(scores: Iterable[Array]) -> Array:
     """The largest magnitude among scores [..., K], per objective, [K]."""
-    tops = [np.nanmax(np.abs(own.reshape(-1, own.shape[-1])), axis=0) for own in scores]
+    tops = [np.nanmax(np.abs(each.reshape(-1, each.shape[-1])), axis=0) for each in scores]
     largest: Array = np.max(tops, axis=0)
     return largest
 
@@ -175,10 +175,10 @@ def front_report(
     scale = scale_of(raw[BASE], design.signs, normalize)
     common = {name: scale.common(measures.over_seeds(scores)) for name, scores in raw.items()}
     raw_points = {name: measures.means(measures.over_seeds(scores)) for name, scores in raw.items()}
-    points = {name: scale.common(own) for name, own in raw_points.items()}
+    points = {name: scale.common(means) for name, means in raw_points.items()}
     ranks = {
-        name: measures.without_rounding(design.signs * own, size_of(raw.values()))
-        for name, own in raw_points.items()
+        name: measures.without_rounding(design.signs * means, size_of(raw.values()))
+        for name, means in raw_points.items()
     }
     at_K = reference_point(reference, points, scale, design.objectives)
     counts_RN = measures.resample(design.n_prompts, resamples=resamples, seed=0)
@@ -188,13 +188,13 @@ def front_report(
     guides: dict[str, Any] = {}
     for name, scores_SPNK in raw.items():
         best = (measures.non_dominated(ranks[name]), joint[name])
-        own = _points(scores_SPNK, points[name], best, design.objectives, counts_RN)
+        means = _points(scores_SPNK, points[name], best, design.objectives, counts_RN)
         preferences = [{}] if name == BASE else design.preferences
         guides[name] = {
             **asdict(compared[name]),
             **_costs(records, name),
             "missing": _missing(scores_SPNK, design.objectives),
-            "points": [{"preference": p, **o} for p, o in zip(preferences, own, strict=True)],
+            "points": [{"preference": p, **o} for p, o in zip(preferences, means, strict=True)],
         }
     return {
         **{key: value for key, value in asdict(design).items() if key != "guides"},
@@ -231,20 +231,20 @@ def _units(scale: Scale, objectives: Sequence[str]) -> dict[str, Any]:
 def _joint_front(ranks: Mapping[str, Array]) -> dict[str, NDArray[np.bool_]]:
     """Guide -> which of its points no point of any guide dominates, [P]."""
     mask = measures.non_dominated(np.concatenate(list(ranks.values())))
-    ends = np.cumsum([len(own) for own in ranks.values()])
+    ends = np.cumsum([len(each) for each in ranks.values()])
     return dict(zip(ranks, np.split(mask, ends[:-1]), strict=True))
 
 
 def _costs(records: Iterable[Mapping[str, Any]], guide: str) -> dict[str, Any]:
     """What a guide's responses took, and how many were cut off at the token limit."""
-    own = [row for row in records if row["guide"] == guide]
-    seconds, tokens = sum(r["seconds"] for r in own), sum(r["tokens"] for r in own)
+    rows = [row for row in records if row["guide"] == guide]
+    seconds, tokens = sum(r["seconds"] for r in rows), sum(r["tokens"] for r in rows)
     return {
-        "responses": len(own),
+        "responses": len(rows),
         "tokens": tokens,
         "seconds": seconds,
         "ms_per_token": 1e3 * seconds / tokens if tokens else None,
-        "cut_off": sum(row["finish_reason"] == "length" for row in own),
+        "cut_off": sum(row["finish_reason"] == "length" for row in rows),
     }
 
 

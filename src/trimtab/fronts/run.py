@@ -141,7 +141,7 @@ def pareto(
     sampling = Sampling(max_new_tokens, temperature, top_k, top_p, min_p, 0, tuple(stop))
     check_folder(base, what="base model")
     pinned = dict(revisions or {})
-    found = read_guides(
+    wanted = read_guides(
         as_entries(guides),
         as_entries(soups),
         objectives=objectives,
@@ -149,15 +149,15 @@ def pareto(
         strength=parse_strength(strength),
         revisions=pinned,
     )
-    names = ["base", *(name for guide in found for name in guide.names), *objectives]
+    names = ["base", *(name for guide in wanted for name in guide.names), *objectives]
     Origins.of(names, trust_remote_code, pinned)
     asked, unusable = read_prompts(prompts, prompts_limit)
     points = _preferences(
-        preferences, preference_step, objectives, found, seeds, len(asked), max_responses, sampling
+        preferences, preference_step, objectives, wanted, seeds, len(asked), max_responses, sampling
     )
     sweep = Sweep(
         base=base,
-        guides=found,
+        guides=wanted,
         preferences=points,
         seeds=list(seeds),
         prompts=asked,
@@ -170,7 +170,7 @@ def pareto(
         revision=pinned.get("base"),
     )
     design = Design(
-        [guide.name for guide in found], objectives, below, points, list(seeds), len(asked)
+        [guide.name for guide in wanted], objectives, below, points, list(seeds), len(asked)
     )
     loaded = specs.load()  # the last, as one may have to be fetched
     folder = Path(output_dir)
@@ -257,10 +257,10 @@ class _Run:
         if any(file.lacks_some(self.sweep.size) for file in scores):
             files.forget_results(self.folder)
         self._write_manifest(answering=False)
-        found = score_answers(scores, list(files.answers_of(self.folder)), self.progress)
-        for line in missing(scores, found):
+        scored = score_answers(scores, list(files.answers_of(self.folder)), self.progress)
+        for line in missing(scores, scored):
             self.say(line)
-        return files.write_records(self.folder, found)
+        return files.write_records(self.folder, scored)
 
     def _score_files(self, settings: Mapping[str, Any]) -> list[ScoreFile]:
         def place(objective: str) -> Path:

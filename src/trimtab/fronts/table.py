@@ -23,23 +23,23 @@ def rows(report: Report) -> list[list[str]]:
     return [
         [
             name,
-            _number(found["hypervolume"]),
-            _number(found["hypervolume_difference"], signed=True),
-            _number(found["mip"]),
-            _number(found["mip_difference"], signed=True),
-            _share(found["points"], "non_dominated"),
-            _share(found["points"], "non_dominated_of_all"),
-            "–" if found["ms_per_token"] is None else f"{found['ms_per_token']:.2f}",
-            str(sum(found["missing"].values())),
+            _number(numbers["hypervolume"]),
+            _number(numbers["hypervolume_difference"], signed=True),
+            _number(numbers["mip"]),
+            _number(numbers["mip_difference"], signed=True),
+            _share(numbers["points"], "non_dominated"),
+            _share(numbers["points"], "non_dominated_of_all"),
+            "–" if numbers["ms_per_token"] is None else f"{numbers['ms_per_token']:.2f}",
+            str(sum(numbers["missing"].values())),
         ]
-        for name, found in report["guides"].items()
+        for name, numbers in report["guides"].items()
     ]
 
 
-def _number(found: Cell, *, signed: bool = False) -> str:
-    if found is None:
+def _number(cell: Cell, *, signed: bool = False) -> str:
+    if cell is None:
         return "–"
-    value, low, high = (round(found[key], 3) + 0.0 for key in ("value", "low", "high"))  # no −0
+    value, low, high = (round(cell[key], 3) + 0.0 for key in ("value", "low", "high"))  # no −0
     return f"{value:{'+' if signed else ''}.3f} [{low:.3f}, {high:.3f}]"
 
 
@@ -86,16 +86,16 @@ def _all_alike(report: Report, objective: str) -> bool:
 
 
 def _about_scale(report: Report) -> str:
-    found, costs = report["normalization"], report["costs"]
+    scale, costs = report["normalization"], report["costs"]
     turned = f"Costs (times −1): {', '.join(costs)}. " if costs else ""
-    if found["kind"] == "none":
+    if scale["kind"] == "none":
         return f"{turned}Scores are in the scorers' own units."
     units = "; ".join(
-        f"{name} mean {found['mean'][name]:.4g}, standard deviation "
+        f"{name} mean {scale['mean'][name]:.4g}, standard deviation "
         + (
             "0 (so in raw units)"
-            if name in found["base_all_alike"]
-            else f"{found['unit'][name]:.4g}"
+            if name in scale["base_all_alike"]
+            else f"{scale['unit'][name]:.4g}"
         )
         for name in report["objectives"]
     )
@@ -103,16 +103,16 @@ def _about_scale(report: Report) -> str:
 
 
 def _about_reference(report: Report) -> str:
-    found = report["reference"]
+    reference = report["reference"]
     what = {
         "worst": "the worst mean on each objective over all guides, preferences and the base",
         "base": "the base's means",
         "given": "as given",
-    }[found["kind"]]
+    }[reference["kind"]]
     places = "; ".join(
-        f"{name} {found['raw'][name]:.4g} ({found['common'][name]:+.3f} standardised)"
+        f"{name} {reference['raw'][name]:.4g} ({reference['common'][name]:+.3f} standardised)"
         if report["normalization"]["kind"] == "base"
-        else f"{name} {found['raw'][name]:.4g}"
+        else f"{name} {reference['raw'][name]:.4g}"
         for name in report["objectives"]
     )
     return f"Reference point of HV, {what}: {places}."
@@ -123,7 +123,7 @@ def _about_missing(report: Report) -> list[str]:
             for name in report["objectives"]}  # fmt: skip
     if not any(lost.values()):
         return []
-    total = sum(found["responses"] for found in report["guides"].values())
+    total = sum(numbers["responses"] for numbers in report["guides"].values())
     counts = ", ".join(f"{name} {count}" for name, count in lost.items() if count)
     return [f"Missing scores, left out of the means: {counts} of {total} responses."]
 
@@ -134,7 +134,7 @@ def markdown(report: Report) -> str:
     names = report["objectives"]
     heads = [f"{name} (cost)" if name in report["costs"] else name for name in names]
     points = [["guide", "preference", *heads, "own front", "joint front"]]
-    for guide, found in report["guides"].items():
+    for guide, numbers in report["guides"].items():
         points += [
             [
                 guide,
@@ -143,7 +143,7 @@ def markdown(report: Report) -> str:
                 "yes" if point["non_dominated"] else "no",
                 "yes" if point["non_dominated_of_all"] else "no",
             ]
-            for point in found["points"]
+            for point in numbers["points"]
         ]
     told = "".join(f"- {note}\n" for note in notes(report))
     return f"{_as_markdown(main)}\n{told}\nMean scores, in raw units:\n\n{_as_markdown(points)}"

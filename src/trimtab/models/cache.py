@@ -8,7 +8,7 @@ from pathlib import Path
 
 def cache_dir() -> Path:
     """`TRIMTAB_CACHE`, or `trimtab` in the user's cache folder (`XDG_CACHE_HOME`, `~/.cache`)."""
-    own = os.environ.get("TRIMTAB_CACHE")
-    if own:
-        return Path(own).expanduser()
+    chosen = os.environ.get("TRIMTAB_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "trimtab"

@@ -135,7 +135,7 @@ def _read(path: Path, auto_class: Any, **options: Any) -> Any:
         options["output_loading_info"] = True
     try:
         with alone(path) as place:
-            found = auto_class.from_pretrained(place, gguf_file=path.name, **options)
+            loaded = auto_class.from_pretrained(place, gguf_file=path.name, **options)
     except (torch.OutOfMemoryError, KeyboardInterrupt):
         raise
     except Exception as error:
@@ -144,8 +144,8 @@ def _read(path: Path, auto_class: Any, **options: Any) -> Any:
             "use the model's own folder (safetensors) in its place",
         ) from error
     if not loads_weights:
-        return found
-    model, report = found
+        return loaded
+    model, report = loaded
     if missing := sorted(report["missing_keys"]):
         raise ModelLoadError(f"{path} lacks tensors: {some(missing)}", "download it again")
     return model

@@ -143,8 +143,8 @@ def weights_fingerprint(name: str) -> str:
         return ""
     if is_gguf(name):
         return content_hash(name)
-    own, made = tensors_fingerprint(Path(name)), gguf_source(name)
-    return made["sha256"] if made.get("weights") == own else own
+    fingerprint, made = tensors_fingerprint(Path(name)), gguf_source(name)
+    return made["sha256"] if made.get("weights") == fingerprint else fingerprint
 
 
 def adapter_base(name: str) -> str:

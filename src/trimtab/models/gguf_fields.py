@@ -27,31 +27,33 @@ def read_fields(path: Path) -> dict[str, Any]:
     from gguf import GGUFReader
 
     try:
-        found = {k: f.contents() for k, f in GGUFReader(path).fields.items() if k not in _LONG}
+        fields = {k: f.contents() for k, f in GGUFReader(path).fields.items() if k not in _LONG}
     except Exception as error:  # of a truncated file: numpy's, struct's, unicode's
         raise ModelLoadError(
             f"{path} is damaged ({first_line(error)})", "download it again"
         ) from error
-    if found.get("split.count", 1) > 1:
+    if fields.get("split.count", 1) > 1:
         raise ModelLoadError(
-            f"{path} is one part of {found['split.count']}", "merge the parts first"
+            f"{path} is one part of {fields['split.count']}", "merge the parts first"
         )
-    if found.get("general.type", "model") != "model":
-        raise ModelLoadError(f"{path} holds no model but a {found['general.type']}", "name a model")
-    return found
+    if fields.get("general.type", "model") != "model":
+        raise ModelLoadError(
+            f"{path} holds no model but a {fields['general.type']}", "name a model"
+        )
+    return fields
 
 
 def unread_fields(fields: Fields, config: Any) -> list[str]:
     """What a file says of its architecture and the config does not, as `key = value`."""
     prefix = f"{fields.get('general.architecture')}."
-    own = {k.removeprefix(prefix): v for k, v in fields.items() if k.startswith(prefix)}
+    architecture = {k.removeprefix(prefix): v for k, v in fields.items() if k.startswith(prefix)}
     text = config.get_text_config()
-    unread = [f"{prefix}{k} = {v}" for k, v in own.items() if not _agrees(k, v, text)]
-    if "attention.head_count_kv" not in own and "num_key_value_heads" in text.to_dict():
+    unread = [f"{prefix}{k} = {v}" for k, v in architecture.items() if not _agrees(k, v, text)]
+    if "attention.head_count_kv" not in architecture and "num_key_value_heads" in text.to_dict():
         # all heads, says the format; the reader then leaves the keys in llama.cpp's order
         unread.append("nothing of attention.head_count_kv")
     scale = getattr(text, "query_pre_attn_scalar", None)
-    if scale is not None and scale != text.head_dim and "attention.scale" not in own:
+    if scale is not None and scale != text.head_dim and "attention.scale" not in architecture:
         # Gemma's 27 B models; llama.cpp knows them by their size, the file does not say it
         unread.append(f"nothing of query_pre_attn_scalar (heads of {text.head_dim})")
     return unread
@@ -89,8 +91,8 @@ def _first(*names: str) -> Callable[[Any], Any]:
 
 
 def _rope(config: Any, kind: str = "full_attention") -> dict[str, Any]:
-    found = getattr(config, "rope_parameters", None) or {}
-    return dict(found.get(kind, found))
+    rope = getattr(config, "rope_parameters", None) or {}
+    return dict(rope.get(kind, rope))
 
 
 def _rope_value(
@@ -100,8 +102,8 @@ def _rope_value(
 
 
 def _head_dim(config: Any) -> Any:
-    own = getattr(config, "head_dim", None)
-    return own or config.hidden_size // config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None)
+    return head_dim or config.hidden_size // config.num_attention_heads
 
 
 def _rotary(config: Any) -> Any:

@@ -71,8 +71,8 @@ def load_gguf_tokenizer(path: Path, place: str, fields: Fields) -> Any:
 def end_ids(fields: Fields) -> list[int]:
     """Ids that end a text or a turn."""
     names = ("eos", "eot", "eom")
-    found = [fields.get(f"tokenizer.ggml.{name}_token_id") for name in names]
-    return list(dict.fromkeys(i for i in found if i is not None))
+    ids = [fields.get(f"tokenizer.ggml.{name}_token_id") for name in names]
+    return list(dict.fromkeys(i for i in ids if i is not None))
 
 
 def _check_pre_tokenizer(path: Path, fields: Fields) -> None:
@@ -101,10 +101,10 @@ def _frame(tokenizer: Any, fields: Fields) -> None:
         pair=[*first, "$A", *last, *(f"{token}:1" for token in first), "$B:1", *last],
         special_tokens=[(t, tokenizer.convert_tokens_to_ids(t)) for t in {*first, *last}],
     )
-    own = tokenizer.backend_tokenizer.post_processor
-    byte_level = isinstance(own, processors.ByteLevel)
+    frame = tokenizer.backend_tokenizer.post_processor
+    byte_level = isinstance(frame, processors.ByteLevel)
     tokenizer.backend_tokenizer.post_processor = (
-        processors.Sequence([own, framed]) if byte_level else framed
+        processors.Sequence([frame, framed]) if byte_level else framed
     )
 
 
@@ -118,7 +118,7 @@ def _without_strangers(tokenizer: Any, fields: Fields) -> Any:
         return tokenizer
     state["added_tokens"] = kept
     names = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
-    ids = {name: fields.get(f"tokenizer.ggml.{own}_token_id") for name, own in names.items()}
+    ids = {name: fields.get(f"tokenizer.ggml.{role}_token_id") for name, role in names.items()}
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(state)),
         chat_template=tokenizer.chat_template,
@@ -129,13 +129,13 @@ def _without_strangers(tokenizer: Any, fields: Fields) -> Any:
 def _check_vocabulary(path: Path, tokenizer: Any, fields: Fields) -> None:
     """Every id must be the file's token, and a word begin as the file says."""
     tokens = fields["tokenizer.ggml.tokens"]
-    found = {i: token for token, i in tokenizer.get_vocab().items()}
+    by_id = {i: token for token, i in tokenizer.get_vocab().items()}
     other = [
-        f"{i} is {found.get(i)!r} and not {token!r}"
+        f"{i} is {by_id.get(i)!r} and not {token!r}"
         for i, token in enumerate(tokens)
-        if found.get(i) not in (token, token.replace(" ", "▁"), _in_bytes(token))
+        if by_id.get(i) not in (token, token.replace(" ", "▁"), _in_bytes(token))
     ]
-    other += [f"{len(found)} tokens, not {len(tokens)}"] if len(found) != len(tokens) else []
+    other += [f"{len(by_id)} tokens, not {len(tokens)}"] if len(by_id) != len(tokens) else []
     if fields.get("tokenizer.ggml.model") == "llama":
         spaced = fields.get("tokenizer.ggml.add_space_prefix", True)
         begins = tokenizer.tokenize("a", add_special_tokens=False)[0].startswith("▁")

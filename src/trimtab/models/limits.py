@@ -9,8 +9,8 @@ _NAMES = ("max_position_embeddings", "max_seq_len")  # MPT's is the second
 
 def context_limit(config: Config) -> int | None:
     """Tokens that a model can read, by its config (or its text part); None without a limit."""
-    own = config.get_text_config()
-    limits = [getattr(own, name, None) or 0 for name in _NAMES]
+    text = config.get_text_config()
+    limits = [getattr(text, name, None) or 0 for name in _NAMES]
     return min((int(limit) for limit in limits if limit > 0), default=None)
 
 

@@ -72,9 +72,9 @@ def require_numbers(logits_TV: Tensor, name: str) -> None:
     """
     top_T = logits_TV.amax(-1)  # −inf for some tokens is a model's right; NaN spreads to the top
     if not bool(top_T.isfinite().all()):
-        found = "NaN" if bool(top_T.isnan().any()) else "an infinite number"
+        what = "NaN" if bool(top_T.isnan().any()) else "an infinite number"
         raise ModelLoadError(
-            f"{name} gives {found} on ordinary text",
+            f"{name} gives {what} on ordinary text",
             "its weights are damaged: train or copy it again (in float16, try --dtype bfloat16)",
         )
 
@@ -171,7 +171,7 @@ def forward(model: CausalLM, ids: Sequence[int]) -> Tensor:
 def _in_two(model: CausalLM, ids: list[int], cut: int) -> Tensor:
     """The same with the library's own cache; where it has none, the same without."""
     batch = torch.tensor([ids], device=model.device)
-    found = []
+    pieces = []
     state: dict[str, Any] = {}
     for piece in (slice(0, cut), slice(cut, len(ids))):
         seen = torch.ones_like(batch[:, : piece.stop])
@@ -179,12 +179,12 @@ def _in_two(model: CausalLM, ids: list[int], cut: int) -> Tensor:
             output = model(input_ids=batch[:, piece], attention_mask=seen, use_cache=True, **state)
         except Exception:  # it takes no cache: there is nothing to learn about its noise
             return forward(model, ids)
-        found.append(output.logits[0].float())
+        pieces.append(output.logits[0].float())
         name = cache_name({*output})
         if output.get(name) is None:
             return forward(model, ids)
         state = {name: output[name]}
-    return torch.cat(found)[-len(ids) :]
+    return torch.cat(pieces)[-len(ids) :]
 
 
 def rms_gap(logp_TV: Tensor, other_TV: Tensor) -> float:

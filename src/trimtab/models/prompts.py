@@ -171,8 +171,8 @@ class StartedPrompt:
         """A response without the ends of its turn that it carries as text: one is added."""
         ends = [end for end in (self.end, eos) if end]
         bare = response.rstrip()
-        while found := [end for end in ends if bare.endswith(end)]:
-            response = bare.removesuffix(found[0])
+        while ending := [end for end in ends if bare.endswith(end)]:
+            response = bare.removesuffix(ending[0])
             bare = response.rstrip()
         return response
 
@@ -185,5 +185,5 @@ class StartedPrompt:
         written = full[len(self.text) :]
         if written.endswith(self.tail):
             return written[: len(written) - len(self.tail)] + self.end
-        before, found, _ = written.rpartition(self.end or written)  # a tail that depends on it
-        return before + (found or written + self.end)
+        before, tail, _ = written.rpartition(self.end or written)  # a tail that depends on it
+        return before + (tail or written + self.end)

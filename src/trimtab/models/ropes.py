@@ -70,16 +70,16 @@ def by_row(lm: nn.Module) -> RowLengths | None:
     Raises:
         ConfigError: they differ in the length at which they change.
     """
-    found = {name: m for name, m in lm.named_modules() if originals(m)}
-    if not found:
+    ropes = {name: m for name, m in lm.named_modules() if originals(m)}
+    if not ropes:
         return None
-    lengths = {length for module in found.values() for length in originals(module)}
+    lengths = {length for module in ropes.values() for length in originals(module)}
     if len(lengths) > 1:
         raise ConfigError(
             f"{type(lm).__name__} has LongRoPE layers of several lengths", "it cannot be run here"
         )
     rows = RowLengths(*lengths)
-    for name, module in found.items():
+    for name, module in ropes.items():
         lm.set_submodule(name, RowRope(module, rows))
     return rows
 

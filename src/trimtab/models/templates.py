@@ -99,10 +99,10 @@ def turn_end_id(tokenizer: Tokenizer) -> int | None:
     except TemplateError:
         return None
     special = _special_tokens(tokenizer)
-    found = special.findall(end) if special else []
-    if not found or not end.endswith(found[-1]):
+    endings = special.findall(end) if special else []
+    if not endings or not end.endswith(endings[-1]):
         return None
-    return int(tokenizer.convert_tokens_to_ids(found[-1]))
+    return int(tokenizer.convert_tokens_to_ids(endings[-1]))
 
 
 def _special_tokens(tokenizer: Tokenizer) -> re.Pattern[str] | None:

@@ -87,5 +87,5 @@ def match_vocabularies(
             "train the ARM on a model with the base's tokenizer",
         )
     used = max((i for i in base_tokens if i < size and i not in moved), default=-1) + 1
-    own = max([min(own_size, used), *(i + 1 for i in moved.values())])
-    return VocabularyMap(size, own, tuple(sorted(moved.items())))
+    reached = max([min(own_size, used), *(i + 1 for i in moved.values())])
+    return VocabularyMap(size, reached, tuple(sorted(moved.items())))

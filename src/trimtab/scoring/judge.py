@@ -218,8 +218,8 @@ def parse_rating(reply: str) -> float | None:
     not count.
     """
     reply = reply.rpartition("</think>")[2]
-    found = _RATED.findall(reply)
-    text = found[-1] if found else reply.strip().strip("*_[] \n")
+    ratings = _RATED.findall(reply)
+    text = ratings[-1] if ratings else reply.strip().strip("*_[] \n")
     number = _NUMBER.fullmatch(text.strip())
     if number is None:
         return None

@@ -19,9 +19,9 @@ def summary(
     """Counts of verdicts per objective, and how often any two verdicts agree."""
     rows = list(read_jsonl(path))
     labels, scores = [row["labels"] for row in rows], [row["scores"] for row in rows]
-    own = [{name: row["labels"][name] for name in row.get("kept", ())} for row in rows]
-    objectives = dict.fromkeys([*scored, *(name for row in own for name in row)])
-    with_kept = agreement_with_kept(own, scores, costs) if kept else {}
+    kept_labels = [{name: row["labels"][name] for name in row.get("kept", ())} for row in rows]
+    objectives = dict.fromkeys([*scored, *(name for row in kept_labels for name in row)])
+    with_kept = agreement_with_kept(kept_labels, scores, costs) if kept else {}
     return {
         "pairs": len(rows),
         "rows": {"read": report.rows, **report.counts},

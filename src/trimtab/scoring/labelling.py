@@ -60,9 +60,9 @@ def read_for_labelling(
             verdicts = comparison_of(row if keep_labels else bare, place).verdicts
         except Unusable:  # a tie, or no verdict: nothing to keep; an empty side is found again
             bare.pop("score", None)
-        own = replace(comparison_of(bare, place), verdicts=verdicts if keep_labels else {})
-        require_objectives(own)
-        return own
+        comparison = replace(comparison_of(bare, place), verdicts=verdicts if keep_labels else {})
+        require_objectives(comparison)
+        return comparison
 
     how: dict[str, Any] = {"skip_bad_rows": skip_bad_rows, "reading": reading}
     pairs = list(usable_rows(sources, one, report, **how))
@@ -135,7 +135,7 @@ def rows_of(job: RowFile) -> list[dict[str, Any]]:
 def lacks_some(job: RowFile, pairs: Sequence[Comparison]) -> bool:
     """Whether rows are still to be written, or hold no score where one may be had now."""
     scores = (row["scores"].values() for row in rows_of(job))
-    return job.done < len(pairs) or any(None in sides for own in scores for sides in own)
+    return job.done < len(pairs) or any(None in sides for each in scores for sides in each)
 
 
 def label_pairs(
@@ -177,7 +177,9 @@ def label_pairs(
         file.scorer.probe(pairs[0].prompt)
     scores = score_answers(files, sides, progress)
     rows = [
-        labelled(pair, {name: (own[2 * i], own[2 * i + 1]) for name, own in scores.items()}, costs)
+        labelled(
+            pair, {name: (each[2 * i], each[2 * i + 1]) for name, each in scores.items()}, costs
+        )
         for i, pair in enumerate(pairs)
     ]
     if written != rows[: len(written)]:
@@ -193,11 +195,11 @@ def label_pairs(
 
 def _restore(file: ScoreFile, rows: Sequence[Mapping[str, Any]], *, whole: bool) -> None:
     """Put the scores that the output's rows hold back into a scratch file that lacks them."""
-    found = [score for row in rows for score in row["scores"][file.objective]]
+    scores = [score for row in rows for score in row["scores"][file.objective]]
     chunk = file.scorer.chunk
     if not whole:  # a chunk goes on only where it is full
-        found = found[: len(found) // chunk * chunk]
-    if later := found[file.job.done * chunk :]:
+        scores = scores[: len(scores) // chunk * chunk]
+    if later := scores[file.job.done * chunk :]:
         file.extend(later)
 
 
@@ -206,7 +208,7 @@ def labelled(pair: Comparison, scores: Mapping[str, Sides], costs: Sequence[str]
 
     The pair's own verdicts stay, and are named under `kept`.
     """
-    judged = {name: label_of(own, cost=name in costs) for name, own in scores.items()}
+    judged = {name: label_of(sides, cost=name in costs) for name, sides in scores.items()}
     row: dict[str, Any] = {
         "prompt": pair.prompt,
         "chosen": pair.chosen,
@@ -219,5 +221,5 @@ def labelled(pair: Comparison, scores: Mapping[str, Sides], costs: Sequence[str]
         **row,
         "labels": {**judged, **pair.verdicts},
         **({"kept": list(pair.verdicts)} if pair.verdicts else {}),
-        "scores": {name: list(own) for name, own in scores.items()},
+        "scores": {name: list(sides) for name, sides in scores.items()},
     }

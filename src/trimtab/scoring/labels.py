@@ -28,15 +28,15 @@ def tally(
     labels: Sequence[Labels], scores: Sequence[Mapping[str, Sides]], name: str
 ) -> dict[str, int]:
     """How many pairs say each thing on one objective; a pair that lacks a score is no tie."""
-    found = [row.get(name) for row in labels]
+    verdicts = [row.get(name) for row in labels]
     missing = sum(
-        label is None and None in own.get(name, _NO_SCORES)
-        for own, label in zip(scores, found, strict=True)
+        label is None and None in row_scores.get(name, _NO_SCORES)
+        for row_scores, label in zip(scores, verdicts, strict=True)
     )
     return {
-        "chosen": found.count(0),
-        "rejected": found.count(1),
-        "tie": found.count(None) - missing,
+        "chosen": verdicts.count(0),
+        "rejected": verdicts.count(1),
+        "tie": verdicts.count(None) - missing,
         "missing": missing,
     }
 
@@ -48,10 +48,10 @@ def agreement(
 
     `chosen` stands for the data's own order of sides; where labels were kept, that is among them.
     """
-    own = [{**row, "chosen": 0} for row in labels]
+    rows = [{**row, "chosen": 0} for row in labels]
     names = [*([] if kept else ["chosen"]), *objectives]
     return {
-        f"{a} and {b}": _agree([(row.get(a), row.get(b)) for row in own])
+        f"{a} and {b}": _agree([(row.get(a), row.get(b)) for row in rows])
         for a, b in combinations(names, 2)
     }
 
@@ -69,8 +69,8 @@ def agreement_with_kept(
     return {
         name: _agree(
             [
-                (own.get(name), label_of(scored[name], cost=name in costs))
-                for own, scored in zip(kept, scores, strict=True)
+                (row_labels.get(name), label_of(scored[name], cost=name in costs))
+                for row_labels, scored in zip(kept, scores, strict=True)
             ]
         )
         for name in (scores[0] if scores else ())

@@ -70,7 +70,7 @@ class ModelScorer(Scorer):
             prompt_format=_styles(model.reader, verbatim),
             places=places,
         )
-        return [found.reward for found in scored]
+        return [one.reward for one in scored]
 
     def check(
         self,
@@ -103,8 +103,8 @@ class ModelScorer(Scorer):
 
 def _styles(reader: RewardReader, verbatim: Sequence[bool]) -> list[PromptFormat] | None:
     """How each prompt is read; None is as in training."""
-    own = reader.sidecar.prompt_format
-    return ["raw" if v else own for v in verbatim] or None
+    style = reader.sidecar.prompt_format
+    return ["raw" if v else style for v in verbatim] or None
 
 
 def model_identity(folder: str) -> str:

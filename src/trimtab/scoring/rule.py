@@ -66,7 +66,7 @@ def _imported(module: str, name: str) -> Callable[..., Any]:
     here = str(Path.cwd())
     sys.path.insert(0, here)
     try:
-        found = importlib.import_module(module)
+        imported = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if not (module + ".").startswith(f"{error.name}."):
             raise ConfigError(
@@ -81,7 +81,7 @@ def _imported(module: str, name: str) -> Callable[..., Any]:
         ) from error
     finally:
         sys.path.remove(here)
-    function = getattr(found, name, None)
+    function = getattr(imported, name, None)
     if not callable(function):
         raise ConfigError(f"the module {module} has no function {name!r}", "check its name")
     return function  # type: ignore[no-any-return]

@@ -159,8 +159,8 @@ class _Run:
         from trimtab.arms.reward_reader import RewardReader
 
         reader = RewardReader(self.arm, trust_remote_code=self.trust_remote_code)
-        own = reader.sidecar.prompt_format
-        reader.read(*_asked(answers, own))
+        style = reader.sidecar.prompt_format
+        reader.read(*_asked(answers, style))
         model = RewardModel(
             self.arm,
             dtype=self.dtype,
@@ -170,8 +170,8 @@ class _Run:
         )
         for start in range(0, len(answers), 4 * self.batch_size):
             group = answers[start : start + 4 * self.batch_size]
-            prompts, responses, styles, places = _asked(group, own)
-            found = model.score(
+            prompts, responses, styles, places = _asked(group, style)
+            rewards = model.score(
                 prompts,
                 responses,
                 batch_size=self.batch_size,
@@ -179,18 +179,18 @@ class _Run:
                 preference=self.preference,
                 places=places,
             )
-            yield [_row(answer, scored) for answer, scored in zip(group, found, strict=True)]
+            yield [_row(answer, scored) for answer, scored in zip(group, rewards, strict=True)]
             self.progress("scoring", start + len(group), len(answers))
 
 
 def _asked(
-    answers: Sequence[Answer], own: PromptFormat
+    answers: Sequence[Answer], style: PromptFormat
 ) -> tuple[list[Prompt], list[str], list[PromptFormat], list[str]]:
     """Prompts, responses, how the prompts are read, and places."""
     return (
         [answer.prompt for answer in answers],
         [answer.response for answer in answers],
-        ["raw" if answer.verbatim else own for answer in answers],
+        ["raw" if answer.verbatim else style for answer in answers],
         [answer.place for answer in answers],
     )
 

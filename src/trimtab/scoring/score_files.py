@@ -105,25 +105,25 @@ def score_files(
     Raises:
         OutputError: a file holds scores of other responses, without `overwrite`.
     """
-    found = []
+    files = []
     for name, scorer in scorers.items():
-        own = {"chunk": scorer.chunk, "scorer": dict(scorer.identity)}
-        whole = {**settings, "objective": name, **own}
-        again = _differs_in(place(name), whole, own)
+        scorer_settings = {"chunk": scorer.chunk, "scorer": dict(scorer.identity)}
+        whole = {**settings, "objective": name, **scorer_settings}
+        again = _differs_in(place(name), whole, scorer_settings)
         job = RowFile(place(name), whole, overwrite=overwrite or again)
-        found.append(ScoreFile(name, scorer, job, again))
-    return found
+        files.append(ScoreFile(name, scorer, job, again))
+    return files
 
 
 def _differs_in(path: Path, settings: Mapping[str, Any], keys: Iterable[str]) -> bool:
     """Whether a file was made with other settings, but only as to these keys."""
     wanted = json.loads(json.dumps(settings))
     try:
-        found = json.loads(path.with_name(path.name + ".job.json").read_text(encoding="utf-8"))
-        others = {key: found.pop(key) for key in keys} != {key: wanted.pop(key) for key in keys}
+        written = json.loads(path.with_name(path.name + ".job.json").read_text(encoding="utf-8"))
+        others = {key: written.pop(key) for key in keys} != {key: wanted.pop(key) for key in keys}
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return False
-    return path.is_file() and others and bool(found == wanted)
+    return path.is_file() and others and bool(written == wanted)
 
 
 def made_again(files: Iterable[ScoreFile]) -> list[str]:
@@ -205,15 +205,15 @@ def _such_as(file: ScoreFile) -> str:
 
 def missing(files: Iterable[ScoreFile], scores: Scores) -> list[str]:
     """A line for each scorer that has left scores out."""
-    found = []
+    lines = []
     for file in files:
-        own = scores[file.objective]
-        if lost := own.count(None):
-            found.append(
-                f"{file.objective}: {lost} of {len(own)} scores are missing ({_such_as(file)}); "
+        given = scores[file.objective]
+        if lost := given.count(None):
+            lines.append(
+                f"{file.objective}: {lost} of {len(given)} scores are missing ({_such_as(file)}); "
                 "the same command asks for them again"
             )
-    return found
+    return lines
 
 
 def rate(scorer: Scorer, objective: str, answers: Sequence[Answer]) -> list[float | None]:

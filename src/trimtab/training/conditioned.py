@@ -119,12 +119,12 @@ class ConditionedTrainer(PreferenceTrainer):
     def _by_objective(self, prediction: Any) -> dict[str, float]:
         margins = prediction.predictions[:, 0] - prediction.predictions[:, 1]
         asked = np.asarray(prediction.label_ids).reshape(-1)
-        found = pair_metrics(prediction.predictions)
+        metrics = pair_metrics(prediction.predictions)
         for i, name in enumerate(self._objectives):
             if (asked == i).any():
-                own = margins[asked == i].tolist()
-                found[f"accuracy_{name}"] = ranked_right(own) / len(own)
-        return found
+                theirs = margins[asked == i].tolist()
+                metrics[f"accuracy_{name}"] = ranked_right(theirs) / len(theirs)
+        return metrics
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """A checkpoint holds the adapter, not the frozen backbone."""

@@ -21,5 +21,5 @@ def any_process(flag: bool) -> bool:
     state = processes()
     if state.num_processes == 1:
         return flag
-    found: float = reduce(torch.tensor([float(flag)], device=state.device), "sum").item()
-    return found > 0
+    any_flag: float = reduce(torch.tensor([float(flag)], device=state.device), "sum").item()
+    return any_flag > 0

@@ -96,8 +96,10 @@ def _accuracy(metrics: dict[str, float], objective: str, inputs: Inputs) -> dict
         return {objective: _share(metrics["eval_accuracy"], int(metrics["eval_n"]))}
     pairs = inputs.splits.get("validation", [])
     counts = {name: sum(name in pair.verdicts for pair in pairs) for name in inputs.objectives}
-    found = {name: metrics.get(f"eval_accuracy_{name}") for name in counts}
-    return {name: _share(value, counts[name]) for name, value in found.items() if value is not None}
+    accuracy = {name: metrics.get(f"eval_accuracy_{name}") for name in counts}
+    return {
+        name: _share(value, counts[name]) for name, value in accuracy.items() if value is not None
+    }
 
 
 def _share(accuracy: float, n: int) -> Estimate:

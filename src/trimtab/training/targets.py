@@ -38,13 +38,13 @@ def lora_targets(
         return "all-linear"
     names = _linear_names(config, trust_remote_code)
     if not wanted:
-        found = next((group for group in _ATTENTION if set(group) <= names), None)
-        if found is None:
+        attention = next((group for group in _ATTENTION if set(group) <= names), None)
+        if attention is None:
             raise ConfigError(
                 f"no known attention projections in a {config.model_type} model",
                 f"name layers with --lora-target-modules; there are: {', '.join(sorted(names))}",
             )
-        return found
+        return attention
     for target in wanted:
         if not any(name == target or target.endswith(f".{name}") for name in names):
             raise ConfigError(

@@ -112,9 +112,9 @@ class _Run:
         metrics = {"train_loss": trainer.loss_sum.mean}
         if "validation" in self.inputs.splits and self.plan.config.eval_strategy != "no":
             done = [e for e in logs if "eval_loss" in e and e["step"] == trainer.state.global_step]
-            found = done[-1] if done else trainer.evaluate()
+            measured = done[-1] if done else trainer.evaluate()
             wanted = ("eval_loss", "eval_accuracy", "eval_margin", "eval_reward_chosen")
-            metrics |= {k: v for k, v in found.items() if k.startswith(wanted)}
+            metrics |= {k: v for k, v in measured.items() if k.startswith(wanted)}
             metrics["eval_n"] = len(trainer.eval_dataset)
         seconds = [entry["train_runtime"] for entry in logs if "train_runtime" in entry]
         metrics["train_seconds"] = seconds[-1] if seconds else float("nan")

@@ -55,14 +55,14 @@ def objects(value: Any, place: str, column: str) -> list[Row]:
     Raises:
         DataError: it is something else.
     """
-    found = literal(value)
-    if isinstance(found, dict) and found and all(isinstance(v, list) for v in found.values()):
-        found = [
-            dict(zip(found, values, strict=True)) for values in zip(*found.values(), strict=False)
+    parsed = literal(value)
+    if isinstance(parsed, dict) and parsed and all(isinstance(v, list) for v in parsed.values()):
+        parsed = [
+            dict(zip(parsed, values, strict=True)) for values in zip(*parsed.values(), strict=False)
         ]
-    if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
+    if not isinstance(parsed, list) or not all(isinstance(item, dict) for item in parsed):
         raise DataError(f"{place} has a `{column}` that is no list of objects", "mend the row")
-    return found
+    return parsed
 
 
 def literal(value: Any) -> Any:

@@ -69,7 +69,7 @@ def rows_of(judged: Judged, place: str, limit: int = 0) -> Iterator[tuple[str, R
 
 
 def _row(judged: Judged, i: int, j: int) -> Row:
-    scores = {name: _both(own, i, j) for name, own in judged.scores.items()}
+    scores = {name: _both(each, i, j) for name, each in judged.scores.items()}
     only = scores.get("") if list(scores) == [""] else None
     if only and only[1] > only[0]:
         i, j = j, i
@@ -94,7 +94,7 @@ def _drawn(judged: Judged, pairs: list[tuple[int, int]], limit: int) -> list[tup
 
     def order(pair: tuple[int, int]) -> tuple[int, str]:
         both = [_both(scores, *pair) for scores in judged.scores.values()]
-        decided = sum(own is not None and own[0] != own[1] for own in both)
+        decided = sum(sides is not None and sides[0] != sides[1] for sides in both)
         texts = json.dumps([judged.prompt, *(judged.answers[i] for i in pair)], default=str)
         return -decided, hashlib.sha1(texts.encode(errors="replace")).hexdigest()
 

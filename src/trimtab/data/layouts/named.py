@@ -98,10 +98,10 @@ def named(row: Row, place: str) -> Row:
 
 def _verdicts(row: Row) -> Row:
     """How a pair was judged. Sides that argilla's orca pairs call a tie in `status` say nothing."""
-    found = {column: row[column] for column in VERDICTS if column in row}
-    if str(row.get("status")).lower() == "tie" and not found.keys() & {"labels", "scores"}:
-        found["scores"] = {text(row, "objective"): [0.0, 0.0]}
-    return found
+    verdicts = {column: row[column] for column in VERDICTS if column in row}
+    if str(row.get("status")).lower() == "tie" and not verdicts.keys() & {"labels", "scores"}:
+        verdicts["scores"] = {text(row, "objective"): [0.0, 0.0]}
+    return verdicts
 
 
 def _sides(row: Row) -> tuple[str, str] | None:
@@ -113,8 +113,8 @@ def _has_question(row: Row) -> bool:
 
 
 def _prompts(row: Row) -> list[str]:
-    found = [column for column in PROMPTS if row.get(column) not in (None, "", [])]
-    return ["instruction"] if found == ["instruction", "input"] else found
+    columns = [column for column in PROMPTS if row.get(column) not in (None, "", [])]
+    return ["instruction"] if columns == ["instruction", "input"] else columns
 
 
 def _prompt(row: Row, column: str) -> Any:

@@ -28,18 +28,18 @@ def ultrafeedback(row: Row, place: str) -> Judged:
     scores["overall_score"] = [
         number(item.get("overall_score"), place, "overall_score") for item in completions
     ]
-    judged = {name: own for name, own in scores.items() if any(s is not None for s in own)}
+    judged = {name: each for name, each in scores.items() if any(s is not None for s in each)}
     answers = [text(item, "response") for item in completions]
     return Judged(text(row, "instruction"), answers, judged)
 
 
 def _rating(annotations: Any, aspect: str, place: str) -> float | None:
     """The rating of one aspect. Early files hold it in a list of one; a cell may hold text."""
-    found = literal(annotations)
-    found = literal(found.get(aspect)) if isinstance(found, Mapping) else None
-    if isinstance(found, list) and len(found) == 1:
-        found = found[0]
-    return number(found.get("Rating"), place, aspect) if isinstance(found, Mapping) else None
+    rating = literal(annotations)
+    rating = literal(rating.get(aspect)) if isinstance(rating, Mapping) else None
+    if isinstance(rating, list) and len(rating) == 1:
+        rating = rating[0]
+    return number(rating.get("Rating"), place, aspect) if isinstance(rating, Mapping) else None
 
 
 def helpsteer(row: Row, place: str) -> Judged:

@@ -155,16 +155,16 @@ def layout_of(row: Row, place: str) -> Layout:
     Raises:
         DataError: it fits none, or more than one.
     """
-    found = [layout for layout in LAYOUTS if layout.takes(row)]
+    fitting = [layout for layout in LAYOUTS if layout.takes(row)]
     if row.get("chosen") is not None and row.get("rejected") is not None:
-        found = [layout for layout in found if "chosen" in layout.needs]
-    if len(found) > 1:
+        fitting = [layout for layout in fitting if "chosen" in layout.needs]
+    if len(fitting) > 1:
         raise DataError(
-            f"{place} fits two layouts, {found[0].name} and {found[1].name}",
+            f"{place} fits two layouts, {fitting[0].name} and {fitting[1].name}",
             f"its columns are {_listed(row)}; say which are meant: {_BY_HAND}",
         )
-    if found:
-        return found[0]
+    if fitting:
+        return fitting[0]
     for layout in (HH_RLHF, TRL, TEXTS):
         if layout.takes(row):
             return layout

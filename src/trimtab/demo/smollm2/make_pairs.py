@@ -44,7 +44,7 @@ def sample(questions: Sequence[str]) -> dict[str, list[Answer]]:
     """Question -> the answers to it that can be used."""
     engine = load_engine(fetch_smollm2(), dtype="bfloat16")
     asked = [question for question in questions for _ in range(SAMPLES)]
-    found: dict[str, list[Answer]] = {question: [] for question in questions}
+    answers_of: dict[str, list[Answer]] = {question: [] for question in questions}
     for voice in VOICES:
         completions = engine.generate(
             [chat(voice, question) for question in asked],
@@ -54,8 +54,8 @@ def sample(questions: Sequence[str]) -> dict[str, list[Answer]]:
             text = whole_sentences(completion.text)
             if len(text.split()) >= SHORTEST and distinct(text) >= LEAST_DISTINCT:
                 scores = {name: score(text) for name, score in SCORERS.items()}
-                found[question].append(Answer(text, scores))
-    return found
+                answers_of[question].append(Answer(text, scores))
+    return answers_of
 
 
 def whole_sentences(text: str) -> str:
@@ -84,7 +84,7 @@ def main() -> None:
     """Write the pairs file."""
     output = Path(sys.argv[1] if len(sys.argv) > 1 else PAIRS)
     rows = [
-        row for question, found in sample(TRAINING).items() for row in pairs_of(question, found)
+        row for question, sampled in sample(TRAINING).items() for row in pairs_of(question, sampled)
     ]
     write_text(output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     counts = {name: sum(row["objective"] == name for row in rows) for name in SCORERS}

@@ -44,8 +44,8 @@ def plain(text: str) -> float:
 
 def warm(text: str) -> float:
     """VADER's compound sentiment in [-1, 1], the mean over sentences; 0 of no sentence."""
-    found = [s for s in _SENTENCE.findall(text) if re.search(r"\w", s)]
-    scores = [_vader().polarity_scores(s)["compound"] for s in found]
+    sentences = [s for s in _SENTENCE.findall(text) if re.search(r"\w", s)]
+    scores = [_vader().polarity_scores(s)["compound"] for s in sentences]
     return float(sum(scores) / len(scores)) if scores else 0.0
 
 

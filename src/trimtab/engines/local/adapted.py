@@ -54,12 +54,12 @@ class RowTerms:
 
         The tables of gains and shifts grow by the same columns.
         """
-        own = [(i, term) for i, term in enumerate(terms) if term is not None]
-        down = torch.cat([term.a for _, term in own])
-        up = torch.cat([term.b.t() for _, term in own]).to(self.dtype)
+        there = [(i, term) for i, term in enumerate(terms) if term is not None]
+        down = torch.cat([term.a for _, term in there])
+        up = torch.cat([term.b.t() for _, term in there]).to(self.dtype)
         shape = (sum(self.widths), len(down))
         gain, shift, at = torch.zeros(shape), torch.zeros(shape), 0
-        for i, term in own:
+        for i, term in there:
             rows = slice(sum(self.widths[:i]), sum(self.widths[: i + 1]))
             columns = slice(at, at + len(term.a))
             gain[rows, columns] = 1.0 if term.gain is None else term.gain.float().cpu()
@@ -124,11 +124,11 @@ class AdaptedLayer(nn.Module):
         own: what the adapters add to the layer.
     """
 
-    def __init__(self, inner: nn.Module, terms: RowTerms, own: Terms) -> None:
+    def __init__(self, inner: nn.Module, terms: RowTerms, added: Terms) -> None:
         super().__init__()
         self.inner = inner
         self._terms = terms
-        down, up, self._place = terms.side_by_side(own)
+        down, up, self._place = terms.side_by_side(added)
         self._down: Tensor
         self._up: Tensor
         self.register_buffer("_down", down.t().to(terms.dtype), persistent=False)

@@ -115,7 +115,7 @@ class Batch:
         logps: dict[str, Tensor] = {}
         for g, cache in enumerate(self.caches):
             tokens = [self._chunk(g, slot, width, go) for slot, go in zip(span, done, strict=True)]
-            if any(ids for own in tokens for ids in own):
+            if any(ids for slot_tokens in tokens for ids in slot_tokens):
                 logps |= cache.forward(first, tokens, [int(row is not None) for row in rows])
         for row in ready:
             if row:
@@ -171,7 +171,9 @@ class Batch:
         return self._speculation.drafter.propose(rows, lengths, settings, self.caches)
 
     def _draft_length(self, row: Row) -> int:
-        rooms = [cache.room(own) for cache, own in zip(self.caches, row.sequences, strict=True)]
+        rooms = [
+            cache.room(sequence) for cache, sequence in zip(self.caches, row.sequences, strict=True)
+        ]
         room = min((n for n in rooms if n is not None), default=row.sampling.max_new_tokens)
         return min(row.drafts.best(), row.sampling.max_new_tokens - len(row.ids) - 1, room)
 
@@ -192,8 +194,10 @@ class Batch:
                 for slot, (row, ids) in enumerate(zip(rows, draft.tokens, strict=True))
             ]
             blank: list[list[int]] = [[] for _ in group.streams]
-            own = [n if go else 0 for n, go in zip(wanted, asked, strict=True)]
-            logps |= cache.forward(0, [ids or blank for ids in tokens], own, positions=max(wanted))
+            heads = [n if go else 0 for n, go in zip(wanted, asked, strict=True)]
+            logps |= cache.forward(
+                0, [ids or blank for ids in tokens], heads, positions=max(wanted)
+            )
             if g == 0 and settings.gates:
                 asked = self._guided_slots(rows, logps[BASE], settings, wanted)
         return logps
@@ -262,24 +266,29 @@ class Batch:
     ) -> Chunks:
         """Give the rows their tokens; finished ones leave."""
         positions = 1 + max(drafted)
-        at = [i * positions + m for i, own in enumerate(tokens) if rows[i] for m in range(len(own))]
+        at = [
+            i * positions + m
+            for i, row_tokens in enumerate(tokens)
+            if rows[i]
+            for m in range(len(row_tokens))
+        ]
         require_numbers(fused, at, self._model.arms)
         if self._report:
             record(rows, tokens, fused, positions, self._model)
         shut = [] if fused.gated_B is None else fused.gated_B.view(-1, positions).tolist()
         chunks = []
-        for slot, (row, own) in enumerate(zip(rows, tokens, strict=True), start=first):
+        for slot, (row, row_tokens) in enumerate(zip(rows, tokens, strict=True), start=first):
             if row is None:
                 continue
-            row.drafts.learn(len(own) - 1, drafted[slot - first])
+            row.drafts.learn(len(row_tokens) - 1, drafted[slot - first])
             row.drafted += drafted[slot - first]
             released, pushed = "", 0
-            for token in own:
+            for token in row_tokens:
                 released += row.push(token, self._model.ends)
                 pushed += 1
                 if row.finish_reason:
                     break
-            row.accepted += min(pushed, len(own) - 1)  # the last of a round was drawn
+            row.accepted += min(pushed, len(row_tokens) - 1)  # the last of a round was drawn
             row.gated += sum(shut[slot - first][:pushed]) if shut else 0
             del row.reports[len(row.ids) :]  # what was accepted behind the end
             for cache, sequences in zip(self.caches, row.sequences, strict=True):

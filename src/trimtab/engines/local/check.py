@@ -51,11 +51,11 @@ def check_groups(groups: Sequence[Group], cases: Mapping[str, Sequence[Case]]) -
         ConfigError: a stream that is not what its library computes.
     """
     for group in groups:
-        own = {name: cases[name] for name in group.index if cases.get(name)}
-        for turn in range(max(map(len, own.values()), default=0)):
-            now = {name: these[turn] for name, these in own.items() if turn < len(these)}
+        known = {name: cases[name] for name in group.index if cases.get(name)}
+        for turn in range(max(map(len, known.values()), default=0)):
+            now = {name: these[turn] for name, these in known.items() if turn < len(these)}
             try:
-                found = _forward_in_two(group, now)
+                logps = _forward_in_two(group, now)
             except TrimtabError:  # it says what is wrong by itself
                 raise
             except Exception as error:  # third-party model code raises anything
@@ -65,7 +65,7 @@ def check_groups(groups: Sequence[Group], cases: Mapping[str, Sequence[Case]]) -
                 how = f"{type(error).__name__}: {first_line(error)}"
                 raise _refusal(group, first, how) from error
             for name, case in now.items():
-                _compare(group, group.streams[group.index[name]], case, found[name])
+                _compare(group, group.streams[group.index[name]], case, logps[name])
 
 
 def _compare(group: Group, stream: Stream, case: Case, logp_TV: Tensor) -> None:
@@ -89,12 +89,12 @@ def _forward_in_two(group: Group, cases: Mapping[str, Case]) -> dict[str, Tensor
     cache = open_cache(group, 1, max(map(len, texts)) + 1)
     cache.condition(0, {name: case.conditions for name, case in cases.items() if case.conditions})
     cache.outgrown(0, texts)
-    found: list[dict[str, Tensor]] = []
+    parts: list[dict[str, Tensor]] = []
     for piece in ([ids[:-second] for ids in texts], [ids[-second:] for ids in texts]):
-        found.append(
+        parts.append(
             _own_positions(group, cache.forward(0, [piece], [max(map(len, piece))]), piece)
         )
-    return {name: torch.cat([part[name] for part in found]) for name in cases}
+    return {name: torch.cat([part[name] for part in parts]) for name in cases}
 
 
 def _own_positions(

@@ -126,8 +126,10 @@ def fuse(settings: Settings, logps: Mapping[str, Tensor], arms: Sequence[str]) -
     """
     base_BV = logps[BASE].flatten(0, 1)
     device = base_BV.device
-    found = [logps[name].flatten(0, 1).to(device) if name in logps else base_BV for name in arms]
-    arms_KBV = torch.stack(found) if found else base_BV.new_zeros(0, *base_BV.shape)
+    arm_logps = [
+        logps[name].flatten(0, 1).to(device) if name in logps else base_BV for name in arms
+    ]
+    arms_KBV = torch.stack(arm_logps) if arm_logps else base_BV.new_zeros(0, *base_BV.shape)
     weights_BK = settings.weights_BK
     share_B = torch.ones(len(base_BV), device=device)
     shut_B = None
@@ -135,7 +137,7 @@ def fuse(settings: Settings, logps: Mapping[str, Tensor], arms: Sequence[str]) -
         shut_B = gated(base_BV[:, None], settings.gate_B)[:, 0]
         share_B = 1.0 - shut_B.float()
         weights_BK = weights_BK * share_B[:, None]
-    if settings.budgets and found:
+    if settings.budgets and arm_logps:
         kept_B = fusion.strength_within(base_BV, arms_KBV, weights_BK, settings.budget_B)
         share_B, weights_BK = share_B * kept_B, weights_BK * kept_B[:, None]
     logp_BV = fusion.fuse(base_BV, arms_KBV, weights_BK)
@@ -157,9 +159,9 @@ def require_numbers(fused: Fused, at: Sequence[int], arms: Sequence[str]) -> Non
     # one NaN among the logits makes all log-probs NaN
     streams = [fused.logp_BV, fused.logp_base_BV, *fused.logp_arms_KBV]
     firsts = torch.stack([logp_BV[at, 0] for logp_BV in streams])
-    broken, *own = firsts.isnan().any(-1).tolist()
+    broken, *each = firsts.isnan().any(-1).tolist()
     if broken:
-        named = [name for name, nan in zip((BASE, *arms), own, strict=True) if nan]
+        named = [name for name, nan in zip((BASE, *arms), each, strict=True) if nan]
         raise ConfigError(
             f"the logits of {' and '.join(named) or 'the mixture'} are not numbers (NaN)",
             "try --dtype float32; if that is no help, the weights are damaged",

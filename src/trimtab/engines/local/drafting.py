@@ -136,17 +136,17 @@ class ModelDrafter:
         weights_BK = settings.weights_BK[:, self._columns]
         own_B1 = weights_BK.sum(-1, keepdim=True)
         missing_B1 = 1 + settings.weights_BK.sum(-1, keepdim=True) - own_B1
-        found = [logps[name][:, 0].to(device) for name in self._arms]
+        arm_logps = [logps[name][:, 0].to(device) for name in self._arms]
         if self._has_draft:
             first_BV = logps[DRAFT][:, 0].to(device)
             mixed_BV = missing_B1 * first_BV
         else:  # the ARMs stand in for what is missing, in proportion to their weights
-            even_BK = torch.full_like(weights_BK, 1 / len(found))
+            even_BK = torch.full_like(weights_BK, 1 / len(arm_logps))
             shares_BK = torch.where(own_B1 > 0, weights_BK / own_B1, even_BK)
             weights_BK = weights_BK + missing_B1 * shares_BK
-            first_BV = found[0]
+            first_BV = arm_logps[0]
             mixed_BV = torch.zeros_like(first_BV)
-        for i, logp_BV in enumerate(found):
+        for i, logp_BV in enumerate(arm_logps):
             weight_B1 = weights_BK[:, i : i + 1]
             mixed_BV = mixed_BV + torch.where(weight_B1 == 0, 0.0, weight_B1 * logp_BV)
         return fusion.normalised(mixed_BV, first_BV)

@@ -262,5 +262,5 @@ def _run(scheduler: Scheduler) -> Iterator[tuple[int, Chunk]]:
 def end_ids(base: Stream) -> frozenset[int]:
     """Ids at which the base ends a turn: its generation config's, tokenizer's and template's."""
     configured = configured_ends(getattr(base.model, "generation_config", None))
-    own = base.tokenizer.eos_token_id, turn_end_id(base.tokenizer)
-    return frozenset(i for i in (*configured, *own) if i is not None)
+    of_tokenizer = base.tokenizer.eos_token_id, turn_end_id(base.tokenizer)
+    return frozenset(i for i in (*configured, *of_tokenizer) if i is not None)

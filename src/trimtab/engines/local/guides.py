@@ -139,20 +139,20 @@ def _load(name: str, folder: str, loading: Loading, describe: Mapping[str, str])
         adapter = read_lora(folder, **where)
     if adapter is not None:
         _check_layers(folder, carrier, adapter)
-    found = of_adapter(folder, name, carrier, loading.probe, loading.noise_of(base, name))
-    own = adapter.objectives if adapter else ()
-    cases = [_with_described(found.case, len(own))] if found.case else []
-    if not found.case and adapter is None:
+    expected = of_adapter(folder, name, carrier, loading.probe, loading.noise_of(base, name))
+    objectives = adapter.objectives if adapter else ()
+    cases = [_with_described(expected.case, len(objectives))] if expected.case else []
+    if not expected.case and adapter is None:
         raise ConfigError(
             f"PEFT does not run the adapter {folder} on quantised weights",
             "load without --quantization, or merge it into its base first",
         )
-    if not found.case:
+    if not expected.case:
         _look_closer(name, folder, base, loading, "PEFT does not run it on quantised weights")
-    elif not is_measurable(found.case.wanted, found.effect):
+    elif not is_measurable(expected.case.wanted, expected.effect):
         _look_closer(name, folder, base, loading, "it changes next to nothing on ordinary text")
-    if found.model is not None and (adapter is None or changes_base(found.model, carrier)):
-        return LoadedArm(name, found.model, None, name, cases)
+    if expected.model is not None and (adapter is None or changes_base(expected.model, carrier)):
+        return LoadedArm(name, expected.model, None, name, cases)
     return LoadedArm(name, carrier, adapter, name, cases)
 
 
@@ -239,8 +239,8 @@ def _soup(guides: Sequence[LoadedArm], facts: Mapping[str, Sidecar]) -> LoadedAr
         raise ConfigError("the ARMs of a soup differ in scale or prompt format", "train them alike")
     name = "+".join(guide.name for guide in guides)
     cases = [
-        replace(case, conditions=[float(i == own) for i in range(len(guides))])
-        for own, guide in enumerate(guides)
+        replace(case, conditions=[float(i == place) for i in range(len(guides))])
+        for place, guide in enumerate(guides)
         for case in guide.cases
     ]
     return replace(guides[0], name=name, adapter=mixed, cases=cases)

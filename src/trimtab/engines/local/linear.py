@@ -47,7 +47,10 @@ class JointLinear:
     ) -> None:
         self._terms = terms
         self._outs = [layer.out_features for layer in layers]
-        factors = [terms.side_by_side(own) if terms and own else None for own in added]
+        factors = [
+            terms.side_by_side(layer_terms) if terms and layer_terms else None
+            for layer_terms in added
+        ]
         weight = layers[0].weight.detach()
         if len(layers) > 1 or any(factors):
             downs = [factor[0].to(weight.dtype) for factor in factors if factor]
@@ -111,9 +114,9 @@ class _Block:
 def _blocks(outs: Sequence[int], ups: Sequence[tuple[Tensor, slice] | None]) -> list[_Block]:
     """One block per layer, or one for all of them while the zeros between cost little."""
     starts, blocks, at = list(accumulate(outs, initial=0)), [], 0
-    for start, width, own in zip(starts, outs, ups, strict=False):
-        if own is not None:
-            up, place = own
+    for start, width, factor in zip(starts, outs, ups, strict=False):
+        if factor is not None:
+            up, place = factor
             columns = slice(at, at + len(up))
             blocks.append(_Block(columns, slice(start, start + width), up, place))
             at += len(up)
@@ -202,9 +205,9 @@ def join_layers(model: Any, adapters: Sequence[AdapterWeights], *, pack: bool) -
             for index, (name, layer) in enumerate(zip(names, layers, strict=True)):
                 model.set_submodule(name, Piece(joint, index, layer, keep=not joint.packed))
         for name in sorted({name for adapter in adapters for name in adapter.layers}):
-            layer, own = model.get_submodule(name), _own(name, adapters)
-            if not isinstance(layer, Piece) and terms and own:
-                model.set_submodule(name, AdaptedLayer(layer, terms, own))
+            layer, layer_terms = model.get_submodule(name), _own(name, adapters)
+            if not isinstance(layer, Piece) and terms and layer_terms:
+                model.set_submodule(name, AdaptedLayer(layer, terms, layer_terms))
     return terms
 
 
@@ -212,17 +215,17 @@ def clusters(model: nn.Module) -> list[list[str]]:
     """Names of the plain linear layers, those that read the same input together."""
     modules: Mapping[str, nn.Module] = dict(model.named_modules())
     plain = {name: m for name, m in modules.items() if type(m) is nn.Linear and _is_plain(m)}
-    found, seen = [], set()
+    groups, seen = [], set()
     for name in plain:
-        parent, _, own = name.rpartition(".")
-        siblings = next((group for group in _TOGETHER if own in group), (own,))
+        parent, _, leaf = name.rpartition(".")
+        siblings = next((group for group in _TOGETHER if leaf in group), (leaf,))
         names = [f"{parent}.{sibling}" if parent else sibling for sibling in siblings]
         alike = all(n in plain and _kind(plain[n]) == _kind(plain[name]) for n in names)
         names = names if alike else [name]
         if name not in seen:
             seen.update(names)
-            found.append(names)
-    return found
+            groups.append(names)
+    return groups
 
 
 def _kind(layer: nn.Linear) -> tuple[object, ...]:
@@ -234,10 +237,10 @@ def _is_plain(layer: nn.Linear) -> bool:
 
 
 def _own(name: str, adapters: Sequence[AdapterWeights]) -> Terms | None:
-    own = [adapter.layers.get(name) for adapter in adapters]
-    return own if any(term is not None for term in own) else None
+    layer_terms = [adapter.layers.get(name) for adapter in adapters]
+    return layer_terms if any(term is not None for term in layer_terms) else None
 
 
 def _terms(adapters: Sequence[AdapterWeights]) -> RowTerms | None:
-    found = [term.a for adapter in adapters for term in adapter.layers.values()]
-    return RowTerms(adapters, found[0].device, found[0].dtype) if found else None
+    downs = [term.a for adapter in adapters for term in adapter.layers.values()]
+    return RowTerms(adapters, downs[0].device, downs[0].dtype) if downs else None

@@ -191,18 +191,23 @@ class _Streams:
 
     def probe(self, name: str, condition: Sequence[int]) -> tuple[list[int], int]:
         """Ordinary text in a stream's own template."""
-        own = self.tokenizations[name]
-        return probe_ids(own.tokenizer, self._style(name), limit=own.context, condition=condition)
+        tokenization = self.tokenizations[name]
+        return probe_ids(
+            tokenization.tokenizer,
+            self._style(name),
+            limit=tokenization.context,
+            condition=condition,
+        )
 
     def of(self, name: str, model: Any, adapter: Any = None, source: str | None = None) -> Stream:
         """A stream through a model, which reads as the source does."""
         source = source or name
-        own = self.tokenizations[source]
+        tokenization = self.tokenizations[source]
         return Stream(
             name,
             model,
-            own.tokenizer,
-            own.vocabulary,
+            tokenization.tokenizer,
+            tokenization.vocabulary,
             self._style(source),
             self.facts[source].scale if source in self.facts else 1.0,
             adapter,
@@ -247,8 +252,8 @@ def _verify_in_float32(
         return
     revisions: dict[str, str] = {}
     if not is_local(backbone):
-        backbone, own = backbone_of(folder)
-        pinned = own or origins.revision(BASE)
+        backbone, pinned_by_name = backbone_of(folder)
+        pinned = pinned_by_name or origins.revision(BASE)
         revisions = {BASE: pinned} if pinned else {}
     trusted = [BASE] if origins.trusts(name) or origins.trusts(BASE) else []
     try:

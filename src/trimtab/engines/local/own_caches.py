@@ -51,33 +51,35 @@ class OwnCaches:
         self, first: int, tokens: Tokens, wanted: Sequence[int], *, positions: int | None = None
     ) -> dict[str, Tensor]:
         """As `SlotCaches.forward`."""
-        found: dict[int, Tensor] = {}
+        hidden: dict[int, Tensor] = {}
         count = positions or max(wanted)
-        for i, (own, tail) in enumerate(zip(tokens, wanted, strict=True)):
-            width = max(map(len, own))
+        for i, (slot_tokens, tail) in enumerate(zip(tokens, wanted, strict=True)):
+            width = max(map(len, slot_tokens))
             if width:
-                hidden_STH = self._forward_one(first + i, own, width)
+                hidden_STH = self._forward_one(first + i, slot_tokens, width)
                 at = [min(max(width - tail, 0) + m, width - 1) for m in range(count)]
-                found[i] = hidden_STH[:, at]
+                hidden[i] = hidden_STH[:, at]
         if not any(wanted):
             return {}
-        nothing = torch.zeros_like(next(iter(found.values())))
-        rows = torch.cat([found.get(i, nothing) for i in range(len(tokens))])
+        nothing = torch.zeros_like(next(iter(hidden.values())))
+        rows = torch.cat([hidden.get(i, nothing) for i in range(len(tokens))])
         coefficients_NJ = torch.cat(self._coefficients[first : first + len(tokens)])
         return log_probs(self.group, rows, [list(range(count))] * len(rows), coefficients_NJ)
 
-    def _forward_one(self, slot: int, own: Sequence[Sequence[int]], width: int) -> Tensor:
+    def _forward_one(self, slot: int, slot_tokens: Sequence[Sequence[int]], width: int) -> Tensor:
         """All at once into an empty cache, then token by token: few recurrent layers can take
         several tokens after a state."""
         if self._caches[slot] is None or width == 1:
-            return self._forward(slot, own, width)
-        steps = [[row[t : t + 1] for row in own] for t in range(width)]
+            return self._forward(slot, slot_tokens, width)
+        steps = [[row[t : t + 1] for row in slot_tokens] for t in range(width)]
         return torch.cat([self._forward(slot, step, 1) for step in steps], 1)
 
-    def _forward(self, slot: int, own: Sequence[Sequence[int]], width: int) -> Tensor:
+    def _forward(self, slot: int, slot_tokens: Sequence[Sequence[int]], width: int) -> Tensor:
         device = self.group.device
-        ids = [[0] * (width - len(row)) + list(row) for row in own]
-        mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in own], device=device)
+        ids = [[0] * (width - len(row)) + list(row) for row in slot_tokens]
+        mask = torch.tensor(
+            [[0] * (width - len(r)) + [1] * len(r) for r in slot_tokens], device=device
+        )
         kept = self._masks[slot]
         self._masks[slot] = mask if kept is None else torch.cat([kept, mask], 1)
         self.group.open_rows(self._coefficients[slot], mask)
@@ -97,7 +99,7 @@ class OwnCaches:
         self._caches[slot] = output.get(self._cache_name)
         if self._caches[slot] is None:
             raise self._without_cache()
-        for stream, row in enumerate(own):
+        for stream, row in enumerate(slot_tokens):
             self.computed[slot][stream] += len(row)
         hidden: Tensor = output.last_hidden_state
         return hidden

@@ -34,8 +34,8 @@ def of_model(model: Any, folder: str, name: str, probe: Probe) -> Case:
         ModelLoadError: it gives NaN.
     """
     ids, cut = probe(name, ())
-    found = reference(model, ids, cut, name=folder, source="transformers")
-    return Case(found, what=f"the {'base' if name == 'base' else 'model'} {folder}")
+    wanted = reference(model, ids, cut, name=folder, source="transformers")
+    return Case(wanted, what=f"the {'base' if name == 'base' else 'model'} {folder}")
 
 
 @dataclass(frozen=True)
@@ -81,12 +81,12 @@ def of_adapter(folder: str, name: str, carrier: Any, probe: Probe, noise: float)
     if objectives:
         model.conditioning.open(torch.tensor([inside], device=carrier.device))
     source = "its own training module" if objectives else "PEFT"
-    found = reference(model, ids, cut, name=folder, source=source, noise=noise)
+    wanted = reference(model, ids, cut, name=folder, source=source, noise=noise)
     off_TV = forward(carrier, ids)
-    effect = rms_gap(found.logits_TV.log_softmax(-1), off_TV.log_softmax(-1))
+    effect = rms_gap(wanted.logits_TV.log_softmax(-1), off_TV.log_softmax(-1))
     kind = adapter_config(folder).get("peft_type")
     kind = "aLoRA" if switching_ids(model) else kind
-    case = Case(found, f"the {kind} adapter {folder}", inside, is_adapter=True)
+    case = Case(wanted, f"the {kind} adapter {folder}", inside, is_adapter=True)
     return AdapterCase(case, None if objectives else model, effect)
 
 

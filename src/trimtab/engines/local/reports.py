@@ -34,8 +34,8 @@ def record(
     """
     places = [
         (row, token, i * positions + m)
-        for i, (row, own) in enumerate(zip(rows, tokens, strict=True))
-        for m, token in enumerate(own)
+        for i, (row, row_tokens) in enumerate(zip(rows, tokens, strict=True))
+        for m, token in enumerate(row_tokens)
         if row
     ]
     device = fused.logp_BV.device
@@ -53,7 +53,7 @@ def record(
     kl = fusion.divergence(fused_NV, base_NV).tolist()
     for n, (row, _, _) in enumerate(places):
         names = [] if shut[n] else list(model.arms)
-        own, *others = [
+        row_tokens, *others = [
             Alternative(
                 token,
                 model.tokenizer.decode([token]),
@@ -65,7 +65,7 @@ def record(
         ]
         row.reports.append(
             TokenReport(
-                **vars(own),
+                **vars(row_tokens),
                 mean_rewards={name: mean[n] for name, mean in zip(names, means, strict=False)},
                 alternatives=[token for token in others if token.logp_fused > fusion.NEVER],
                 strength=share[n] * row.plan.steering.strength,

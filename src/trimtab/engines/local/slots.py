@@ -100,22 +100,28 @@ class SlotCaches:
             they mean nothing.
         """
         width = max(1, *(len(ids) for slot in tokens for ids in slot))
-        ids = [[*own, *[0] * (width - len(own))] for slot in tokens for own in slot]
+        ids = [
+            [*stream_tokens, *[0] * (width - len(stream_tokens))]
+            for slot in tokens
+            for stream_tokens in slot
+        ]
         before = [n for slot in self.computed[first : first + len(tokens)] for n in slot]
-        new = [len(own) for slot in tokens for own in slot]
+        new = [len(stream_tokens) for slot in tokens for stream_tokens in slot]
         hidden_NTH = self._forward(first, ids, before, new)
         for slot, appended in enumerate(tokens, start=first):
-            for stream, own in enumerate(appended):
+            for stream, stream_tokens in enumerate(appended):
                 cached, n = self._cached[slot][stream], self.computed[slot][stream]
-                if own:
-                    cached[n:] = own
+                if stream_tokens:
+                    cached[n:] = stream_tokens
                     self._cached_with[slot, stream] = self._coefficients[slot, stream]
                     self._cached_long[slot][stream] = self._long[slot][stream]
-                self.computed[slot][stream] += len(own)
+                self.computed[slot][stream] += len(stream_tokens)
         if not any(wanted):
             return {}
         pairs = zip(tokens, wanted, strict=True)
-        firsts = [max(len(own) - count, 0) for slot, count in pairs for own in slot]
+        firsts = [
+            max(len(stream_tokens) - count, 0) for slot, count in pairs for stream_tokens in slot
+        ]
         count = positions or max(wanted)
         index = [[min(at + m, width - 1) for m in range(count)] for at in firsts]
         return log_probs(self.group, hidden_NTH, index, self._rows(first, len(tokens)))

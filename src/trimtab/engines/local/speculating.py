@@ -54,9 +54,9 @@ def speculation(
         )
     costs = [group.cost for group in groups]
     index = None if ngram else _smallest(groups, costs)
-    own = 0.0 if index is None else costs[index]
+    cost = 0.0 if index is None else costs[index]
     also_guides = index is not None and groups[index].index.keys() != {DRAFT}
-    target = sum(costs) - own
+    target = sum(costs) - cost
     rows = max(len(group.streams) for group in groups)  # of one request: not of all that run
     per_row = row_cost(groups[0].lm)
     return Speculation(
@@ -65,8 +65,8 @@ def speculation(
             longest=LONGEST,
             shortest=1 if mode == "on" else 0,
             verify_cost=rows * per_row,
-            draft_cost=own / target,
-            fixed_cost=1 + (own / target if also_guides else 0.0),
+            draft_cost=cost / target,
+            fixed_cost=1 + (cost / target if also_guides else 0.0),
         ),
     )
 

@@ -150,8 +150,8 @@ class Group:
         for s, stream in enumerate(self.streams):
             if stream.adapter is not None and total:
                 count, first = len(stream.objectives), self._first[id(stream.adapter)]
-                own = conditions.get(stream.name, [1 / count] * count)
-                rows[s, first : first + count] = torch.tensor(own)
+                weights = conditions.get(stream.name, [1 / count] * count)
+                rows[s, first : first + count] = torch.tensor(weights)
         return rows
 
     def open_rows(self, coefficients_NJ: Tensor, real_NT: Tensor | None = None) -> None:

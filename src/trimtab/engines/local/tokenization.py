@@ -78,9 +78,9 @@ def load_tokenizations(
     heads = {name: int(config.get_text_config().vocab_size) for name, config in configs.items()}
     ends = _end_ids(base, origins)
     size = min(heads[BASE], max(tokenizers[BASE].get_vocab().values()) + 1)
-    found = {BASE: VocabularyMap(size, size)}
+    maps = {BASE: VocabularyMap(size, size)}
     for name, folder in others.items():
-        found[name] = match_vocabularies(
+        maps[name] = match_vocabularies(
             tokenizers[BASE],
             tokenizers[name],
             base_head=heads[BASE],
@@ -90,7 +90,7 @@ def load_tokenizations(
             if name == DRAFT
             else f"the ARM {name} ({folder})",
         )
-    return {n: Tokenization(tokenizers[n], found[n], context_limit(configs[n])) for n in folders}
+    return {n: Tokenization(tokenizers[n], maps[n], context_limit(configs[n])) for n in folders}
 
 
 def _local(origins: Origins, name: str) -> dict[str, Any]:
