@@ -85,7 +85,7 @@ class Watched:
 def genarm(settings: Settings) -> Callable[[], transformers.Trainer]:
     """Trimtab's own trainer, built by its own function from its own options."""
     from trimtab.arms.load import tokenizer_of
-    from trimtab.data.report import RowReport
+    from trimtab.data.tally import RowTally
     from trimtab.data.tokenize import TokenPair
     from trimtab.training.build import build_trainer
     from trimtab.training.config import TrainConfig
@@ -109,7 +109,7 @@ def genarm(settings: Settings) -> Callable[[], transformers.Trainer]:
         rows = json.loads(Path(settings["pairs"]).read_text())
         pairs = [TokenPair(*row) for row in rows]
         inputs = Inputs(
-            tokenizer_of(config.model), lora["target_modules"], {"train": pairs}, RowReport()
+            tokenizer_of(config.model), lora["target_modules"], {"train": pairs}, RowTally()
         )
         transformers.set_seed(config.seed)
         trainer, _ = build_trainer(config, inputs, Path(settings["scratch"]), "", None)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from trimtab.engines.types import Chunk, Completion, Request, Sampling
     from trimtab.errors import TrimtabError
     from trimtab.evaluation.accuracy import accuracy
-    from trimtab.evaluation.data_report import inspect_data
+    from trimtab.evaluation.data_facts import inspect_data
     from trimtab.fronts.run import pareto
     from trimtab.scoring.label import label
     from trimtab.scoring.score import score, score_file
@@ -37,7 +37,7 @@ _HOME = {
     "calibrate": "trimtab.calibration.calibrate",
     "export": "trimtab.arms.export",
     "generate": "trimtab.engines.generate",
-    "inspect_data": "trimtab.evaluation.data_report",
+    "inspect_data": "trimtab.evaluation.data_facts",
     "label": "trimtab.scoring.label",
     "load": "trimtab.engines.local.loading:load_engine",
     "pareto": "trimtab.fronts.run",

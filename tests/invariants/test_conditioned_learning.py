@@ -160,4 +160,4 @@ def test_what_is_measured(shop: Conditioned, method: str) -> None:
         found[objective] = report.arm.n
     pooled = sum(result.metrics[f"eval_accuracy_{o}"] * n for o, n in found.items())
     assert result.metrics["eval_accuracy"] == pytest.approx(pooled / sum(found.values()))
-    assert result.report.judged == {"a": 32, "b": 32}
+    assert result.rows.judged == {"a": 32, "b": 32}

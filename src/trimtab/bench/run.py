@@ -95,11 +95,11 @@ def bench_speed(
             trust_remote_code,
             revisions or {},
         )
-        report = _measured(models, on, rows, sizes, new_tokens, repeats, memory, progress)
-        report = {"conditions": report.pop("conditions"), "settings": settings, **report}
+        results = _measured(models, on, rows, sizes, new_tokens, repeats, memory, progress)
+        results = {"conditions": results.pop("conditions"), "settings": settings, **results}
         if folder:
-            _write(folder, report)
-    return report
+            _write(folder, results)
+    return results
 
 
 def _point(text: str) -> tuple[int, int]:
@@ -172,13 +172,13 @@ def _measured(
     }
 
 
-def _write(folder: Path, report: Mapping[str, Any]) -> None:
+def _write(folder: Path, results: Mapping[str, Any]) -> None:
     from trimtab.bench.speed import Row
     from trimtab.bench.table import as_markdown
     from trimtab.evaluation.plots import speed_plot
 
-    rows = [Row(**row) for row in report["rows"]]
+    rows = [Row(**row) for row in results["rows"]]
     with storage_errors(folder):
-        write_text(folder / "table.md", as_markdown(rows, report["peak_memory_bytes"]))
+        write_text(folder / "table.md", as_markdown(rows, results["peak_memory_bytes"]))
         speed_plot(folder / "speed.png", rows)
-        write_json(folder / "results.json", report)
+        write_json(folder / "results.json", results)

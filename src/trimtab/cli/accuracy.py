@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
     from trimtab.evaluation.accuracy import accuracy
 
     quiet_libraries()
-    report = accuracy(
+    measured = accuracy(
         options.arm,
         options.data,
         objective=options.objective,
@@ -56,24 +56,24 @@ def main(argv: Sequence[str]) -> int:
         revision=options.revision,
     )
     if options.json:
-        read = {"read": report.rows.rows, **report.rows.counts}
+        read = {"read": measured.rows.rows, **measured.rows.counts}
         named = {"model": options.arm, "data": options.data}
-        show.print_json({**named, **asdict(report), "n": report.arm.n, "rows": read})
+        show.print_json({**named, **asdict(measured), "n": measured.arm.n, "rows": read})
         return 0
-    names = {"reward model": report.arm, "prefer longer": report.longer}
+    names = {"reward model": measured.arm, "prefer longer": measured.longer}
     rows = [
         (name, f"{e.value:.3f}", f"{e.low:.3f} – {e.high:.3f}", str(e.n))
         for name, e in names.items()
     ]
-    floor = report.bag_of_words
+    floor = measured.bag_of_words
     rows.append(
         ("bag of words", f"{floor.value:.3f}", f"{floor.low:.3f} – {floor.high:.3f}", str(floor.n))
         if floor
         else ("bag of words", "–", "needs --floor-data", "–")
     )
-    for line in report.rows.lines():
+    for line in measured.rows.lines():
         print(line)
-    on = f" on {report.objective}" if report.objective else ""
-    title = f"pairs ranked right{on} ({report.split} split)"
+    on = f" on {measured.objective}" if measured.objective else ""
+    title = f"pairs ranked right{on} ({measured.split} split)"
     show.console().print(show.table(title, ("", "accuracy", "95 % interval", "n"), rows))
     return 0

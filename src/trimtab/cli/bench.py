@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
     options = parse(SpeedOptions, rest, "bench speed", DESCRIPTION)
     quiet_libraries()
     with show.progress() as progress:
-        report = bench_speed(
+        results = bench_speed(
             base=options.base,
             arms=options.arm,
             draft=options.draft_model,
@@ -91,17 +91,17 @@ def main(argv: Sequence[str]) -> int:
             overwrite=options.overwrite,
             progress=progress,
         )
-    _show(options, report)
+    _show(options, results)
     return 0
 
 
-def _show(options: SpeedOptions, report: Mapping[str, Any]) -> None:
+def _show(options: SpeedOptions, results: Mapping[str, Any]) -> None:
     from trimtab.bench.speed import Row
     from trimtab.bench.table import COLUMNS, tables
 
-    rows, memory = [Row(**row) for row in report["rows"]], report["peak_memory_bytes"]
+    rows, memory = [Row(**row) for row in results["rows"]], results["peak_memory_bytes"]
     if options.json:
-        show.print_json(report)
+        show.print_json(results)
         return
     for title, lines in tables(rows, memory).items():
         show.console().print(show.table(title, COLUMNS, lines))

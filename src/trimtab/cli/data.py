@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.padding import Padding
 
-    from trimtab.evaluation.data_report import DataReport
+    from trimtab.evaluation.data_facts import DataFacts
     from trimtab.evaluation.rendered import Rendered
     from trimtab.stats import Estimate
 
@@ -44,10 +44,10 @@ def main(argv: Sequence[str]) -> int:
     words = [word for word in argv if word != "--data"]  # as other commands want it
     options = parse(DataOptions, words, "data", DESCRIPTION)
     from trimtab.cli import show
-    from trimtab.evaluation.data_report import inspect_data
+    from trimtab.evaluation.data_facts import inspect_data
 
     quiet_libraries()
-    report = inspect_data(
+    facts = inspect_data(
         options.data,
         model=options.model,
         columns=options.columns,
@@ -55,22 +55,22 @@ def main(argv: Sequence[str]) -> int:
         trust_remote_code=options.trust_remote_code,
     )
     if options.json:
-        show.print_json(_as_json(report))
+        show.print_json(_as_json(facts))
         return 0
     screen = show.console()
-    _facts(screen, report)
-    _objectives(screen, report)
-    _agreement(screen, report.agreement)
-    _lengths(screen, report)
-    _example(screen, report.example)
+    _facts(screen, facts)
+    _objectives(screen, facts)
+    _agreement(screen, facts.agreement)
+    _lengths(screen, facts)
+    _example(screen, facts.example)
     screen.print()
-    screen.print(f"Train on it: {_how_to_train(options, report)}", soft_wrap=True, markup=False)
+    screen.print(f"Train on it: {_how_to_train(options, facts)}", soft_wrap=True, markup=False)
     return 0
 
 
-def _as_json(report: DataReport) -> dict[str, Any]:
-    rows = report.rows
-    as_json = asdict(report)
+def _as_json(facts: DataFacts) -> dict[str, Any]:
+    rows = facts.rows
+    as_json = asdict(facts)
     as_json["rows"] = {
         "read": rows.rows,
         "layouts": rows.layouts,
@@ -80,38 +80,38 @@ def _as_json(report: DataReport) -> dict[str, Any]:
     }
     as_json["agreement"] = {
         name: {**asdict(share), "value": share.value if share.n else None}
-        for name, share in report.agreement.items()
+        for name, share in facts.agreement.items()
     }
     return as_json
 
 
-def _facts(screen: Console, report: DataReport) -> None:
+def _facts(screen: Console, facts: DataFacts) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    rows, facts = report.rows, Table.grid(padding=(0, 2))
-    facts.add_column(style="bold", no_wrap=True)
-    facts.add_column(overflow="fold")
+    rows, grid = facts.rows, Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
 
     def fact(name: str, text: str) -> None:
-        facts.add_row(name, Text(text))
+        grid.add_row(name, Text(text))
 
     layouts = [f"{name} ({n:,} rows)" for name, n in rows.layouts.items()]
     fact("layout", ", ".join(layouts if len(layouts) > 1 else rows.layouts))
     fact("rows", f"{rows.rows:,}")
-    fact("pairs", f"{report.pairs:,} that can be used")
-    if report.repeated:
-        fact("", f"{report.repeated:,} of them repeat an earlier one")
+    fact("pairs", f"{facts.pairs:,} that can be used")
+    if facts.repeated:
+        fact("", f"{facts.repeated:,} of them repeat an earlier one")
     for number, (reason, places) in enumerate(rows.unusable.items()):
         some = ", ".join(places[:2]) + (", …" if len(places) > 2 else "")
         bad = "; train refuses these without --skip-bad-rows" if reason in rows.malformed else ""
         fact("" if number else "left out", f"{len(places):,}: {reason} ({some}){bad}")
     if rows.unused:
         fact("not used", f"the columns {', '.join(rows.unused)}")
-    kinds = [("of several turns", report.several_turns), ("with a system turn", report.with_system)]
+    kinds = [("of several turns", facts.several_turns), ("with a system turn", facts.with_system)]
     more = [f"{count:,} {what}" for what, count in kinds if count]
-    fact("prompts", ", ".join([f"{report.prompts:,} different", *more]))
-    screen.print(facts)
+    fact("prompts", ", ".join([f"{facts.prompts:,} different", *more]))
+    screen.print(grid)
     screen.print()
 
 
@@ -119,7 +119,7 @@ def _interval(estimate: Estimate) -> str:
     return f"{estimate.value:.2f} ({estimate.low:.2f} – {estimate.high:.2f})" if estimate.n else "–"
 
 
-def _objectives(screen: Console, report: DataReport) -> None:
+def _objectives(screen: Console, facts: DataFacts) -> None:
     from trimtab.cli import show
 
     rows = [
@@ -128,7 +128,7 @@ def _objectives(screen: Console, report: DataReport) -> None:
             *(f"{n:,}" for n in (counts.pairs, *counts.splits.values())),
             _interval(counts.longer),
         )
-        for name, counts in report.objectives.items()
+        for name, counts in facts.objectives.items()
     ]
     columns = ("objective", "pairs", "train", "valid.", "test", "longer is better")
     screen.print(show.table("pairs by objective and split", columns, rows))
@@ -143,19 +143,19 @@ def _agreement(screen: Console, agreement: Mapping[str, Estimate]) -> None:
         screen.print(show.table("agreement, on pairs that both decide", columns, rows))
 
 
-def _lengths(screen: Console, report: DataReport) -> None:
+def _lengths(screen: Console, facts: DataFacts) -> None:
     from trimtab.cli import show
 
-    some = "" if report.measured == report.pairs else f", {report.measured:,} pairs"
-    limit = " (--max-length)" if report.unit == "tokens" else ""
+    some = "" if facts.measured == facts.pairs else f", {facts.measured:,} pairs"
+    limit = " (--max-length)" if facts.unit == "tokens" else ""
     names = {"prompt": "prompt", "answer": "longer answer", "pair": f"both{limit}"}
     rows = [
         (names[name], *(f"{n:,}" for n in counts.values()))
-        for name, counts in report.lengths.items()
+        for name, counts in facts.lengths.items()
     ]
-    title = f"lengths in {report.unit}{some}"
+    title = f"lengths in {facts.unit}{some}"
     screen.print(show.table(title, ("", "median", "95 %", "longest"), rows))
-    if report.unit == "words":
+    if facts.unit == "words":
         screen.print("--model NAME counts its tokens and shows its chat template.")
     screen.print("In brackets: 95 % intervals, as wide as if each prompt had but one pair.\n")
 
@@ -189,12 +189,12 @@ def _cut(text: str, most: int = 600) -> str:
     return f"{text[:half]} [… {len(text) - most:,} characters …] {text[-half:]}"
 
 
-def _how_to_train(options: DataOptions, report: DataReport) -> str:
+def _how_to_train(options: DataOptions, facts: DataFacts) -> str:
     command = ["trimtab", "train", "--model", options.model or "MODEL", "--data", *options.data]
     if options.columns:
         command += ["--columns", options.columns]
     if options.pairs_per_prompt:
         command += ["--pairs-per-prompt", str(options.pairs_per_prompt)]
-    if names := [name for name in report.objectives if name]:
+    if names := [name for name in facts.objectives if name]:
         command += ["--objectives", ",".join(names)]
     return shlex.join([*command, "--output-dir", "arms"])

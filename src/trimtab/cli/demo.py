@@ -95,7 +95,7 @@ def _tell(options: DemoOptions, output: Path) -> None:
     pages.save_results(output / "results.json", material, trained, swept, seed=seed)
     plot, page = output / "tradeoff.png", output / "report.html"
     pages.draw(plot, material, swept)
-    pages.save_report(page, material, shown, swept, plot, seed=seed)
+    pages.save_pages(page, material, shown, swept, plot, seed=seed)
     program = "trimtab" if shutil.which("trimtab") else sys.argv[0]  # not on the path in a .venv
     command = [program, "chat", "--base", model]
     command += [part for name, arm in arms.items() for part in ("--arm", f"{name}={arm}")]

@@ -87,7 +87,7 @@ def main(argv: Sequence[str]) -> int:
 
     quiet_libraries()
     with show.progress() as progress:
-        report = pareto(
+        front = pareto(
             base=options.base,
             guides=options.guide,
             soups=options.soup,
@@ -115,25 +115,25 @@ def main(argv: Sequence[str]) -> int:
             say=show.say,
             **scoring,
         )
-    _show(report, options)
+    _show(front, options)
     return 0
 
 
-def _show(report: Mapping[str, Any], options: ParetoOptions) -> None:
+def _show(front: Mapping[str, Any], options: ParetoOptions) -> None:
     from trimtab.fronts import table
 
-    for line in table.warnings(report):
+    for line in table.warnings(front):
         show.say(line)
     if options.json:
-        show.print_json(report)
+        show.print_json(front)
         return
     screen = show.console()
-    names, folder = ", ".join(report["objectives"]), Path(options.output_dir)
-    columns, rows = table.columns(report), table.rows(report)
+    names, folder = ", ".join(front["objectives"]), Path(options.output_dir)
+    columns, rows = table.columns(front), table.rows(front)
     heads = (f"fronts on {names} (HV and MIP: more is better)", "what they rest on")
     for title, picked in zip(heads, ((0, 1, 2, 3, 4), (0, 5, 6, 7, 8)), strict=True):
         lines = [[row[i].replace(" [", "\n[") for i in picked] for row in rows]
         screen.print(show.table(title, [columns[i] for i in picked], lines))
-    for note in table.notes(report):
+    for note in table.notes(front):
         screen.print(note, style="dim", markup=False)
     screen.print(f"Open {folder / 'front.png'} and {folder / 'table.md'}.", soft_wrap=True)

@@ -70,21 +70,21 @@ def progress() -> Iterator[Report]:
     with Progress(*columns, console=Console(stderr=True)) as bars:
         tasks: dict[str, TaskID] = {}
 
-        def report(what: str, done: int, total: int) -> None:
+        def tell(what: str, done: int, total: int) -> None:
             if what not in tasks:
                 tasks[what] = bars.add_task(what, total=total)
             bars.update(tasks[what], completed=done, total=total)
 
-        yield report
+        yield tell
 
 
 def _lines() -> Report:
     said: dict[str, int] = {}
 
-    def report(what: str, done: int, total: int) -> None:
+    def tell(what: str, done: int, total: int) -> None:
         tenth = 10 * done // max(total, 1)
         if said.get(what) != tenth:
             said[what] = tenth
             print(f"{what}: {done}/{total}", file=sys.stderr, flush=True)
 
-    return report
+    return tell

@@ -6,7 +6,7 @@ import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trimtab.cli.options import JsonOptions
 from trimtab.cli.parse import parse, quiet_libraries
@@ -34,8 +34,8 @@ def main(argv: Sequence[str]) -> int:
 
     quiet_libraries()
     try:
-        with show.progress() as report:
-            results = train(**settings, progress=report)
+        with show.progress() as progress:
+            results = train(**settings, progress=progress)
     except KeyboardInterrupt as stop:
         written = "a checkpoint was written; " if isinstance(stop, Interrupted) else ""
         again = "go on with the same command and --resume-from-checkpoint auto"
@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
     if int(os.environ.get("RANK", "0")):
         return 0  # of several processes the first one speaks
     if as_json:
-        show.print_json([{**asdict(r), "report": r.report.counts} for r in results])
+        show.print_json([_as_json(result) for result in results])
         return 0
     for result in results:
         continued = " (continued)" if result.resumed else ""
@@ -65,3 +65,9 @@ def _how_to_evaluate(config: TrainConfig, result: TrainResult) -> str:
     if config.conditions:
         command += ["--objective", result.objective.split("+")[0]]
     return shlex.join(command)
+
+
+def _as_json(result: TrainResult) -> dict[str, Any]:
+    told = asdict(result)
+    del told["rows"]
+    return {**told, "report": result.rows.counts}

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 from trimtab.data.pairs import Comparison, Pair, Unusable
 from trimtab.data.reading import EVERYTHING, Reading, read_preferences
-from trimtab.data.report import RowReport
 from trimtab.data.rows import comparison_of, pairs_of, read_cells
 from trimtab.data.sources import Row
+from trimtab.data.tally import RowTally
 from trimtab.errors import DataError
 from trimtab.steering import require_name
 
@@ -23,7 +23,7 @@ def read_pairs(
     *,
     skip_bad_rows: bool = False,
     reading: Reading = EVERYTHING,
-) -> tuple[list[Pair], RowReport]:
+) -> tuple[list[Pair], RowTally]:
     """Read the pairs of one objective from files or hub data sets.
 
     Args:
@@ -37,17 +37,17 @@ def read_pairs(
         DataError: a malformed row, no usable pair, or an objective that the data do not have.
     """
     pairs: list[Pair] = []
-    report = RowReport()
+    tally = RowTally()
     seen: set[str] = set()
 
     def own_pairs(row: Row, place: str) -> tuple[str, Row, list[Pair]]:
         return place, row, list(pairs_of(row, place))
 
     how: dict[str, Any] = {"skip_bad_rows": skip_bad_rows, "reading": reading}
-    for place, row, row_pairs in usable_rows(sources, own_pairs, report, **how):
+    for place, row, row_pairs in usable_rows(sources, own_pairs, tally, **how):
         seen.update(pair.objective for pair in row_pairs)
         if _is_tied(row, place, objective):
-            report.leave_out(f"a tie on {objective!r}", place)
+            tally.leave_out(f"a tie on {objective!r}", place)
         pairs += [p for p in row_pairs if not objective or p.objective in ("", objective)]
     if not pairs:
         named = sorted(seen - {""})
@@ -55,15 +55,15 @@ def read_pairs(
             raise DataError(
                 f"the data have no objective {objective!r}", f"they have: {', '.join(named)}"
             )
-        reasons = "; ".join(report.reasons()) or "no rows"
+        reasons = "; ".join(tally.reasons()) or "no rows"
         raise DataError(f"no usable pair in {', '.join(map(str, sources))}", reasons)
-    return pairs, report
+    return pairs, tally
 
 
 def usable_rows(
     sources: Sequence[str],
     read: Callable[[Row, str], T],
-    report: RowReport,
+    tally: RowTally,
     *,
     skip_bad_rows: bool = False,
     reading: Reading = EVERYTHING,
@@ -73,7 +73,7 @@ def usable_rows(
     Args:
         sources: what `read_rows` takes.
         read: raises `Unusable` for a row that teaches nothing, `DataError` for a malformed one.
-        report: where rows are counted, and those that are left out.
+        tally: where rows are counted, and those that are left out.
         skip_bad_rows: count malformed rows as unusable instead of refusing the data.
         reading: columns by hand, pairs per prompt.
 
@@ -81,18 +81,18 @@ def usable_rows(
         DataError: a malformed row, without `skip_bad_rows`.
     """
     for source in sources:
-        for place, row in read_preferences(source, reading, report):
+        for place, row in read_preferences(source, reading, tally):
             try:
                 if isinstance(row, Exception):
                     raise row
                 item = read(row, place)
             except Unusable as reason:
-                report.leave_out(str(reason), place)
+                tally.leave_out(str(reason), place)
             except DataError as error:
                 if not skip_bad_rows:
                     raise
-                report.leave_out(wrong := error.args[0].removeprefix(f"{place} "), place)
-                report.malformed.add(wrong)
+                tally.leave_out(wrong := error.args[0].removeprefix(f"{place} "), place)
+                tally.malformed.add(wrong)
             else:
                 yield item
 
@@ -113,7 +113,7 @@ def read_comparisons(
     *,
     skip_bad_rows: bool = False,
     reading: Reading = EVERYTHING,
-) -> tuple[list[Comparison], list[str], RowReport]:
+) -> tuple[list[Comparison], list[str], RowTally]:
     """Read pairs with a verdict per objective, or files with one objective each.
 
     Args:
@@ -123,14 +123,14 @@ def read_comparisons(
         reading: columns by hand, pairs per prompt.
 
     Returns:
-        The pairs that are judged on any of the objectives, the objectives, and the report.
+        The pairs that are judged on any of the objectives, the objectives, and the tally.
 
     Raises:
         DataError: a malformed row, a row that names no objective, or an objective without pairs.
     """
-    report = RowReport()
+    tally = RowTally()
     how: dict[str, Any] = {"skip_bad_rows": skip_bad_rows, "reading": reading}
-    judged = list(usable_rows(sources, _judged, report, **how))
+    judged = list(usable_rows(sources, _judged, tally, **how))
     named = list(dict.fromkeys(name for item in judged for name in item.verdicts))
     for name in objectives or named:
         require_name(name)
@@ -140,16 +140,16 @@ def read_comparisons(
         for item in judged
         if not item.verdicts.keys().isdisjoint(wanted)
     ]
-    report.judged = {name: sum(name in item.verdicts for item in kept) for name in wanted}
-    missing = [name for name, count in report.judged.items() if not count]
+    tally.judged = {name: sum(name in item.verdicts for item in kept) for name in wanted}
+    missing = [name for name, count in tally.judged.items() if not count]
     if missing and named:
         raise DataError(
             f"the data have no label for {', '.join(missing)}", f"they have: {', '.join(named)}"
         )
     if not kept:
-        reasons = "; ".join(report.reasons()) or "no rows"
+        reasons = "; ".join(tally.reasons()) or "no rows"
         raise DataError(f"no usable pair in {', '.join(map(str, sources))}", reasons)
-    return kept, wanted, report
+    return kept, wanted, tally
 
 
 def _judged(row: Row, place: str) -> Comparison:
@@ -173,17 +173,17 @@ def require_objectives(item: Comparison) -> None:
 
 def read_everything(
     sources: Sequence[str], reading: Reading = EVERYTHING
-) -> tuple[list[Comparison], RowReport]:
+) -> tuple[list[Comparison], RowTally]:
     """Every pair that can be used, whatever it is judged on; malformed rows are counted, too.
 
     Raises:
         DataError: there is none; where that is a row's fault, what is wrong with the first one.
     """
-    report = RowReport()
-    pairs = list(usable_rows(sources, comparison_of, report, skip_bad_rows=True, reading=reading))
+    tally = RowTally()
+    pairs = list(usable_rows(sources, comparison_of, tally, skip_bad_rows=True, reading=reading))
     if not pairs:
-        if report.malformed:
-            list(usable_rows(sources, comparison_of, RowReport(), reading=reading))
-        reasons = "; ".join(report.reasons()) or "no rows"
+        if tally.malformed:
+            list(usable_rows(sources, comparison_of, RowTally(), reading=reading))
+        reasons = "; ".join(tally.reasons()) or "no rows"
         raise DataError(f"no usable pair in {', '.join(map(str, sources))}", reasons)
-    return pairs, report
+    return pairs, tally

@@ -11,16 +11,16 @@ from trimtab.data.chats import prompt_of
 from trimtab.data.layouts.registry import UnknownLayoutError
 from trimtab.data.pairs import Unusable
 from trimtab.data.reading import pairs_in
-from trimtab.data.report import RowReport
 from trimtab.data.rows import pairs_of, read_cells
 from trimtab.data.sources import Row, read_rows
+from trimtab.data.tally import RowTally
 from trimtab.errors import DataError
 from trimtab.models.messages import Prompt
 
 _SIDES = ("prompt", "chosen", "rejected", "text", "system", "tools")
 
 
-def read_prompts(source: str, limit: int | None = None) -> tuple[list[Prompt], RowReport]:
+def read_prompts(source: str, limit: int | None = None) -> tuple[list[Prompt], RowTally]:
     """The different prompts of a file or hub data set, in order.
 
     Args:
@@ -31,18 +31,18 @@ def read_prompts(source: str, limit: int | None = None) -> tuple[list[Prompt], R
         DataError: a row without a prompt, a malformed pair, or no prompt that can be used.
     """
     prompts: dict[str, Prompt] = {}
-    report = RowReport()
+    tally = RowTally()
     for place, row in read_rows(source):
-        report.rows += 1
+        tally.rows += 1
         try:
             prompt = _prompt(row, place)
         except Unusable as reason:
-            report.leave_out(str(reason), place)
+            tally.leave_out(str(reason), place)
             continue
         prompts.setdefault(json.dumps(prompt, sort_keys=True), prompt)
     if not prompts:
-        raise DataError(f"no usable prompt in {source}", "; ".join(report.lines()))
-    return list(prompts.values())[:limit], report
+        raise DataError(f"no usable prompt in {source}", "; ".join(tally.lines()))
+    return list(prompts.values())[:limit], tally
 
 
 def _prompt(row: Row, place: str) -> Prompt:

@@ -13,8 +13,8 @@ from trimtab.data.layouts.judged import Judged, rows_of
 from trimtab.data.layouts.registry import ALWAYS, known_columns, layout_of
 from trimtab.data.literals import read_literal
 from trimtab.data.pairs import Unusable
-from trimtab.data.report import RowReport
 from trimtab.data.sources import Row, read_rows, split_name
+from trimtab.data.tally import RowTally
 from trimtab.entries import named_values
 from trimtab.errors import ConfigError, DataError
 
@@ -85,7 +85,7 @@ def _require_known(wanted: str) -> None:
 
 
 def read_preferences(
-    source: str, reading: Reading, report: RowReport
+    source: str, reading: Reading, tally: RowTally
 ) -> Iterator[tuple[str, Row | Exception]]:
     """Yield `(place, row)` for every pair in a source, whatever its layout.
 
@@ -95,32 +95,32 @@ def read_preferences(
     Args:
         source: what `read_rows` takes.
         reading: columns by hand, pairs per prompt.
-        report: rows, layouts and unused columns are counted there.
+        tally: rows, layouts and unused columns are counted there.
     """
     objective, source = split_name(source)
     groups: dict[str, tuple[Row, Judged]] = {}
     for place, raw in read_rows(source):
-        counted = report.rows
+        counted = tally.rows
         try:
             row = _renamed(raw, reading.columns, place)
             layout = layout_of(row, place)
             filled = [column for column, value in row.items() if _is_filled(value)]
-            report.count(layout.name, [c for c in filled if not layout.reads(c)])
+            tally.count(layout.name, [c for c in filled if not layout.reads(c)])
             answers = layout.read(row, place)
         except (Unusable, DataError) as error:
-            report.rows = counted + 1  # also where no layout counted it
+            tally.rows = counted + 1  # also where no layout counted it
             yield place, error
             continue
         if layout.grouped and isinstance(answers, Judged):
             _add_to_group(groups, answers, _prompt_columns(row))
             continue
-        for where, pair in _pairs(answers, place, reading, report):
+        for where, pair in _pairs(answers, place, reading, tally):
             yield where, _of_objective({**_prompt_columns(row), **pair}, objective)
     for extra, judged in groups.values():
         if len(judged.answers) == 1:
             yield judged.places[0], Unusable("the only answer to its prompt")
             continue
-        for where, pair in _pairs(judged, "", reading, report):
+        for where, pair in _pairs(judged, "", reading, tally):
             yield where, _of_objective({**extra, **pair}, objective)
 
 
@@ -135,7 +135,7 @@ def pairs_in(row: Row, place: str) -> list[tuple[str, Row]]:
     judged = layout_of(row, place).read(row, place)
     if isinstance(judged, Judged) and len(judged.answers) == 1:
         return [(place, {**_prompt_columns(row), "prompt": judged.prompt})]
-    pairs = _pairs(judged, place, EVERYTHING, RowReport())
+    pairs = _pairs(judged, place, EVERYTHING, RowTally())
     return [(where, {**_prompt_columns(row), **pair}) for where, pair in pairs]
 
 
@@ -146,12 +146,12 @@ def _add_to_group(groups: dict[str, tuple[Row, Judged]], judged: Judged, extra: 
 
 
 def _pairs(
-    judged: Judged | Row, place: str, reading: Reading, report: RowReport
+    judged: Judged | Row, place: str, reading: Reading, tally: RowTally
 ) -> Iterator[tuple[str, Row]]:
     if not isinstance(judged, Judged):
         yield place, judged
         return
-    report.several |= len(judged.answers) > 2 or bool(judged.places)
+    tally.several |= len(judged.answers) > 2 or bool(judged.places)
     yield from rows_of(judged, place, reading.pairs_per_prompt)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from trimtab.data.pairs import Comparison, Pair
-from trimtab.data.report import RowReport
+from trimtab.data.tally import RowTally
 from trimtab.errors import DataError
 from trimtab.models.prompts import StartedPrompt
 from trimtab.models.protocols import Tokenizer
@@ -56,7 +56,7 @@ def tokenize_pairs(
     *,
     max_length: int,
     prompt_format: PromptFormat = "auto",
-    report: RowReport,
+    tally: RowTally,
     progress: Callable[[int], None] | None = None,
 ) -> list[TokenPair]:
     """Tokenise pairs; those longer than `max_length` tokens are left out and counted, never cut.
@@ -66,7 +66,7 @@ def tokenize_pairs(
         pairs: what to tokenise.
         max_length: tokens of prompt and longer response together.
         prompt_format: how plain-text prompts are read.
-        report: where unusable pairs are counted.
+        tally: where unusable pairs are counted.
         progress: told now and then how many pairs are done.
 
     Raises:
@@ -80,19 +80,19 @@ def tokenize_pairs(
         try:
             item = tokenize_pair(tokenizer, pair, prompt_format)
         except TemplateError as error:
-            report.leave_out(error.args[0], pair.source)
+            tally.leave_out(error.args[0], pair.source)
             continue
         if item.chosen_ids == item.rejected_ids:
-            report.leave_out("both sides are the same tokens", pair.source)
+            tally.leave_out("both sides are the same tokens", pair.source)
         elif not item.prompt_ids:
-            report.leave_out("the prompt has no tokens", pair.source)
+            tally.leave_out("the prompt has no tokens", pair.source)
         elif len(item) > max_length:
-            report.leave_out(f"longer than {max_length} tokens", pair.source)
+            tally.leave_out(f"longer than {max_length} tokens", pair.source)
             too_long.append(len(item))
         else:
             tokens.append(item)
             for part in left_out(tokenizer, pair.prompt):
-                report.note(f"the chat template does not show {part}", pair.source)
+                tally.note(f"the chat template does not show {part}", pair.source)
     if pairs and not tokens and too_long:
         raise DataError(
             f"none of {len(pairs)} pairs fits in --max-length {max_length} "
@@ -100,5 +100,5 @@ def tokenize_pairs(
             "raise --max-length",
         )
     if pairs and not tokens:
-        raise DataError(f"none of {len(pairs)} pairs can be used", "; ".join(report.reasons()))
+        raise DataError(f"none of {len(pairs)} pairs can be used", "; ".join(tally.reasons()))
     return tokens

@@ -107,7 +107,7 @@ def save_results(
     return results
 
 
-def save_report(
+def save_pages(
     path: Path, material: Material, shown: Shown, swept: Swept, plot: Path, *, seed: int
 ) -> None:
     """The self-contained page."""

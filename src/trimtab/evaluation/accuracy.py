@@ -13,8 +13,8 @@ from trimtab.arms.sidecar import Sidecar
 from trimtab.data.loading import read_pairs
 from trimtab.data.pairs import Pair, split_of
 from trimtab.data.reading import Reading
-from trimtab.data.report import RowReport
 from trimtab.data.sources import fingerprint
+from trimtab.data.tally import RowTally
 from trimtab.data.tokenize import tokenize_pair
 from trimtab.errors import ConfigError, DataError, ModelLoadError
 from trimtab.evaluation.floors import bag_of_words, longer_is_better
@@ -52,7 +52,7 @@ class AccuracyReport:
     bag_of_words: Estimate | None
     objective: str
     split: EvalSplit
-    rows: RowReport
+    rows: RowTally
 
 
 def accuracy(
@@ -104,7 +104,7 @@ def accuracy(
         logger.warning("%s was trained on every row of these data: nothing is held out", arm)
     name = sidecar.objective if objective is None else objective
     preference = _all_on(name, conditioned_on(arm))
-    pairs, report = read_pairs(data, name, skip_bad_rows=skip_bad_rows, reading=reading)
+    pairs, tally = read_pairs(data, name, skip_bad_rows=skip_bad_rows, reading=reading)
     measured = _of_split(pairs, split)
     if train_data:
         fitted, _ = read_pairs(train_data, name, skip_bad_rows=skip_bad_rows, reading=reading)
@@ -115,7 +115,7 @@ def accuracy(
     from trimtab.arms.reward_model import RewardModel
 
     model = RewardModel(arm, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
-    measured = _readable(model.reader, measured, report)
+    measured = _readable(model.reader, measured, tally)
     n = len(measured)
     floor = bag_of_words(fitted, measured) if fitted else None
     return AccuracyReport(
@@ -124,7 +124,7 @@ def accuracy(
         bag_of_words=None if floor is None else share(floor, n),
         objective=name or measured[0].objective or "",
         split=split,
-        rows=report,
+        rows=tally,
     )
 
 
@@ -154,23 +154,21 @@ def _of_split(pairs: Sequence[Pair], split: EvalSplit) -> list[Pair]:
     return measured
 
 
-def _readable(reader: RewardReader, pairs: Sequence[Pair], report: RowReport) -> list[Pair]:
+def _readable(reader: RewardReader, pairs: Sequence[Pair], tally: RowTally) -> list[Pair]:
     """The pairs that the model can read; the others are left out and counted, never cut."""
     kept: list[Pair] = []
     for pair in pairs:
         try:
             tokens = tokenize_pair(reader.tokenizer, pair, reader.sidecar.prompt_format)
         except TemplateError as error:
-            report.leave_out(error.args[0], pair.source)
+            tally.leave_out(error.args[0], pair.source)
             continue
         if reader.context and len(tokens) > reader.context:
-            report.leave_out(
-                f"longer than the {reader.context} tokens the model reads", pair.source
-            )
+            tally.leave_out(f"longer than the {reader.context} tokens the model reads", pair.source)
         else:
             kept.append(pair)
     if not kept:
-        raise DataError(f"none of {len(pairs)} pairs can be used", "; ".join(report.reasons()))
+        raise DataError(f"none of {len(pairs)} pairs can be used", "; ".join(tally.reasons()))
     return kept
 
 

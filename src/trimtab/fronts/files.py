@@ -11,8 +11,8 @@ from trimtab.evaluation.made_with import made_with
 from trimtab.files import write_json, write_text
 from trimtab.fronts import table
 from trimtab.fronts.guides import BASE
+from trimtab.fronts.numbers import Design
 from trimtab.fronts.plot import FrontLine, front_plot
-from trimtab.fronts.report import Design
 from trimtab.fronts.sweep import FRONT, MANIFEST, PICTURE, RECORDS, RESPONSES, SCORES, TABLE, Sweep
 from trimtab.scoring.score_files import Answer, Scores, read_jsonl
 from trimtab.scoring.scorer import Scorer
@@ -91,33 +91,33 @@ def write_records(folder: Path, scores: Scores) -> list[dict[str, Any]]:
     return records
 
 
-def write_report(folder: Path, report: Mapping[str, Any]) -> None:
+def write_numbers(folder: Path, front: Mapping[str, Any]) -> None:
     """Write the numbers, the table and the picture."""
-    write_json(folder / FRONT, report)
-    write_text(folder / TABLE, table.markdown(report))
-    draw(folder / PICTURE, report)
+    write_json(folder / FRONT, front)
+    write_text(folder / TABLE, table.markdown(front))
+    draw(folder / PICTURE, front)
 
 
-def draw(path: Path, report: Mapping[str, Any]) -> None:
-    """The fronts of a report, in raw units."""
-    objectives = report["objectives"]
+def draw(path: Path, front: Mapping[str, Any]) -> None:
+    """The picture of a sweep's fronts, in raw units."""
+    objectives = front["objectives"]
     lines = [
         FrontLine(
             name,
             {objective: _means(numbers["points"], objective) for objective in objectives},
             marks_of([point["preference"] for point in numbers["points"]], objectives),
         )
-        for name, numbers in report["guides"].items()
+        for name, numbers in front["guides"].items()
         if name != BASE
     ]
-    [base] = report["guides"][BASE]["points"]
+    [base] = front["guides"][BASE]["points"]
     front_plot(
         path,
         lines,
         {objective: _means([base], objective)[0] for objective in objectives},
-        report["reference"]["raw"],
-        costs=report["costs"],
-        title=f"Mean scores on {report['n_prompts']} prompts at {len(report['preferences'])} "
+        front["reference"]["raw"],
+        costs=front["costs"],
+        title=f"Mean scores on {front['n_prompts']} prompts at {len(front['preferences'])} "
         "preferences, 95 % intervals",
         note="Written at points: the objective with all the weight, or the weights of "
         f"{' : '.join(objectives)}",

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from trimtab.entries import named_entries
 from trimtab.errors import ConfigError
-from trimtab.fronts.report import Reference
+from trimtab.fronts.numbers import Reference
 
 
 def read_reference(wanted: Reference | str, objectives: Sequence[str]) -> Reference:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.data.prompts import read_prompts
-from trimtab.data.report import RowReport
+from trimtab.data.tally import RowTally
 from trimtab.engines.types import Sampling
 from trimtab.entries import as_entries
 from trimtab.errors import ConfigError
@@ -17,8 +17,8 @@ from trimtab.files import only_writer
 from trimtab.fronts import files
 from trimtab.fronts.guides import Guide, read_guides
 from trimtab.fronts.lattice import lattice, lattice_size
+from trimtab.fronts.numbers import Design, Normalize, Reference, front_numbers
 from trimtab.fronts.reference import read_reference
-from trimtab.fronts.report import Design, Normalize, Reference, front_report
 from trimtab.fronts.sweep import (
     SCORES,
     Sweep,
@@ -178,11 +178,11 @@ def pareto(
     with only_writer(folder, folder=True):
         with going_on():
             records = run.records()
-        report = front_report(
+        front = front_numbers(
             records, design, normalize=normalize, reference=point, resamples=resamples
         )
-        files.write_report(folder, report)
-    return report
+        files.write_numbers(folder, front)
+    return front
 
 
 def _require_numbers(
@@ -238,7 +238,7 @@ class _Run:
     sweep: Sweep
     design: Design
     scorers: Mapping[str, Scorer]
-    unusable: RowReport
+    unusable: RowTally
     overwrite: bool
     progress: Progress
     say: Say

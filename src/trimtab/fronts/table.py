@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-Report = Mapping[str, Any]
+Front = Mapping[str, Any]
 Cell = Mapping[str, Any] | None
 
 FEW_PROMPTS = 10
 
 
-def columns(report: Report) -> list[str]:
+def columns(front: Front) -> list[str]:
     """Headings of the table."""
-    first = report["against"]
+    first = front["against"]
     return ["guide", "HV", f"HV − {first}", "MIP", f"MIP − {first}", "own front", "joint front",
             "ms/token", "missing"]  # fmt: skip
 
 
-def rows(report: Report) -> list[list[str]]:
+def rows(front: Front) -> list[list[str]]:
     """One row per guide, the base first."""
     return [
         [
@@ -32,7 +32,7 @@ def rows(report: Report) -> list[list[str]]:
             "–" if numbers["ms_per_token"] is None else f"{numbers['ms_per_token']:.2f}",
             str(sum(numbers["missing"].values())),
         ]
-        for name, numbers in report["guides"].items()
+        for name, numbers in front["guides"].items()
     ]
 
 
@@ -43,50 +43,50 @@ def _number(cell: Cell, *, signed: bool = False) -> str:
     return f"{value:{'+' if signed else ''}.3f} [{low:.3f}, {high:.3f}]"
 
 
-def _share(points: Sequence[Report], what: str) -> str:
+def _share(points: Sequence[Front], what: str) -> str:
     return f"{sum(point[what] for point in points)}/{len(points)}"
 
 
-def notes(report: Report) -> list[str]:
+def notes(front: Front) -> list[str]:
     """What the numbers rest on, a sentence or two each."""
-    n, seeds = report["n_prompts"], report["seeds"]
+    n, seeds = front["n_prompts"], front["seeds"]
     said = [
-        f"n = {n} prompts, seeds {', '.join(map(str, seeds))}, {len(report['preferences'])} "
-        f"preferences; 95 % intervals from {report['resamples']} bootstrap resamples of the "
+        f"n = {n} prompts, seeds {', '.join(map(str, seeds))}, {len(front['preferences'])} "
+        f"preferences; 95 % intervals from {front['resamples']} bootstrap resamples of the "
         "prompts, the same for every guide.",
         "HV: hypervolume. MIP: mean inner product of preference and scores. Own front: points that "
         "no other point of the guide dominates; joint front: that no point of any guide dominates. "
         "ms/token: wall time per generated token, a batch's rows together.",
         "HV is taken over noisy points: with few prompts it comes out too large. MIP does not.",
-        _about_scale(report),
-        _about_reference(report),
+        _about_scale(front),
+        _about_reference(front),
     ]
-    return said + _about_missing(report)
+    return said + _about_missing(front)
 
 
-def warnings(report: Report) -> list[str]:
+def warnings(front: Front) -> list[str]:
     """What a reader should know before any number, if anything."""
     said = [
         f"warning: all answers of every guide score alike on {name}: no front can be seen on it"
-        for name in report["objectives"]
-        if _all_alike(report, name)
+        for name in front["objectives"]
+        if _all_alike(front, name)
     ]
-    if (n := report["n_prompts"]) >= FEW_PROMPTS:
+    if (n := front["n_prompts"]) >= FEW_PROMPTS:
         return said
     how = "have zero width and mean nothing" if n == 1 else "mean little"
     few = f"warning: intervals over {n} prompt{'s' * (n > 1)} {how}; take {FEW_PROMPTS} or more"
     return [few, *said]
 
 
-def _all_alike(report: Report, objective: str) -> bool:
+def _all_alike(front: Front, objective: str) -> bool:
     """Whether every mean is the same and none has any spread; of one prompt none could have."""
-    points = [p["raw"][objective] for g in report["guides"].values() for p in g["points"]]
+    points = [p["raw"][objective] for g in front["guides"].values() for p in g["points"]]
     ends = [float(point[end]) for point in points for end in ("low", "value", "high")]
     return max(ends) - min(ends) <= 1e-12 * max(map(abs, ends))  # a sum of alikes is rounded
 
 
-def _about_scale(report: Report) -> str:
-    scale, costs = report["normalization"], report["costs"]
+def _about_scale(front: Front) -> str:
+    scale, costs = front["normalization"], front["costs"]
     turned = f"Costs (times −1): {', '.join(costs)}. " if costs else ""
     if scale["kind"] == "none":
         return f"{turned}Scores are in the scorers' own units."
@@ -97,13 +97,13 @@ def _about_scale(report: Report) -> str:
             if name in scale["base_all_alike"]
             else f"{scale['unit'][name]:.4g}"
         )
-        for name in report["objectives"]
+        for name in front["objectives"]
     )
     return f"{turned}Scores in HV and MIP are standardised by the base's own answers: {units}."
 
 
-def _about_reference(report: Report) -> str:
-    reference = report["reference"]
+def _about_reference(front: Front) -> str:
+    reference = front["reference"]
     what = {
         "worst": "the worst mean on each objective over all guides, preferences and the base",
         "base": "the base's means",
@@ -111,30 +111,30 @@ def _about_reference(report: Report) -> str:
     }[reference["kind"]]
     places = "; ".join(
         f"{name} {reference['raw'][name]:.4g} ({reference['common'][name]:+.3f} standardised)"
-        if report["normalization"]["kind"] == "base"
+        if front["normalization"]["kind"] == "base"
         else f"{name} {reference['raw'][name]:.4g}"
-        for name in report["objectives"]
+        for name in front["objectives"]
     )
     return f"Reference point of HV, {what}: {places}."
 
 
-def _about_missing(report: Report) -> list[str]:
-    lost = {name: sum(g["missing"][name] for g in report["guides"].values())
-            for name in report["objectives"]}  # fmt: skip
+def _about_missing(front: Front) -> list[str]:
+    lost = {name: sum(g["missing"][name] for g in front["guides"].values())
+            for name in front["objectives"]}  # fmt: skip
     if not any(lost.values()):
         return []
-    total = sum(numbers["responses"] for numbers in report["guides"].values())
+    total = sum(numbers["responses"] for numbers in front["guides"].values())
     counts = ", ".join(f"{name} {count}" for name, count in lost.items() if count)
     return [f"Missing scores, left out of the means: {counts} of {total} responses."]
 
 
-def markdown(report: Report) -> str:
+def markdown(front: Front) -> str:
     """`table.md`: the table, the notes, and every point in raw units."""
-    main = [columns(report), *rows(report)]
-    names = report["objectives"]
-    heads = [f"{name} (cost)" if name in report["costs"] else name for name in names]
+    main = [columns(front), *rows(front)]
+    names = front["objectives"]
+    heads = [f"{name} (cost)" if name in front["costs"] else name for name in names]
     points = [["guide", "preference", *heads, "own front", "joint front"]]
-    for guide, numbers in report["guides"].items():
+    for guide, numbers in front["guides"].items():
         points += [
             [
                 guide,
@@ -145,7 +145,7 @@ def markdown(report: Report) -> str:
             ]
             for point in numbers["points"]
         ]
-    told = "".join(f"- {note}\n" for note in notes(report))
+    told = "".join(f"- {note}\n" for note in notes(front))
     return f"{_as_markdown(main)}\n{told}\nMean scores, in raw units:\n\n{_as_markdown(points)}"
 
 

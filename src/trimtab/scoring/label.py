@@ -99,18 +99,18 @@ def label(
     sources = [str(data)] if isinstance(data, str | os.PathLike) else [str(one) for one in data]
     require_other_file(output, sources)
     reading = Reading.of(columns, pairs_per_prompt)
-    pairs, report = read_for_labelling(
+    pairs, tally = read_for_labelling(
         sources, keep_labels=keep_labels, skip_bad_rows=skip_bad_rows, reading=reading
     )
     loaded = specs.load()  # after the data, as one may have to be fetched
     settings = settings_of(sources, loaded, below, keep_labels=keep_labels, reading=reading)
     with only_writer(output):
         job = RowFile(output, settings, overwrite=overwrite)
-        for line in report.lines():
+        for line in tally.lines():
             say(line)
         if lacks_some(job, pairs):
             _label(job, pairs, loaded, below, progress, say)
-        return summary(job.path, objectives, below, report, kept=keep_labels)
+        return summary(job.path, objectives, below, tally, kept=keep_labels)
 
 
 def _label(

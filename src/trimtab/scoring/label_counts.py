@@ -7,14 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from trimtab.data.report import RowReport
-from trimtab.scoring.labels import agreement, agreement_with_kept, tally
+from trimtab.data.tally import RowTally
+from trimtab.scoring.labels import agreement, agreement_with_kept, verdict_counts
 from trimtab.scoring.score_files import read_jsonl
 from trimtab.stats import Estimate
 
 
 def summary(
-    path: Path, scored: Sequence[str], costs: Sequence[str], report: RowReport, *, kept: bool
+    path: Path, scored: Sequence[str], costs: Sequence[str], tally: RowTally, *, kept: bool
 ) -> dict[str, Any]:
     """Counts of verdicts per objective, and how often any two verdicts agree."""
     rows = list(read_jsonl(path))
@@ -24,8 +24,8 @@ def summary(
     with_kept = agreement_with_kept(kept_labels, scores, costs) if kept else {}
     return {
         "pairs": len(rows),
-        "rows": {"read": report.rows, **report.counts},
-        "objectives": {name: tally(labels, scores, name) for name in objectives},
+        "rows": {"read": tally.rows, **tally.counts},
+        "objectives": {name: verdict_counts(labels, scores, name) for name in objectives},
         "agreement": _shares(agreement(labels, [*objectives], kept=kept)),
         "agreement_with_kept": _shares(with_kept),
     }

@@ -13,9 +13,9 @@ from typing import Any
 from trimtab.data.loading import require_objectives, usable_rows
 from trimtab.data.pairs import Comparison, Unusable
 from trimtab.data.reading import EVERYTHING, Reading
-from trimtab.data.report import RowReport
 from trimtab.data.rows import comparison_of
 from trimtab.data.sources import Row, fingerprint, split_name
+from trimtab.data.tally import RowTally
 from trimtab.errors import DataError, OutputError
 from trimtab.jobs import Progress, RowFile
 from trimtab.scoring.labels import Sides, label_of
@@ -38,7 +38,7 @@ def read_for_labelling(
     keep_labels: bool = False,
     skip_bad_rows: bool = False,
     reading: Reading = EVERYTHING,
-) -> tuple[list[Comparison], RowReport]:
+) -> tuple[list[Comparison], RowTally]:
     """Every usable pair once, in its own order of sides.
 
     Args:
@@ -51,7 +51,7 @@ def read_for_labelling(
         DataError: a malformed row (without `skip_bad_rows`), no usable pair, or a verdict to be
             kept that names no objective.
     """
-    report = RowReport()
+    tally = RowTally()
 
     def one(row: Row, place: str) -> Comparison:
         bare = {key: value for key, value in row.items() if key in _SIDES}
@@ -65,10 +65,10 @@ def read_for_labelling(
         return comparison
 
     how: dict[str, Any] = {"skip_bad_rows": skip_bad_rows, "reading": reading}
-    pairs = list(usable_rows(sources, one, report, **how))
+    pairs = list(usable_rows(sources, one, tally, **how))
     if not pairs:
-        raise DataError(f"no usable pair in {', '.join(sources)}", "; ".join(report.reasons()))
-    return pairs, report
+        raise DataError(f"no usable pair in {', '.join(sources)}", "; ".join(tally.reasons()))
+    return pairs, tally
 
 
 def settings_of(

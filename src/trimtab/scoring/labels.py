@@ -24,7 +24,7 @@ def label_of(scores: Sides, *, cost: bool = False) -> Label:
     return int((chosen < rejected) != cost)
 
 
-def tally(
+def verdict_counts(
     labels: Sequence[Labels], scores: Sequence[Mapping[str, Sides]], name: str
 ) -> dict[str, int]:
     """How many pairs say each thing on one objective; a pair that lacks a score is no tie."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from trimtab.arms.load import config_of, tokenizer_of
 from trimtab.data.pairs import Pair
-from trimtab.data.report import RowReport
+from trimtab.data.tally import RowTally
 from trimtab.data.tokenize import TokenPair, tokenize_pairs
 from trimtab.errors import ConfigError, DataError
 from trimtab.jobs import Progress
@@ -32,14 +32,14 @@ class Inputs:
             asked for.
         targets: layers that get a LoRA; "" for full fine-tuning.
         splits: `train` and, when there is one, `validation`.
-        report: what became of the rows of the data.
+        tally: what became of the rows of the data.
         objectives: of a conditioned ARM, in their order.
     """
 
     tokenizer: Tokenizer
     targets: list[str] | str
     splits: dict[str, list[TokenPair]]
-    report: RowReport
+    tally: RowTally
     objectives: list[str] = field(default_factory=list)
 
     @property
@@ -89,13 +89,13 @@ def prepare_inputs(
             "token that is none",
             "give it a pad_token in its tokenizer_config.json",
         )
-    splits = _tokenize(config, data.splits, tokenizer, data.report, progress)
+    splits = _tokenize(config, data.splits, tokenizer, data.tally, progress)
     _require_objectives(data.objectives, splits["train"])
     _check_context(model_config, splits)
     rows = model_config.get_text_config().vocab_size
     for pair in (pair for pairs in splits.values() for pair in pairs):
         require_embedded([*pair.prompt_ids, *pair.chosen_ids, *pair.rejected_ids], rows, tokenizer)
-    return Inputs(tokenizer, targets, splits, data.report, data.objectives)
+    return Inputs(tokenizer, targets, splits, data.tally, data.objectives)
 
 
 def _require_objectives(objectives: Sequence[str], pairs: Sequence[TokenPair]) -> None:
@@ -111,7 +111,7 @@ def _tokenize(
     config: TrainConfig,
     parts: dict[str, list[Pair]],
     tokenizer: Tokenizer,
-    report: RowReport,
+    tally: RowTally,
     progress: Progress | None,
 ) -> dict[str, list[TokenPair]]:
     def told(name: str, total: int) -> Callable[[int], None] | None:
@@ -127,7 +127,7 @@ def _tokenize(
             part,
             max_length=config.max_length,
             prompt_format=config.prompt_format,
-            report=report,
+            tally=tally,
             progress=told(name, len(part)),
         )
         for name, part in parts.items()

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.arms.hub import Destination, destination, warn_of_a_local_base
-from trimtab.data.report import RowReport
 from trimtab.data.sources import fingerprint
+from trimtab.data.tally import RowTally
 from trimtab.errors import ConfigError
 from trimtab.training.checks import check
 from trimtab.training.config import TrainConfig
@@ -25,7 +25,7 @@ class TrainResult:
         output_dir: where it stands.
         objective: what it was trained for.
         metrics: of training and, unless `eval_strategy` is `no`, of the last evaluation.
-        report: which rows of the data were used.
+        rows: which rows of the data were used.
         resumed: whether an interrupted run was continued.
         url: its address at the hub, where it was pushed.
     """
@@ -33,7 +33,7 @@ class TrainResult:
     output_dir: str
     objective: str
     metrics: dict[str, float]
-    report: RowReport
+    rows: RowTally
     resumed: bool = False
     url: str = ""
 
@@ -76,7 +76,7 @@ def plan_runs(config: TrainConfig) -> list[Plan]:
     folders = {n: Path(config.output_dir) / (n if len(names) > 1 else "") for n in names}
     plans = [_plan(config, name, folder) for name, folder in folders.items()]
     for plan in plans[1:]:
-        plan.data.report.unused.clear()  # they read the same columns: said once
+        plan.data.tally.unused.clear()  # they read the same columns: said once
     return plans
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from trimtab.data.loading import read_comparisons, read_pairs
 from trimtab.data.pairs import Pair, split_of
-from trimtab.data.report import RowReport
 from trimtab.data.sources import saved_folder, split_name
+from trimtab.data.tally import RowTally
 from trimtab.errors import ConfigError, DataError
 from trimtab.models.folder import check_folder, is_adapter
 from trimtab.training.config import TrainConfig
@@ -22,12 +22,12 @@ class TrainData:
 
     Attributes:
         splits: `train` and, when there is one, `validation`.
-        report: what became of the rows of the data.
+        tally: what became of the rows of the data.
         objectives: of a conditioned ARM, in their order.
     """
 
     splits: dict[str, list[Pair]]
-    report: RowReport
+    tally: RowTally
     objectives: list[str] = field(default_factory=list)
 
 
@@ -53,7 +53,7 @@ def read_data(config: TrainConfig, objective: str) -> TrainData:
 def _read_splits(config: TrainConfig, objective: str) -> TrainData:
     """Training and validation pairs of one objective; the test split stays untouched."""
     skip, reading = config.skip_bad_rows, config.reading
-    pairs, report = read_pairs(config.data, objective, skip_bad_rows=skip, reading=reading)
+    pairs, tally = read_pairs(config.data, objective, skip_bad_rows=skip, reading=reading)
     named = sorted({pair.objective for pair in pairs})
     if len(named) > 1:
         raise ConfigError(
@@ -71,16 +71,16 @@ def _read_splits(config: TrainConfig, objective: str) -> TrainData:
             parts["validation"], more = read_pairs(
                 config.eval_data, objective, skip_bad_rows=skip, reading=reading
             )
-        report.add(more)
+        tally.add(more)
     _require_pairs(parts)
-    return TrainData(parts, report)
+    return TrainData(parts, tally)
 
 
 def _read_comparisons(config: TrainConfig) -> TrainData:
     """Training and validation pairs of all objectives, and the objectives."""
     wanted = [name for name in config.objective_names if name]
     skip, reading = config.skip_bad_rows, config.reading
-    pairs, objectives, report = read_comparisons(
+    pairs, objectives, tally = read_comparisons(
         config.data, wanted, skip_bad_rows=skip, reading=reading
     )
     if len(objectives) < 2:
@@ -97,9 +97,9 @@ def _read_comparisons(config: TrainConfig) -> TrainData:
                 config.eval_data, objectives, skip_bad_rows=skip, reading=reading
             )
         parts["validation"] = list(more_pairs)
-        report.add(more)
+        tally.add(more)
     _require_pairs(parts)
-    return TrainData(parts, report, objectives)
+    return TrainData(parts, tally, objectives)
 
 
 @contextmanager

@@ -65,7 +65,7 @@ class _Run:
             return self._result(json.loads((folder / RESULTS).read_text()))
         first = processes().is_main_process
         if first:
-            for line in self.inputs.report.lines():
+            for line in self.inputs.tally.lines():
                 logger.warning("%s", line)
         transformers.set_seed(config.seed)
         trainer, stop = build_trainer(config, self.inputs, folder, self.plan.objective, progress)
@@ -124,7 +124,7 @@ class _Run:
         resumed = self.start.done or self.start.checkpoint is not None
         name = self.plan.objective or "+".join(self.inputs.objectives)
         folder = str(self.plan.folder)
-        return TrainResult(folder, name, metrics, self.inputs.report, resumed)
+        return TrainResult(folder, name, metrics, self.inputs.tally, resumed)
 
 
 def _gathered(trainer: PreferenceTrainer) -> dict[str, Any] | None:

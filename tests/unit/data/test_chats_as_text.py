@@ -171,9 +171,9 @@ def test_scores_as_text_tie_in_every_kind_of_file(tmp_path: Path, name: str) -> 
     """Read as text they would say nothing, and the chosen side would count as the better one."""
     row = {"prompt": "p", "chosen": "a", "rejected": "b"}
     rows = [{**row, "scores": '{"x": [1, 2]}'}, {**row, "scores": "{'x': [1, 1], 'y': [2, 1]}"}]
-    pairs, report = read_pairs([str(write(tmp_path / name, rows))], "x")
+    pairs, tally = read_pairs([str(write(tmp_path / name, rows))], "x")
     assert [(pair.chosen, pair.rejected) for pair in pairs] == [("b", "a")]
-    assert report.counts == {"a tie on 'x'": 1}
+    assert tally.counts == {"a tie on 'x'": 1}
 
 
 def test_labels_that_cannot_be_read_are_refused() -> None:
@@ -207,9 +207,9 @@ def test_half_a_character_makes_a_bad_row(tmp_path: Path, bad: dict[str, Any]) -
     said = r"rows\.jsonl:2 has a `\w+` with half a character \(a lone surrogate\)"
     with pytest.raises(DataError, match=said):
         read_pairs([path])
-    pairs, report = read_pairs([path], skip_bad_rows=True)
+    pairs, tally = read_pairs([path], skip_bad_rows=True)
     assert [pair.source for pair in pairs] == ["rows.jsonl:1", "rows.jsonl:3"]
-    assert list(report.unusable.values()) == [["rows.jsonl:2"]]
+    assert list(tally.unusable.values()) == [["rows.jsonl:2"]]
     if "labels" not in bad and "objective" not in bad:
         with pytest.raises(DataError, match=said):
             read_prompts(path)

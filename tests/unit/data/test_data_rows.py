@@ -217,11 +217,11 @@ GOOD = {"prompt": "p", "chosen": "a", "rejected": "b"}
 def test_unusable_rows_are_counted_and_named(tmp_path: Path) -> None:
     empty = {**GOOD, "rejected": ""}
     path = write_jsonl(tmp_path / "rows.jsonl", [GOOD, empty, GOOD, empty, empty, empty])
-    pairs, report = read_pairs([str(path)])
+    pairs, tally = read_pairs([str(path)])
     assert [pair.source for pair in pairs] == ["rows.jsonl:1", "rows.jsonl:3"]
-    assert report.rows == 6
-    assert report.counts == {"one side is empty": 4}
-    assert report.lines() == [
+    assert tally.rows == 6
+    assert tally.counts == {"one side is empty": 4}
+    assert tally.lines() == [
         "4 rows left out: one side is empty (rows.jsonl:2, rows.jsonl:4, rows.jsonl:5, …)"
     ]
 
@@ -231,10 +231,10 @@ def test_malformed_rows_are_refused_or_skipped_and_counted(tmp_path: Path) -> No
     path = write_jsonl(tmp_path / "rows.jsonl", [GOOD, bad, bad])
     with pytest.raises(DataError, match=r"rows\.jsonl:2 has no `chosen`"):
         read_pairs([str(path)])
-    pairs, report = read_pairs([str(path)], skip_bad_rows=True)
+    pairs, tally = read_pairs([str(path)], skip_bad_rows=True)
     assert len(pairs) == 1
-    assert report.counts == {"has no `chosen`": 2}  # one reason, not one per row
-    assert report.unusable["has no `chosen`"] == ["rows.jsonl:2", "rows.jsonl:3"]
+    assert tally.counts == {"has no `chosen`": 2}  # one reason, not one per row
+    assert tally.unusable["has no `chosen`"] == ["rows.jsonl:2", "rows.jsonl:3"]
 
 
 def test_one_objective_is_picked_out_of_several(tmp_path: Path) -> None:
@@ -245,13 +245,13 @@ def test_one_objective_is_picked_out_of_several(tmp_path: Path) -> None:
         GOOD,  # names no objective: belongs to the one that is asked for
     ]
     path = write_jsonl(tmp_path / "rows.jsonl", rows)
-    pairs, report = read_pairs([str(path)], "helpful")
+    pairs, tally = read_pairs([str(path)], "helpful")
     assert [(pair.source, pair.chosen) for pair in pairs] == [
         ("rows.jsonl:1", "a"),
         ("rows.jsonl:3", "b"),
         ("rows.jsonl:4", "a"),
     ]
-    assert report.counts == {}  # passed over, not unusable
+    assert tally.counts == {}  # passed over, not unusable
 
 
 def test_a_tie_on_the_wanted_objective_is_counted(tmp_path: Path) -> None:
@@ -260,9 +260,9 @@ def test_a_tie_on_the_wanted_objective_is_counted(tmp_path: Path) -> None:
         {**GOOD, "scores": {"helpful": [2, 1], "harmless": [1, 0]}},
     ]
     path = write_jsonl(tmp_path / "rows.jsonl", rows)
-    pairs, report = read_pairs([str(path)], "helpful")
+    pairs, tally = read_pairs([str(path)], "helpful")
     assert [pair.source for pair in pairs] == ["rows.jsonl:2"]
-    assert report.counts == {"a tie on 'helpful'": 1}
+    assert tally.counts == {"a tie on 'helpful'": 1}
 
 
 def test_an_objective_that_the_data_lack_names_those_they_have(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from conftest import write_jsonl
 from trimtab.data.loading import read_pairs, usable_rows
 from trimtab.data.pairs import Pair
 from trimtab.data.reading import Reading
-from trimtab.data.report import RowReport
 from trimtab.data.rows import pairs_of
+from trimtab.data.tally import RowTally
 from trimtab.errors import DataError
 
 Found = list[tuple[str, str, str]]
@@ -24,12 +24,12 @@ def said(pairs: list[Pair]) -> Found:
     return [(pair.objective, pair.chosen, pair.rejected) for pair in pairs]
 
 
-def read(tmp_path: Path, *rows: dict[str, Any], **options: Any) -> tuple[list[Pair], RowReport]:
+def read(tmp_path: Path, *rows: dict[str, Any], **options: Any) -> tuple[list[Pair], RowTally]:
     path = write_jsonl(tmp_path / "rows.jsonl", list(rows))
-    report = RowReport()
+    tally = RowTally()
     reading = Reading.of(**options)
-    found = usable_rows([str(path)], lambda r, p: list(pairs_of(r, p)), report, reading=reading)
-    return [pair for pairs in found for pair in pairs], report
+    found = usable_rows([str(path)], lambda r, p: list(pairs_of(r, p)), tally, reading=reading)
+    return [pair for pairs in found for pair in pairs], tally
 
 
 def refused(tmp_path: Path, *rows: dict[str, Any], **options: Any) -> str:
@@ -57,7 +57,7 @@ PKU = {
 def test_pku_safe_rlhf(tmp_path: Path) -> None:
     """Ids count from 0. The first row's second response is the more helpful one."""
     other = {**PKU, "better_response_id": 0, "safer_response_id": 1}
-    pairs, report = read(tmp_path, PKU, other)
+    pairs, tally = read(tmp_path, PKU, other)
     assert said(pairs) == [
         ("helpful", "Break the door.", "With a key."),
         ("harmless", "With a key.", "Break the door."),
@@ -65,8 +65,8 @@ def test_pku_safe_rlhf(tmp_path: Path) -> None:
         ("harmless", "Break the door.", "With a key."),
     ]
     assert pairs[0].prompt == "How do I open a lock?"
-    assert report.layouts == {"PKU-SafeRLHF": 2}
-    assert report.lines() == [
+    assert tally.layouts == {"PKU-SafeRLHF": 2}
+    assert tally.lines() == [
         "columns not used: prompt_source, is_response_0_safe, is_response_1_safe, "
         "response_0_severity_level, response_1_severity_level"
     ]
@@ -81,9 +81,9 @@ def test_pku_with_one_dimension_names_no_objective(tmp_path: Path) -> None:
 
 
 def test_pku_ids_that_are_none(tmp_path: Path) -> None:
-    pairs, report = read(tmp_path, {**PKU, "better_response_id": None}, PKU)
+    pairs, tally = read(tmp_path, {**PKU, "better_response_id": None}, PKU)
     assert said(pairs)[0] == ("harmless", "With a key.", "Break the door.")
-    assert len(pairs) == 3 and not report.unusable
+    assert len(pairs) == 3 and not tally.unusable
     assert "has 2 in `better_response_id`; it must be 0 or 1" in refused(
         tmp_path, {**PKU, "better_response_id": 2}
     )
@@ -139,9 +139,9 @@ HS3 = {
 def test_helpsteer_preferences(tmp_path: Path) -> None:
     """Below 0 the first response is better, above 0 the second; 0 is a tie."""
     rows = [HS2, {**HS2, "preference_strength": 3}, {**HS2, "preference_strength": 0}]
-    pairs, report = read(tmp_path, *rows)
+    pairs, tally = read(tmp_path, *rows)
     assert said(pairs) == [("", "Red.", "Dog."), ("", "Dog.", "Red.")]
-    assert report.unusable == {"a tie": ["rows.jsonl:3"]}
+    assert tally.unusable == {"a tie": ["rows.jsonl:3"]}
     pairs, _ = read(tmp_path, HS3, {**HS3, "overall_preference": -3})
     assert said(pairs) == [("", "Red.", "Dog."), ("", "Dog.", "Red.")]
     assert pairs[0].prompt == HS3["context"]
@@ -167,14 +167,14 @@ def test_arena_chats(tmp_path: Path) -> None:
         {**ARENA, "conversation_a": A + MORE, "conversation_b": B + OTHER, "turn": 2},
         {**ARENA, "conversation_a": A + MORE, "conversation_b": A + OTHER, "turn": 2},
     ]
-    pairs, report = read(tmp_path, *rows)
+    pairs, tally = read(tmp_path, *rows)
     assert said(pairs) == [
         ("", "Go away.", "Hello."),
         ("", "Hello.", "Go away."),
         ("", "Because.", "So."),
     ]
     assert pairs[0].prompt == A[:1] and pairs[2].prompt == A + MORE[:1]
-    assert report.unusable == {
+    assert tally.unusable == {
         "a tie": ["rows.jsonl:3", "rows.jsonl:4", "rows.jsonl:5"],
         "the two dialogues part before the last turn": ["rows.jsonl:6"],
     }
@@ -227,14 +227,14 @@ def test_arena_answers_with_one_column_per_outcome(tmp_path: Path) -> None:
         {**ONE_HOT, **two, "response_b": '["Hello.", "Because."]'},
         {**ONE_HOT, **two, "response_b": '["Hey.", "Because."]'},
     ]
-    pairs, report = read(tmp_path, *rows)
+    pairs, tally = read(tmp_path, *rows)
     assert said(pairs) == [
         ("", 'Go "away".', "Hello."),
         ("", "Hello.", 'Go "away".'),
         ("", "Because.", "So."),
     ]
     assert pairs[0].prompt == [{"role": "user", "content": "Hi"}]
-    assert report.unusable == {
+    assert tally.unusable == {
         "a tie": ["rows.jsonl:3"],
         "one side is empty": ["rows.jsonl:4"],
         "the two dialogues part before the last turn": ["rows.jsonl:6"],
@@ -247,19 +247,19 @@ def test_arena_answers_with_one_column_per_outcome(tmp_path: Path) -> None:
 )
 def test_arena_answers_with_a_winner(tmp_path: Path, winner: str, better: str) -> None:
     row = {"prompt": "[1] is it?", "response_a": "yes", "response_b": "no", "winner": winner}
-    pairs, report = read(tmp_path, row, {**row, "winner": "tie"}, {**row, "winner": 0.5})
+    pairs, tally = read(tmp_path, row, {**row, "winner": "tie"}, {**row, "winner": 0.5})
     assert [(p.prompt, p.chosen) for p in pairs] == [("[1] is it?", better)]
-    assert report.counts == {"a tie": 2}
+    assert tally.counts == {"a tie": 2}
 
 
 def test_alpaca_farm(tmp_path: Path) -> None:
     """`preference` counts from 1, and may lie between: 1.5 and 0 are ties."""
     row = {"instruction": "Add.", "input": "1 and 2", "output_1": "4", "output_2": "3"}
     values = [2, 1, 1.9, 1.1, 1.5, 0, None]
-    pairs, report = read(tmp_path, *({**row, "preference": value} for value in values))
+    pairs, tally = read(tmp_path, *({**row, "preference": value} for value in values))
     assert [p.chosen for p in pairs] == ["3", "4", "3", "4"]
     assert pairs[0].prompt == "Add.\n1 and 2"
-    assert report.counts == {"a tie": 2, "judged on no objective": 1}
+    assert tally.counts == {"a tie": 2, "judged on no objective": 1}
     assert "must be 1 to 2" in refused(tmp_path, {**row, "preference": 3})
 
 
@@ -268,9 +268,9 @@ def test_pandalm(tmp_path: Path) -> None:
     row = {"instruction": "Is it?", "input": "", "response1": "no", "response2": True}
     votes = [(2, 2, 1), (1, 1, 1), (0, 0, 2), (1, 2, 0), (0, 2, 2)]
     rows = [{**row, **{f"annotator{i}": v for i, v in enumerate(own, 1)}} for own in votes]
-    pairs, report = read(tmp_path, *rows)
+    pairs, tally = read(tmp_path, *rows)
     assert [p.chosen for p in pairs] == ["True", "no", "True"]
-    assert report.unusable == {"a tie": ["rows.jsonl:3", "rows.jsonl:4"]}
+    assert tally.unusable == {"a tie": ["rows.jsonl:3", "rows.jsonl:4"]}
 
 
 def test_webgpt(tmp_path: Path) -> None:
@@ -310,7 +310,7 @@ ULTRA = {
 
 def test_ultrafeedback(tmp_path: Path) -> None:
     """By hand: helpfulness 1 < 3 < 5; honesty only of the last two; truthfulness all tied."""
-    pairs, report = read(tmp_path, ULTRA)
+    pairs, tally = read(tmp_path, ULTRA)
     assert [(p.source, *said([p])[0]) for p in pairs] == [
         ("rows.jsonl:1 (1, 2)", "helpfulness", "Red.", "Dog."),
         ("rows.jsonl:1 (1, 2)", "overall_score", "Red.", "Dog."),
@@ -320,11 +320,11 @@ def test_ultrafeedback(tmp_path: Path) -> None:
         ("rows.jsonl:1 (2, 3)", "helpfulness", "Red.", "Red?"),
     ]
     assert {p.prompt for p in pairs} == {"Name a colour."}
-    assert report.rows == 1
-    assert report.lines() == ["columns not used: source, models, correct_answers"]
-    honest, report = read_pairs([str(tmp_path / "rows.jsonl")], "overall_score")
+    assert tally.rows == 1
+    assert tally.lines() == ["columns not used: source, models, correct_answers"]
+    honest, tally = read_pairs([str(tmp_path / "rows.jsonl")], "overall_score")
     assert len(honest) == 2
-    assert report.lines()[0] == "1 pair left out: a tie on 'overall_score' (rows.jsonl:1 (2, 3))"
+    assert tally.lines()[0] == "1 pair left out: a tie on 'overall_score' (rows.jsonl:1 (2, 3))"
 
 
 def test_ultrafeedback_as_text_and_turned_around(tmp_path: Path) -> None:
@@ -366,12 +366,12 @@ def test_helpsteer_groups_responses_by_prompt(tmp_path: Path) -> None:
         {"prompt": "r", "response": "same", **RATED},
         {"prompt": "r", "response": "same", **RATED, "helpfulness": 1},
     ]
-    pairs, report = read(tmp_path, *rows)
+    pairs, tally = read(tmp_path, *rows)
     assert [(p.prompt, p.source, *said([p])[0]) for p in pairs] == [
         ("p", "rows.jsonl:1+3", "helpfulness", "good", "bad"),
         ("p", "rows.jsonl:1+3", "verbosity", "bad", "good"),
     ]
-    assert report.rows == 5 and report.unusable == {
+    assert tally.rows == 5 and tally.unusable == {
         "the only answer to its prompt": ["rows.jsonl:2"],
         "both sides are the same": ["rows.jsonl:4+5"],
     }
@@ -401,7 +401,7 @@ def test_nectar(tmp_path: Path) -> None:
         "turns": 1,
         "num_responses": 4,
     }
-    pairs, report = read(tmp_path, row)
+    pairs, tally = read(tmp_path, row)
     assert said(pairs) == [
         ("", "best", "worst"),
         ("", "next", "worst"),
@@ -410,8 +410,8 @@ def test_nectar(tmp_path: Path) -> None:
         ("", "best", "also next"),
     ]
     assert pairs[0].prompt == [{"role": "user", "content": "Hi"}]
-    assert report.unusable == {"a tie": ["rows.jsonl:1 (3, 4)"]}
-    assert report.lines()[0].startswith("1 pair left out: a tie")
+    assert tally.unusable == {"a tie": ["rows.jsonl:1 (3, 4)"]}
+    assert tally.lines()[0].startswith("1 pair left out: a tie")
 
 
 # --- chosen and rejected under other names ------------------------------------------------------
@@ -425,11 +425,11 @@ USER = {"role": "user", "content": "Name a colour."}
 @pytest.mark.parametrize("end", ["", "_response"])
 def test_question_and_system(tmp_path: Path, prompt: str, system: str, end: str) -> None:
     row = {f"chosen{end}": "Red.", f"rejected{end}": "Dog.", prompt: USER["content"]}
-    [bare], report = read(tmp_path, row)
+    [bare], tally = read(tmp_path, row)
     assert bare == Pair("Name a colour.", "Red.", "Dog.", "", "rows.jsonl:1")
-    [pair], report = read(tmp_path, {**row, system: "Be brief."})
+    [pair], tally = read(tmp_path, {**row, system: "Be brief."})
     assert pair == Pair([SYSTEM, USER], "Red.", "Dog.", "", "rows.jsonl:1")
-    assert not report.lines()
+    assert not tally.lines()
 
 
 def test_a_system_column_beside_trls(tmp_path: Path) -> None:
@@ -463,17 +463,17 @@ def test_a_system_column_beside_trls(tmp_path: Path) -> None:
 def test_an_empty_question_is_no_reason_to_guess(tmp_path: Path, nothing: object) -> None:
     """What both answers begin with must not become the prompt."""
     row = {"question": nothing, "chosen": "The sky.", "rejected": "The sea."}
-    pairs, report = read(tmp_path, row, {**row, "question": "What is blue?"})
+    pairs, tally = read(tmp_path, row, {**row, "question": "What is blue?"})
     assert [p.prompt for p in pairs] == ["What is blue?"]
-    assert report.counts == {"the prompt is empty": 1}
+    assert tally.counts == {"the prompt is empty": 1}
 
 
 def test_two_columns_that_could_be_the_prompt(tmp_path: Path) -> None:
     row = {"question": "a", "query": "b", "chosen": "c", "rejected": "d"}
     text = refused(tmp_path, row)
     assert "`question` and `query`" in text and "--columns prompt=question" in text
-    [pair], report = read(tmp_path, row, columns="prompt=query")
-    assert pair.prompt == "b" and report.lines() == ["columns not used: question"]
+    [pair], tally = read(tmp_path, row, columns="prompt=query")
+    assert pair.prompt == "b" and tally.lines() == ["columns not used: question"]
 
 
 def test_stack_exchange_pairs(tmp_path: Path) -> None:
@@ -562,17 +562,17 @@ def test_binarized_ultrafeedback(tmp_path: Path) -> None:
         {"source": "s", "instruction": "Name a colour.", "chosen_response": "Red.",
          "rejected_response": "Dog.", "chosen_avg_rating": 5.0, "rejected_avg_rating": 2.0},
     ]  # fmt: skip
-    pairs, report = read(tmp_path, *rows)
+    pairs, tally = read(tmp_path, *rows)
     assert said(pairs) == [("", "Red.", "Dog.")] * 3
     assert [p.prompt for p in pairs] == [[USER], [USER], "Name a colour."]
-    assert report.layouts == {"TRL": 2, "question pairs": 1}
+    assert tally.layouts == {"TRL": 2, "question pairs": 1}
 
 
 def test_orca_pairs_marked_as_ties_are_left_out(tmp_path: Path) -> None:
     row = {"system": "", "input": "Hi", "chosen": "a", "rejected": "b", "status": "tie"}
-    pairs, report = read(tmp_path, row, {**row, "status": "swapped"})
+    pairs, tally = read(tmp_path, row, {**row, "status": "swapped"})
     assert said(pairs) == [("", "a", "b")]
-    assert report.counts == {"a tie": 1}
+    assert tally.counts == {"a tie": 1}
 
 
 # --- what is not known, and what could be two ---------------------------------------------------
@@ -612,9 +612,9 @@ def test_a_chosen_that_names_a_side_is_no_answer(tmp_path: Path) -> None:
 def test_columns_by_hand(tmp_path: Path) -> None:
     row = {"q": "Why?", "good": "So.", "bad": "No.", "who": "me", "about": "helpful"}
     named = "prompt=q, chosen=good,rejected=bad,objective=about"
-    [pair], report = read(tmp_path, row, columns=named)
+    [pair], tally = read(tmp_path, row, columns=named)
     assert pair == Pair("Why?", "So.", "No.", "helpful", "rows.jsonl:1")
-    assert report.lines() == ["columns not used: who"]
+    assert tally.lines() == ["columns not used: who"]
 
 
 def test_columns_along_a_path(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from trimtab.data.collate import ComparisonCollator, PairCollator
 from trimtab.data.loading import read_comparisons
 from trimtab.data.pairs import Comparison
-from trimtab.data.report import RowReport
+from trimtab.data.tally import RowTally
 from trimtab.data.tokenize import TokenPair
 from trimtab.errors import DataError
 
@@ -23,7 +23,7 @@ TEXTS = {"prompt": "the cat", "chosen": "happy", "rejected": "sad"}
 
 def read(
     tmp_path: Path, *rows: dict[str, Any], wanted: tuple[str, ...] = (), **options: Any
-) -> tuple[list[Comparison], list[str], RowReport]:
+) -> tuple[list[Comparison], list[str], RowTally]:
     """Read rows, to each of which two texts are added."""
     path = write_jsonl(tmp_path / "rows.jsonl", [{**TEXTS, **row} for row in rows])
     return read_comparisons([str(path)], wanted, **options)
@@ -37,60 +37,60 @@ def verdicts(pairs: list[Comparison]) -> list[dict[str, int]]:
 
 
 def test_labels_are_the_index_of_the_better_response(tmp_path: Path) -> None:
-    pairs, objectives, report = read(
+    pairs, objectives, tally = read(
         tmp_path, {"labels": {"helpful": 0, "harmless": 1}}, {"labels": {"helpful": 1}}
     )
     assert verdicts(pairs) == [{"helpful": 0, "harmless": 1}, {"helpful": 1}]
     assert [(pair.chosen, pair.rejected) for pair in pairs] == [("happy", "sad")] * 2
     assert [pair.source for pair in pairs] == ["rows.jsonl:1", "rows.jsonl:2"]
     assert objectives == ["helpful", "harmless"]
-    assert report.judged == {"helpful": 2, "harmless": 1}
-    assert (report.rows, report.counts) == (2, {})
-    assert report.lines() == ["pairs judged on: helpful 2, harmless 1"]
+    assert tally.judged == {"helpful": 2, "harmless": 1}
+    assert (tally.rows, tally.counts) == (2, {})
+    assert tally.lines() == ["pairs judged on: helpful 2, harmless 1"]
 
 
 def test_scores_say_which_is_better_and_a_tie_is_no_verdict(tmp_path: Path) -> None:
     """Row 1: 3 > 1 is the first, 2 < 2.5 the second. Row 2 ties on `a`. Row 3 ties on both."""
-    pairs, _, report = read(
+    pairs, _, tally = read(
         tmp_path,
         {"scores": {"a": [3, 1], "b": [2, 2.5]}},
         {"scores": {"a": [1, 1.0], "b": [-1, -2]}},
         {"scores": {"a": [1, 1], "b": [0, 0]}},
     )
     assert verdicts(pairs) == [{"a": 0, "b": 1}, {"b": 0}]
-    assert report.judged == {"a": 1, "b": 2}
-    assert report.counts == {"a tie on every objective": 1}
-    assert report.lines()[1] == "1 row left out: a tie on every objective (rows.jsonl:3)"
+    assert tally.judged == {"a": 1, "b": 2}
+    assert tally.counts == {"a tie on every objective": 1}
+    assert tally.lines()[1] == "1 row left out: a tie on every objective (rows.jsonl:3)"
 
 
 def test_a_row_with_an_objective_is_judged_on_that_one(tmp_path: Path) -> None:
-    pairs, objectives, report = read(tmp_path, {"objective": "b"}, {"objective": "a"})
+    pairs, objectives, tally = read(tmp_path, {"objective": "b"}, {"objective": "a"})
     assert verdicts(pairs) == [{"b": 0}, {"a": 0}]
     assert objectives == ["b", "a"]
-    assert report.judged == {"b": 1, "a": 1}
+    assert tally.judged == {"b": 1, "a": 1}
 
 
 def test_missing_labels_are_not_judged(tmp_path: Path) -> None:
     """Parquet fills a struct with nulls: they are no labels. A row of nulls alone is counted."""
-    pairs, _, report = read(
+    pairs, _, tally = read(
         tmp_path,
         {"labels": {"a": 0, "b": None}},
         {"labels": {"a": None, "b": 1}},
         {"labels": {"a": None, "b": None}},
     )
     assert verdicts(pairs) == [{"a": 0}, {"b": 1}]
-    assert report.judged == {"a": 1, "b": 1}
-    assert report.counts == {"judged on no objective": 1}
+    assert tally.judged == {"a": 1, "b": 1}
+    assert tally.counts == {"judged on no objective": 1}
 
 
 def test_files_that_are_named(tmp_path: Path) -> None:
     """`NAME=FILE` is for rows that name nothing; what a row says of itself counts more."""
     one = write_jsonl(tmp_path / "one.jsonl", [TEXTS, {**TEXTS, "objective": "c"}])
     two = write_jsonl(tmp_path / "two.jsonl", [TEXTS, {**TEXTS, "labels": {"a": 1}}])
-    pairs, objectives, report = read_comparisons([f"a={one}", f"b={two}"])
+    pairs, objectives, tally = read_comparisons([f"a={one}", f"b={two}"])
     assert verdicts(pairs) == [{"a": 0}, {"c": 0}, {"b": 0}, {"a": 1}]
     assert objectives == ["a", "c", "b"]
-    assert report.judged == {"a": 2, "c": 1, "b": 1}
+    assert tally.judged == {"a": 2, "c": 1, "b": 1}
 
 
 # --- which objectives ---------------------------------------------------------------------------
@@ -100,11 +100,11 @@ def test_the_objectives_stand_in_the_order_asked_for(tmp_path: Path) -> None:
     """By default in the order in which the data name them; others are passed over."""
     rows = [{"labels": {"b": 0, "a": 1}}, {"labels": {"c": 1, "a": 0}}, {"objective": "b"}]
     assert read(tmp_path, *rows)[1] == ["b", "a", "c"]
-    pairs, objectives, report = read(tmp_path, *rows, wanted=("c", "a"))
+    pairs, objectives, tally = read(tmp_path, *rows, wanted=("c", "a"))
     assert objectives == ["c", "a"]
     assert verdicts(pairs) == [{"a": 1}, {"c": 1, "a": 0}]  # the third row says nothing of them
-    assert list(report.judged.items()) == [("c", 1), ("a", 2)]
-    assert report.rows == 3
+    assert list(tally.judged.items()) == [("c", 1), ("a", 2)]
+    assert tally.rows == 3
 
 
 def test_an_objective_that_no_row_has(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_a_row_that_names_no_objective(tmp_path: Path, row: dict[str, Any]) -> N
 
 
 def test_skipping_bad_rows_counts_them_by_their_reason(tmp_path: Path) -> None:
-    pairs, _, report = read(
+    pairs, _, tally = read(
         tmp_path,
         {"labels": {"a": 3}},
         {},
@@ -157,13 +157,13 @@ def test_skipping_bad_rows_counts_them_by_their_reason(tmp_path: Path) -> None:
         skip_bad_rows=True,
     )
     assert [pair.source for pair in pairs] == ["rows.jsonl:5"]
-    assert report.unusable == {
+    assert tally.unusable == {
         "has label 3 for 'a'": ["rows.jsonl:1"],
         "names no objective": ["rows.jsonl:2", "rows.jsonl:6"],
         "has no `rejected`": ["rows.jsonl:3"],
         "one side is empty": ["rows.jsonl:4"],
     }
-    assert report.rows == 6 and report.judged == {"a": 1}
+    assert tally.rows == 6 and tally.judged == {"a": 1}
 
 
 # --- batches ------------------------------------------------------------------------------------

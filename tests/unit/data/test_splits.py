@@ -63,9 +63,9 @@ def test_the_rule_on_many_prompts() -> None:
 def test_real_dialogues(
     shared: Path, name: str, rows: int, shared_context: int, empty: int
 ) -> None:
-    pairs, report = read_pairs([str(shared / "data/hh-rlhf" / name)])
-    assert report.rows == rows
-    assert report.counts == {
+    pairs, tally = read_pairs([str(shared / "data/hh-rlhf" / name)])
+    assert tally.rows == rows
+    assert tally.counts == {
         "the two dialogues part before the last turn": rows - shared_context,
         "one side is empty": empty,
     }
@@ -95,7 +95,7 @@ def test_no_real_prompt_is_on_both_sides_of_a_split(shared: Path) -> None:
 
 def test_real_prompts_with_last_turns_are_plain_text(shared: Path) -> None:
     path = shared / "data/hh-rlhf/harmless-base.train5000.lastturn.json.xz"
-    pairs, report = read_pairs([str(path)])
-    assert (report.rows, len(pairs)) == (5000, 4999)  # "one row has an empty side"
-    assert report.counts == {"one side is empty": 1}
+    pairs, tally = read_pairs([str(path)])
+    assert (tally.rows, len(pairs)) == (5000, 4999)  # "one row has an empty side"
+    assert tally.counts == {"one side is empty": 1}
     assert len({pair.prompt for pair in pairs if isinstance(pair.prompt, str)}) <= 4406

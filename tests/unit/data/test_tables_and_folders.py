@@ -108,9 +108,9 @@ others no majority, both counted apart by hand from the file."""
 @pytest.mark.parametrize("name", REAL)
 def test_real_files_are_read_as_they_are(shared: Path, name: str) -> None:
     layout, usable = REAL[name]
-    pairs, report = read_pairs([str(shared / "data" / name)])
-    assert report.layouts == {layout: report.rows}
-    assert len(pairs) == usable == report.rows - sum(report.counts.values())
+    pairs, tally = read_pairs([str(shared / "data" / name)])
+    assert tally.layouts == {layout: tally.rows}
+    assert len(pairs) == usable == tally.rows - sum(tally.counts.values())
 
 
 NO_PAIRS = {
@@ -132,8 +132,8 @@ def test_real_files_without_a_known_layout_are_refused(shared: Path, name: str) 
 
 def test_the_question_column_case(shared: Path) -> None:
     """Eleven of these forty rows once trained with the prompt "The " or "I "."""
-    pairs, report = read_pairs([str(shared / "cases/data/question_column.jsonl")])
-    assert len(pairs) == 40 and not report.lines()
+    pairs, tally = read_pairs([str(shared / "cases/data/question_column.jsonl")])
+    assert len(pairs) == 40 and not tally.lines()
     for i, pair in enumerate(pairs):
         assert pair.prompt == [
             {"role": "system", "content": "You are a helpful assistant."},

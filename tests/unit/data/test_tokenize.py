@@ -9,7 +9,7 @@ import pytest
 from conftest import TEMPLATE, make_tokenizer
 
 from trimtab.data.pairs import Pair
-from trimtab.data.report import RowReport
+from trimtab.data.tally import RowTally
 from trimtab.data.tokenize import tokenize_pair, tokenize_pairs
 from trimtab.errors import ConfigError, DataError
 from trimtab.models.messages import Message
@@ -151,10 +151,10 @@ BARE = Pair("", "z", "zz", source="f:4")
 
 def test_max_length_counts_tokens_and_says_what_it_left_out(plain: Any) -> None:
     assert (len(tokenize_pair(plain, SHORT)), len(tokenize_pair(plain, LONG))) == (4, 7)
-    report = RowReport()
-    kept = tokenize_pairs(plain, [SHORT, LONG, SAME, BARE], max_length=6, report=report)
+    tally = RowTally()
+    kept = tokenize_pairs(plain, [SHORT, LONG, SAME, BARE], max_length=6, tally=tally)
     assert kept == [tokenize_pair(plain, SHORT)]
-    assert report.unusable == {
+    assert tally.unusable == {
         "longer than 6 tokens": ["f:2"],
         "both sides are the same tokens": ["f:3"],
         "the prompt has no tokens": ["f:4"],
@@ -162,17 +162,17 @@ def test_max_length_counts_tokens_and_says_what_it_left_out(plain: Any) -> None:
 
 
 def test_max_length_is_the_longest_that_is_kept(plain: Any) -> None:
-    kept = tokenize_pairs(plain, [SHORT, LONG], max_length=7, report=RowReport())
+    kept = tokenize_pairs(plain, [SHORT, LONG], max_length=7, tally=RowTally())
     assert len(kept) == 2  # never cut: all seven tokens are there
     assert kept[1].chosen_ids == [*plain("zzzzz")["input_ids"], END]
 
 
 def test_no_pair_that_fits_names_the_shortest(plain: Any) -> None:
     with pytest.raises(DataError, match=r"--max-length 3 .the shortest has 4 tokens"):
-        tokenize_pairs(plain, [LONG, SHORT], max_length=3, report=RowReport())
+        tokenize_pairs(plain, [LONG, SHORT], max_length=3, tally=RowTally())
 
 
 def test_no_pair_left_for_other_reasons_does_not_blame_the_length(plain: Any) -> None:
     with pytest.raises(DataError, match="both sides are the same tokens") as caught:
-        tokenize_pairs(plain, [SAME, SAME], max_length=100, report=RowReport())
+        tokenize_pairs(plain, [SAME, SAME], max_length=100, tally=RowTally())
     assert "--max-length" not in str(caught.value)

@@ -15,8 +15,8 @@ from trimtab.data.chats import prompt_of
 from trimtab.data.loading import read_pairs
 from trimtab.data.pairs import Pair
 from trimtab.data.prompts import read_prompts
-from trimtab.data.report import RowReport
 from trimtab.data.rows import pairs_of
+from trimtab.data.tally import RowTally
 from trimtab.data.tokenize import tokenize_pair, tokenize_pairs
 from trimtab.engines.local import LocalEngine
 from trimtab.engines.local.engine import end_ids
@@ -317,16 +317,16 @@ def test_what_is_left_out_is_named() -> None:
 
 def test_training_counts_the_rows_whose_tools_are_not_shown() -> None:
     pairs = [*pairs_of(ROW, "f:1"), Pair("hello", "yes", "no", source="f:2"), *pairs_of(ROW, "f:3")]
-    report = RowReport()
-    assert len(tokenize_pairs(make_tokenizer(), pairs, max_length=200, report=report)) == 3
-    assert report.counts == {}  # they are used
-    assert report.lines() == [
+    tally = RowTally()
+    assert len(tokenize_pairs(make_tokenizer(), pairs, max_length=200, tally=tally)) == 3
+    assert tally.counts == {}  # they are used
+    assert tally.lines() == [
         "2 rows: the chat template does not show `tools` (f:1, f:3)",
         "2 rows: the chat template does not show `tool_calls` (f:1, f:3)",
     ]
-    total = RowReport()
-    total.add(report)
-    assert total.lines() == report.lines()
+    total = RowTally()
+    total.add(tally)
+    assert total.lines() == tally.lines()
 
 
 def test_decoding_and_scoring_say_it_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -14,7 +14,7 @@ from trimtab.data.prompts import prompts_sha256, read_prompts
 from trimtab.data.rows import pairs_of
 from trimtab.errors import DataError
 from trimtab.scoring.labelling import labelled, read_for_labelling
-from trimtab.scoring.labels import agreement, agreement_with_kept, label_of, tally
+from trimtab.scoring.labels import agreement, agreement_with_kept, label_of, verdict_counts
 
 
 @pytest.mark.parametrize(
@@ -36,8 +36,18 @@ def test_counts_by_hand() -> None:
         {"a": (1, 1), "b": (1, 0)},
         {"a": (None, 1), "b": (2, 2)},
     ]
-    assert tally(labels, scores, "a") == {"chosen": 2, "rejected": 1, "tie": 1, "missing": 1}
-    assert tally(labels, scores, "b") == {"chosen": 2, "rejected": 2, "tie": 1, "missing": 0}
+    assert verdict_counts(labels, scores, "a") == {
+        "chosen": 2,
+        "rejected": 1,
+        "tie": 1,
+        "missing": 1,
+    }
+    assert verdict_counts(labels, scores, "b") == {
+        "chosen": 2,
+        "rejected": 2,
+        "tie": 1,
+        "missing": 0,
+    }
     found = agreement(labels, ["a", "b"])
     assert {pair: (e.value, e.n) for pair, e in found.items()} == {
         "chosen and a": (2 / 3, 3), "chosen and b": (0.5, 4), "a and b": (2 / 3, 3),
@@ -119,7 +129,7 @@ def test_verdicts_are_kept_and_the_rest_judged(tmp_path: Path) -> None:
 
 def test_a_kept_label_without_scores_is_no_tie() -> None:
     labels: list[Any] = [{"a": 1}, {"a": None}]
-    counts = tally(labels, [{"a": (None, None)}, {"a": (1.0, None)}], "a")
+    counts = verdict_counts(labels, [{"a": (None, None)}, {"a": (1.0, None)}], "a")
     assert counts == {"chosen": 0, "rejected": 1, "tie": 0, "missing": 1}
 
 

@@ -10,7 +10,7 @@ import torch
 from conftest import make_model, make_tokenizer
 
 from trimtab.arms.conditioned import conditioned_layers
-from trimtab.data.report import RowReport
+from trimtab.data.tally import RowTally
 from trimtab.errors import ConfigError
 from trimtab.training.adapt import add_conditioning, condition_dim
 from trimtab.training.config import TrainConfig
@@ -37,7 +37,7 @@ def conditioned(
         model="m", data=["d"], output_dir="o", method=method,  # type: ignore[arg-type]
         describe=described if method == "uniarm" else [], **options,
     )  # fmt: skip
-    inputs = Inputs(make_tokenizer(), targets, {}, RowReport(), names)
+    inputs = Inputs(make_tokenizer(), targets, {}, RowTally(), names)
     model = make_model(0, len(inputs.tokenizer), hidden=hidden, layers=1)
     torch.manual_seed(0)
     add_conditioning(model, config, inputs)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from trimtab.data.loading import read_everything
 from trimtab.data.pairs import Comparison, Pair, split_of
 from trimtab.data.reading import Reading
-from trimtab.data.report import RowReport
+from trimtab.data.tally import RowTally
 from trimtab.errors import ConfigError
 from trimtab.evaluation.floors import longer_is_better
 from trimtab.evaluation.rendered import Rendered, example_of, lengths_of
@@ -39,7 +39,7 @@ class ObjectiveReport:
 
 
 @dataclass(frozen=True)
-class DataReport:
+class DataFacts:
     """What preference data hold.
 
     Attributes:
@@ -58,7 +58,7 @@ class DataReport:
         example: one pair as it is trained.
     """
 
-    rows: RowReport
+    rows: RowTally
     pairs: int
     repeated: int
     prompts: int
@@ -79,7 +79,7 @@ def inspect_data(
     columns: str | Mapping[str, str] = "",
     pairs_per_prompt: int = 0,
     trust_remote_code: bool = False,
-) -> DataReport:
+) -> DataFacts:
     """Read preference data as training would, and say what is there. Nothing is written.
 
     Malformed rows are counted; `trimtab train` refuses them unless `skip_bad_rows` is set.
@@ -99,15 +99,15 @@ def inspect_data(
     sources = [str(data)] if isinstance(data, str | os.PathLike) else [str(file) for file in data]
     if not sources:
         raise ConfigError("no data", "name a file, a folder of `datasets` or a hub id")
-    pairs, report = read_everything(sources, Reading.of(columns, pairs_per_prompt))
+    pairs, tally = read_everything(sources, Reading.of(columns, pairs_per_prompt))
     tokenizer = _tokenizer(model, trust_remote_code)
     prompts = {repr(pair.prompt): pair.prompt for pair in pairs}
     chats = [prompt for prompt in prompts.values() if not isinstance(prompt, str)]
     texts = Counter((repr(p.prompt), *sorted((p.chosen, p.rejected))) for p in pairs)
     names = list(dict.fromkeys(name for pair in pairs for name in pair.verdicts))
     measured, lengths = lengths_of(pairs, tokenizer)
-    return DataReport(
-        rows=report,
+    return DataFacts(
+        rows=tally,
         pairs=len(pairs),
         repeated=sum(texts.values()) - len(texts),
         prompts=len(prompts),

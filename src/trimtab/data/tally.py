@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class RowReport:
+class RowTally:
     """What became of the rows of a data set: how many were used, which were not, and why.
 
     Attributes:
@@ -45,7 +45,7 @@ class RowReport:
         """Count one row that is used, with a reservation."""
         self.noted.setdefault(what, []).append(source)
 
-    def add(self, other: RowReport) -> None:
+    def add(self, other: RowTally) -> None:
         """Count another data set's rows, too; `judged` stays that of this one."""
         self.rows += other.rows
         self.several |= other.several

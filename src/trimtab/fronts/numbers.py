@@ -151,7 +151,7 @@ def reference_point(
     return scale.common(np.array([kind[name] for name in objectives]))
 
 
-def front_report(
+def front_numbers(
     records: Sequence[Mapping[str, Any]],
     design: Design,
     *,

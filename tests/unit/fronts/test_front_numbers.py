@@ -11,7 +11,7 @@ import pytest
 
 from trimtab.errors import DataError
 from trimtab.fronts.files import draw
-from trimtab.fronts.report import Design, front_report, gather, scale_of
+from trimtab.fronts.numbers import Design, front_numbers, gather, scale_of
 from trimtab.fronts.table import columns, markdown, notes, rows, warnings
 
 ENDS = [{"good": 1.0, "bad": 0.0}, {"good": 0.0, "bad": 1.0}]
@@ -46,7 +46,7 @@ def test_numbers_by_hand() -> None:
     HV of one: 3 · 0 (its −1 is the reference) and 1 · 3 make 3; of two: 2 · 1 and 0 · 2 make 2;
     of the base: 1. MIP of one: (2 + 2) / 2; of two: (1 + 1) / 2; of the base: 0.
     """
-    found = front_report(RECORDS, DESIGN, resamples=200)
+    found = front_numbers(RECORDS, DESIGN, resamples=200)
     assert found["normalization"]["mean"] == {"good": 1, "bad": 10}
     assert found["normalization"]["unit"] == {"good": 1, "bad": 2}
     assert found["reference"]["common"] == {"good": -1, "bad": -1}
@@ -75,16 +75,16 @@ def test_raw_units_and_other_references_by_hand() -> None:
     Above the base, only one's (1, −6) is no worse anywhere, with no width: 0. Above (0, −12) given
     as good 0, bad 12: two's (2, −10) gives 2 · 2; one's (1, −6) gives 1 · 6.
     """
-    base = front_report(RECORDS, DESIGN, normalize="none", reference="base", resamples=100)
+    base = front_numbers(RECORDS, DESIGN, normalize="none", reference="base", resamples=100)
     assert base["reference"]["raw"] == {"good": 1, "bad": 10}
     assert base["guides"]["one"]["hypervolume"]["value"] == 0
-    given = front_report(
+    given = front_numbers(
         RECORDS, DESIGN, normalize="none", reference={"good": 0, "bad": 12}, resamples=100
     )
     assert given["reference"]["kind"] == "given"
     assert given["reference"]["common"] == {"good": 0, "bad": -12}
     odd = {"good": 0.1, "bad": 0.3}  # not what standardising there and back makes of them
-    assert front_report(RECORDS, DESIGN, reference=odd, resamples=100)["reference"]["raw"] == odd
+    assert front_numbers(RECORDS, DESIGN, reference=odd, resamples=100)["reference"]["raw"] == odd
     assert given["guides"]["one"]["hypervolume"]["value"] == 6
     assert given["guides"]["two"]["hypervolume"]["value"] == 4
     assert given["guides"]["one"]["mip"]["value"] == (3 - 6) / 2
@@ -93,7 +93,7 @@ def test_raw_units_and_other_references_by_hand() -> None:
 def test_missing_scores_are_counted_and_left_out() -> None:
     some = [dict(row) for row in RECORDS]
     some[2] = {**some[2], "scores": {"good": None, "bad": 11}}  # one, all good, prompt 0
-    found = front_report(some, DESIGN, resamples=200)
+    found = front_numbers(some, DESIGN, resamples=200)
     point = found["guides"]["one"]["points"][0]
     assert point["missing"] == {"good": 1, "bad": 0}
     assert point["raw"]["good"] == {"value": 4.0, "low": 4.0, "high": 4.0, "n": 1}
@@ -110,7 +110,7 @@ def test_a_point_without_any_score_is_refused() -> None:
         for row in RECORDS
     ]
     with pytest.raises(DataError, match="no score of 'one' on 'bad' could be read"):
-        front_report(none, DESIGN)
+        front_numbers(none, DESIGN)
 
 
 def test_seeds_of_one_prompt_are_averaged() -> None:
@@ -118,7 +118,7 @@ def test_seeds_of_one_prompt_are_averaged() -> None:
     made = [record("base", {}, 0, seed, 0, seed) for seed in (3, 7)]
     made += [record("one", ENDS[0], 0, 10 * seed, 0, seed) for seed in (3, 7)]
     assert gather(made, design)["one"][:, 0, 0, 0].tolist() == [30, 70]
-    found = front_report(made, design, normalize="none", resamples=100)
+    found = front_numbers(made, design, normalize="none", resamples=100)
     assert found["guides"]["one"]["points"][0]["raw"]["good"]["value"] == 50
     assert found["guides"]["one"]["points"][0]["raw"]["good"]["n"] == 1
 
@@ -145,7 +145,7 @@ def test_rounding_decides_no_dominance(base: Any, one: Any, other: Any) -> None:
     design = Design(["g"], ["good", "more"], [], MORE, [0], 3)
     for first, second in ((one, other), (other, one)):
         for normalize in ("base", "none"):
-            found = front_report(
+            found = front_numbers(
                 triples(base, first, second), design, normalize=normalize, resamples=100
             )
             points = found["guides"]["g"]["points"]
@@ -157,7 +157,7 @@ def test_a_difference_beyond_rounding_decides() -> None:
     """One prompt in three is better by 1e-9 of the scores: far beyond what rounding does."""
     design = Design(["g"], ["good", "more"], [], MORE, [0], 3)
     made = triples((6, 0, 8), (5, 7, 8 + 1e-8), (5, 7, 8))
-    points = front_report(made, design, resamples=100)["guides"]["g"]["points"]
+    points = front_numbers(made, design, resamples=100)["guides"]["g"]["points"]
     assert [p["non_dominated"] for p in points] == [True, True]
 
 
@@ -186,7 +186,7 @@ def test_a_base_alike_but_for_rounding_is_not_divided_by() -> None:
 
 
 def test_the_table_says_what_it_rests_on() -> None:
-    found = front_report(RECORDS, DESIGN, resamples=200)
+    found = front_numbers(RECORDS, DESIGN, resamples=200)
     assert columns(found)[:3] == ["guide", "HV", "HV − one"]
     assert [row[0] for row in rows(found)] == ["base", "one", "two"]
     assert rows(found)[2][5:7] == ["2/2", "1/2"]
@@ -198,7 +198,7 @@ def test_the_table_says_what_it_rests_on() -> None:
         "| two | good 1 | 2.000 [1.000, 3.000] |",
     ):  # fmt: skip
         assert said in text
-    raw = markdown(front_report(RECORDS, DESIGN, normalize="none", resamples=200))
+    raw = markdown(front_numbers(RECORDS, DESIGN, normalize="none", resamples=200))
     assert "in the scorers' own units" in raw and "standardised" not in raw
 
 
@@ -214,8 +214,8 @@ def test_few_prompts_are_warned_of(prompts: int, said: str) -> None:
 def test_an_objective_on_which_nothing_differs_is_warned_of() -> None:
     alike = [{**row, "scores": {**row["scores"], "bad": 0.1}} for row in RECORDS]
     said = "warning: all answers of every guide score alike on bad: no front can be seen on it"
-    assert warnings(front_report(alike, DESIGN, resamples=100))[1:] == [said]
-    assert warnings(front_report(RECORDS, DESIGN, resamples=100))[1:] == []
+    assert warnings(front_numbers(alike, DESIGN, resamples=100))[1:] == [said]
+    assert warnings(front_numbers(RECORDS, DESIGN, resamples=100))[1:] == []
 
 
 def made_up(design: Design) -> list[Any]:
@@ -237,6 +237,6 @@ def test_a_picture_is_drawn(objectives: str, reference: str, tmp_path: Path) -> 
     names = [f"guide {i}" for i in range(8)]  # more than there are colours
     design = Design(names, list(objectives), ["b"], ends, [0], 5)
     at: Any = dict.fromkeys(objectives, -50.0) if reference == "far" else "worst"
-    found = front_report(made_up(design), design, reference=at, resamples=100)
+    found = front_numbers(made_up(design), design, reference=at, resamples=100)
     draw(tmp_path / "front.png", found)
     assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
