@@ -127,6 +127,11 @@ def test_rows_that_cannot_be_scored(refused: Refused, base_dir: Path, tmp_path: 
         refused("score", "--arm", base_dir, "--input", path, names=["rows.jsonl:2", named])
 
 
+def test_no_batch_to_score(refused: Refused, base_dir: Path, pairs_file: Path) -> None:
+    score = ["score", "--arm", base_dir, "--input", pairs_file]
+    refused(*score, "--batch-size", "0", names=["--batch-size is 0"])
+
+
 def test_empty_split(refused: Refused, base_dir: Path, tmp_path: Path) -> None:
     # By the hash, "q0" and "q1" are training prompts and "cat" a test prompt: none validates.
     rows = [{**GOOD, "prompt": prompt} for prompt in ("q0", "q1", "cat")]
