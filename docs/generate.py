@@ -50,7 +50,7 @@ def python() -> str:
     for name in ("train", "load"):
         parts.append(_function(f"trimtab.{name}", getattr(trimtab, name)))
     parts += [_function(f"engine.{name}", getattr(LocalEngine, name)) for name in ENGINE]
-    for kind in (trimtab.Request, trimtab.Sampling, trimtab.Completion, trimtab.Chunk):
+    for kind in (trimtab.Request, trimtab.Sampling, trimtab.Completion, trimtab.Event):
         parts.append(_function(f"trimtab.{kind.__name__}", kind))
     parts += [_function(kind.__name__, kind) for kind in (TokenReport, Alternative)]
     for name in trimtab.__all__:

@@ -134,8 +134,7 @@ def specified_logp(engine: LocalEngine, request: Request, generated: list[int]) 
 
 def _prompts(engine: LocalEngine, request: Request) -> list[list[int]]:
     """What the base and the ARMs read; a draft model has no part in the specification."""
-    prompts = engine.plan(request).prompts
-    return [prompts[stream.name] for stream in (engine.base, *engine.arms)]
+    return [stream.prompt_ids(request.prompt) for stream in (engine.base, *engine.arms)]
 
 
 def word_tokenizer(size: int) -> Any:

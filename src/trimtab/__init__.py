@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from trimtab.engines.generate import generate
     from trimtab.engines.local.loading import load_engine as load
     from trimtab.engines.processor import ArmLogitsProcessor
-    from trimtab.engines.types import Chunk, Completion, Request, Sampling
+    from trimtab.engines.types import Completion, Event, Request, Sampling
     from trimtab.errors import TrimtabError
     from trimtab.evaluation.accuracy import accuracy
     from trimtab.evaluation.data_facts import inspect_data
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 _HOME = {
     "ArmLogitsProcessor": "trimtab.engines.processor",
-    "Chunk": "trimtab.engines.types",
     "Completion": "trimtab.engines.types",
+    "Event": "trimtab.engines.types",
     "Request": "trimtab.engines.types",
     "Sampling": "trimtab.engines.types",
     "Steering": "trimtab.steering",
@@ -49,8 +49,8 @@ _HOME = {
 
 __all__ = [
     "ArmLogitsProcessor",
-    "Chunk",
     "Completion",
+    "Event",
     "Request",
     "Sampling",
     "Steering",

@@ -44,6 +44,10 @@ class ConfigError(TrimtabError, ValueError):
     """An option, or a combination of options, that cannot work."""
 
 
+class BusyError(TrimtabError, RuntimeError):
+    """An engine that cannot take another request now."""
+
+
 class TrainingError(TrimtabError, ArithmeticError):
     """A training that cannot go on."""
 

@@ -196,9 +196,9 @@ def agrees(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> list[Request
 
 
 @pytest.mark.parametrize("family", IN_SLOTS)
-def test_in_slots(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packed(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = engine_of_family(IN_SLOTS[family])
-    assert [group.in_slots for group in engine.groups] == [True, True]
+    assert [group.packable for group in engine.groups] == [True, True]
     requests = agrees(engine, monkeypatch)
     for request, answer in zip(
         requests[:3], engine.generate(requests[:3], speculate="on"), strict=True
@@ -209,7 +209,7 @@ def test_in_slots(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("family", OWN_CACHES)
 def test_own_caches(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = engine_of_family(OWN_CACHES[family])
-    assert [group.in_slots for group in engine.groups] == [False, False]
+    assert [group.packable for group in engine.groups] == [False, False]
     requests = agrees(engine, monkeypatch)
     with pytest.raises(ConfigError, match="cannot take drafted tokens back"):
         engine.generate(requests, speculate="on")
@@ -258,7 +258,7 @@ def test_the_length_that_mpt_reads() -> None:
 def test_one_on_slots_and_one_on_its_own_caches(monkeypatch: pytest.MonkeyPatch) -> None:
     base, arm = IN_SLOTS["llama, grouped heads"](), OWN_CACHES["bloom"]()
     engine = LocalEngine(stream_of("base", base, 1), [stream_of("a", arm, 2)])
-    assert [group.in_slots for group in engine.groups] == [True, False]
+    assert [group.packable for group in engine.groups] == [True, False]
     agrees(engine, monkeypatch)
 
 

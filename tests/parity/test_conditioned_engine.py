@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +178,7 @@ def test_weights_beside_other_arms(base_dir: Path, arm_dir: Path, tmp_path: Path
     """
     engine = load("mixed", base_dir, arm_dir, tmp_path)
     request = Request("moon", {"a": 2, "b": 1, "c": 0, "d": 0, "e": 1, "f": 4}, 2.0, GREEDY)
-    plan = engine.plan(request)
+    plan = engine.plan(replace(request, report=True))
     assert plan.weights == [0.75, 0.0, 0.25, 1.0]
     assert plan.conditions["x"] == pytest.approx([2 / 3, 1 / 3])
     assert plan.conditions["y"] == [0.5, 0.5]
@@ -222,7 +223,7 @@ class TestSpeculating:
         requests = many(drafted, 8)
         answers = drafted.generate(requests, speculate="on", report=True)
         for request, answer in zip(requests, answers, strict=True):
-            plan = drafted.plan(request)
+            plan = drafted.plan(replace(request, report=True))
             for t, token in enumerate(answer.tokens):
                 for arm in drafted.arms:
                     said = plan.prompts[arm.name] + list(answer.token_ids[:t])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def agrees(engine: LocalEngine) -> None:
     answers = engine.generate(requests, report=True)
     [arm] = engine.arms
     for request, answer in zip(requests, answers, strict=True):
-        plan = engine.plan(request)
+        plan = engine.plan(replace(request, report=True))
         for t, token in enumerate(answer.tokens):
             said = plan.prompts[arm.name] + list(answer.token_ids[:t])
             logp = next_logp(arm, said, plan.conditions[arm.name])[token.token_id]
@@ -59,11 +60,11 @@ def agrees(engine: LocalEngine) -> None:
     ["gpt2", "opt", "mistral, short window", "gemma2, soft caps", "llama, tied", "gpt_oss, sinks",
      "deepseek_v3", "phi3, short window"],
 )  # fmt: skip
-def test_in_slots(family: str, core: Core, tmp_path: Path) -> None:
+def test_packed(family: str, core: Core, tmp_path: Path) -> None:
     """All linear layers, transposed ones (GPT-2) and joined ones too."""
     base = stream_of("base", IN_SLOTS[family](), 1)
     engine = LocalEngine(base, [with_core(base, "x", core, tmp_path, layers=("all-linear",))])
-    assert [group.in_slots for group in engine.groups] == [True]
+    assert [group.packable for group in engine.groups] == [True]
     agrees(engine)
 
 
@@ -81,7 +82,7 @@ def test_own_caches(family: str, core: Core, longer: str, tmp_path: Path) -> Non
             for s in (base, arm)
         )
     engine = LocalEngine(base, [arm])
-    assert [group.in_slots for group in engine.groups] == [False]
+    assert [group.packable for group in engine.groups] == [False]
     agrees(engine)
 
 

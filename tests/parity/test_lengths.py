@@ -19,7 +19,7 @@ from test_architectures import BOTH, GPT, IN_SLOTS, WINDOW, WORDS, small, stream
 import trimtab
 from trimtab.engines.local import batch
 from trimtab.engines.local.engine import LocalEngine
-from trimtab.engines.local.slots import SlotCaches
+from trimtab.engines.local.packed_rows import PackedRows
 from trimtab.engines.types import Completion, Request
 from trimtab.errors import ConfigError
 
@@ -147,13 +147,13 @@ class TestLongRope:
     def test_one_beginning_is_still_read_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Two rows of 40 words of which 39 are shared: 40 + 1 words and 2 · 3 tokens are read."""
         engine, seen = LocalEngine(stream_of("base", PHI3(), 1)), []
-        forward = SlotCaches.forward
+        forward = PackedRows.forward
 
-        def counted(slots: SlotCaches, first: int, tokens: Any, wanted: Any, **more: Any) -> Any:
-            seen.append(sum(len(ids) for slot in tokens for ids in slot))
-            return forward(slots, first, tokens, wanted, **more)
+        def counted(rows: PackedRows, entries: Any, positions: int = 1) -> Any:
+            seen.append(sum(len(entry.ids) for entry in entries))
+            return forward(rows, entries, positions)
 
-        monkeypatch.setattr(SlotCaches, "forward", counted)
+        monkeypatch.setattr(PackedRows, "forward", counted)
         prompts = [text(1, 40), text(1, 39) + " w9"]
         engine.generate(prompts, max_new_tokens=4, temperature=0, ignore_eos=True)
         assert sum(seen) == 40 + 1 + 2 * 3
@@ -239,7 +239,7 @@ def test_a_table_of_positions_shorter_than_the_bases_rows(
     come to their last positions stand beside others that read a prompt."""
     base = templated(stream_of("base", IN_SLOTS["llama, tied"](), 1), text(9, 60))
     engine = LocalEngine(base, [stream_of("a", LEARNED[family](), 2)])
-    if not all(group.in_slots for group in engine.groups):
+    if not all(group.packable for group in engine.groups):
         speculate = "off"
     requests = [
         Request(text(i, n), None, 1.0, GREEDY.but(max_new_tokens=24 - n))

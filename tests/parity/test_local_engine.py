@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ from rounding import close, nats
 import trimtab
 from trimtab.arms.sidecar import Sidecar
 from trimtab.engines.local.engine import LocalEngine
-from trimtab.engines.local.slots import SlotCaches
+from trimtab.engines.local.group_cache import Entry
+from trimtab.engines.local.guided_model import open_caches
+from trimtab.engines.local.shelves import CacheMemory
+from trimtab.engines.local.stream_rows import StreamRow
 from trimtab.engines.types import Request, Sampling
 from trimtab.errors import ModelLoadError
 from trimtab.models.folder import weights_fingerprint
@@ -97,7 +101,7 @@ def agrees(engine: LocalEngine, requests: list[Request]) -> None:
     answers = engine.generate(requests, report=True, batch_size=len(requests))
     for request, answer in zip(requests, answers, strict=True):
         assert is_specified(engine, request, answer.token_ids)
-        plan = engine.plan(request)
+        plan = engine.plan(replace(request, report=True))
         for t, token in enumerate(answer.tokens):
             generated = list(answer.token_ids[:t])
             rows = [
@@ -322,12 +326,18 @@ class TestSharedWeights:
         plain = transformers.AutoModelForCausalLM.from_pretrained(base_dir)
         theirs = PeftModel.from_pretrained(plain, lora_dir).eval()
         engine = trimtab.load(str(base_dir), {"one": str(lora_dir)})
-        slots = SlotCaches(engine.groups[0], 1, 8)
+        [group] = engine.groups
+        [cache] = open_caches([group], CacheMemory())
+        rows = [
+            StreamRow(i, ids[0].tolist(), group.streams[i].vocabulary, tuple(coefficients))
+            for i, coefficients in enumerate(group.coefficients().tolist())
+        ]
         with torch.no_grad():
-            found = slots.forward(0, [[*ids.tolist(), *ids.tolist()]], [1])
+            logp_EMV = cache.forward([Entry(row, row.sequence, 1) for row in rows])
+            found = {name: logp_EMV[i] for name, i in group.index.items()}
             for name, model in (("base", engine.base.model), ("one", theirs)):
                 expected = model(ids.to(model.device)).logits[:, -1].log_softmax(-1)
-                close(found[name][:, 0].cpu(), expected.cpu())
+                close(found[name].cpu(), expected.cpu())
         assert not torch.allclose(found["one"], found["base"], atol=0.1)
 
     def test_a_lora_of_another_model_gets_its_own(self, arm_dir: Path, lora_dir: Path) -> None:

@@ -16,7 +16,6 @@ from test_local_engine import make_lora, requests_for
 import trimtab
 from trimtab.engines.local.drafting import ModelDrafter, NgramDrafter
 from trimtab.engines.local.engine import LocalEngine
-from trimtab.engines.local.speculating import speculation
 from trimtab.engines.local.streams import Stream
 from trimtab.engines.types import Completion, Request
 
@@ -51,10 +50,8 @@ def engine_with(drafter: Drafter) -> LocalEngine:
 def engine(request: pytest.FixtureRequest) -> LocalEngine:
     drafter: Drafter = request.param
     found = engine_with(drafter)
-    how = speculation("on", found.groups, found.objectives, drafter == "ngram")
-    assert how
     proposes = ModelDrafter if drafter in ("draft", "arm", "lora and arm") else NgramDrafter
-    assert isinstance(how.drafter, proposes)
+    assert isinstance(found._speculation.drafter, proposes)
     return found
 
 
@@ -106,7 +103,7 @@ def test_reports_are_the_specification(engine: LocalEngine) -> None:
     for request, answer in zip(
         requests, engine.generate(requests, report=True, speculate="on"), strict=True
     ):
-        plan = engine.plan(request)
+        plan = engine.plan(replace(request, report=True))
         assert [t.token_id for t in answer.tokens] == list(answer.token_ids)
         for t, token in enumerate(answer.tokens):
             said = list(answer.token_ids[:t])
@@ -151,8 +148,8 @@ def test_an_end_among_accepted_drafts(position: int) -> None:
     base, draft = stream("base", 7, SIZE), stream("draft", 7, SIZE)
     request = Request("w1 w2 w3", sampling=GREEDY.but(max_new_tokens=16))
     ids = specified(LocalEngine(base), request)
+    base.model.generation_config.eos_token_id = ids[position]
     engine = LocalEngine(base, draft=draft)
-    engine.ends = frozenset({ids[position]})
     ending = replace(request, sampling=request.sampling.but(ignore_eos=False))
     [answer] = engine.generate([ending], speculate="on", report=True)
     assert list(answer.token_ids) == ids[: ids.index(ids[position]) + 1]

@@ -17,7 +17,7 @@ from torch import Tensor
 from trimtab import fusion
 from trimtab.engines import reference
 from trimtab.engines.local.engine import LocalEngine
-from trimtab.engines.local.slots import SlotCaches
+from trimtab.engines.local.packed_rows import PackedRows
 from trimtab.engines.types import Request
 
 NEVER = float("-inf")
@@ -277,13 +277,13 @@ class TestGate:
         """One row, and reads of an ARM with weights of its own: the prompt, and one per token that
         the gate lets through after the first."""
         calls: list[int] = []
-        forward = SlotCaches.forward
+        forward = PackedRows.forward
 
-        def counted(slots: SlotCaches, *args: Any, **more: Any) -> Any:
+        def counted(slots: PackedRows, *args: Any, **more: Any) -> Any:
             calls.append(engine.groups.index(slots.group))
             return forward(slots, *args, **more)
 
-        monkeypatch.setattr(SlotCaches, "forward", counted)
+        monkeypatch.setattr(PackedRows, "forward", counted)
         [request] = requests(gate=0.45)[:1]
         [answer] = engine.generate([request], report=True)
         let_through = sum(bool(token.rewards) for token in answer.tokens[1:])

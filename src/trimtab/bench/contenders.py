@@ -53,11 +53,9 @@ class Engine:
     def run(self, prompts: Prompts, new_tokens: int) -> Run:
         """As `Contender`."""
         plans = [self.plan(ids, new_tokens, number) for number, ids in enumerate(prompts)]
-        length = max(plan.length for plan in plans)
-        scheduler = self.engine.scheduler(len(plans), length, speculate=self._speculate)
-        for plan in plans:
-            scheduler.add(plan)
-        rows, start = list(scheduler.waiting), time.perf_counter()
+        scheduler = self.engine.scheduler(most=len(plans))
+        rows = [scheduler.add(number, plan) for number, plan in enumerate(plans)]
+        start = time.perf_counter()
         while not all(row.ids for row in rows):
             scheduler.step()
         first = time.perf_counter()
@@ -80,7 +78,8 @@ class Engine:
         sampling = Sampling(max_new_tokens=new_tokens, temperature=0, ignore_eos=True)
         prompts = {name: ids for group in engine.groups for name in group.index}
         weights = [weight for weight, _ in shares]
-        return RowPlan(Request("…", sampling=sampling), steering, weights, prompts, conditions)
+        request = Request("…", sampling=sampling, speculate=self._speculate)
+        return RowPlan(request, steering, sampling, weights, prompts, conditions)
 
 
 class Generate:

@@ -56,7 +56,7 @@ class Meter:
         self._rounds += 1
         numbers: list[Numbers] = []
         texts: list[str] = []
-        answers = self._engine.answers(plans, batch_size=plan.batch_size, report=True)
+        answers = self._engine.answers(plans, batch_size=plan.batch_size)
         for completion in answers:
             numbers.append(numbers_of(completion))
             texts.append(completion.text)
@@ -79,7 +79,7 @@ class Meter:
         """Of all preferences and prompts; prompt number i has the same seed everywhere."""
         sampling = self._plan.sampling
         return [
-            Request(prompt, preference, strength, sampling.but(seed=sampling.seed + i))
+            Request(prompt, preference, strength, sampling.further(i), report=True)
             for preference in self._plan.preferences
             for i, prompt in enumerate(self._plan.prompts)
         ]

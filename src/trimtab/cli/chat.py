@@ -6,7 +6,7 @@ import contextlib
 import difflib
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trimtab.cli.options import EngineOptions, SamplingOptions
@@ -52,13 +52,15 @@ class Session:
         turns = [*self.messages, Message(role="user", content=text)]
         limits = self._options.kl_budget, self._options.gate
         request = Request(turns, self.preference, self.strength, self._sampling, *limits)
-        for chunk in self._engine.stream(request, speculate=self._options.speculate):
-            print(chunk.text, end="", flush=True)
-            if chunk.completion is not None:
-                answer = Message(role="assistant", content=chunk.completion.text)
+        for event in self._engine.stream(request, speculate=self._options.speculate):
+            print(event.text, end="", flush=True)
+            if event.completion is not None:
+                if event.completion.error:
+                    raise ConfigError(event.completion.error, "the conversation is as it was")
+                answer = Message(role="assistant", content=event.completion.text)
                 self.messages = [*turns, answer]
         print()
-        self._sampling = replace(self._sampling, seed=self._sampling.seed + 1)
+        self._sampling = self._sampling.further(1)
 
     def command(self, line: str) -> bool:
         """Run a /command; False ends the chat."""

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 from trimtab.arms.named import left_to_load, named_arms, objectives_of
 from trimtab.arms.sidecar import Sidecar
@@ -31,14 +31,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Rows = Sequence[Mapping[str, Any]]
-
-
-class Answering(TypedDict):
-    """What `LocalEngine.answers` takes beside its rows."""
-
-    batch_size: int
-    report: bool
-    speculate: Speculate
 
 
 def generate(
@@ -96,7 +88,7 @@ def generate(
             takes `seed + i`.
         batch_size: prompts decoded together; the next one starts as soon as one is done.
         report: add base log-prob, rewards and fused log-prob of every token.
-        speculate: draft tokens and verify them in one pass: the same distribution.
+        speculate: draft tokens and verify them in one pass: the same tokens.
         overwrite: replace an output file of another run.
         progress: is told (what, done, total).
         each: is given every row as soon as it is done.
@@ -114,7 +106,9 @@ def generate(
     Origins.of(["base", "draft", *named, *as_entries(arms)], (), revisions or {})
     objectives = [*objectives_of(named), *(describe or {})]
     sampling = Sampling(max_new_tokens, temperature, top_k, top_p, min_p, seed, tuple(stop))
-    common = Request("", preference, strength, sampling, kl_budget, gate)
+    common = Request(
+        "", preference, strength, sampling, kl_budget, gate, report=report, speculate=speculate
+    )
     common.steering(objectives)
     rows: Rows = [row for _, row in read_rows(input)] if isinstance(input, str) else input
     places = [
@@ -137,8 +131,7 @@ def generate(
         "combine": combine,
         "describe": dict(describe or {}),
     }
-    answering: Answering = {"batch_size": batch_size, "report": report, "speculate": speculate}
-    run = _Run(base, named, loading, answering, requests, rows, places, each)
+    run = _Run(base, named, loading, batch_size, requests, rows, places, each)
     if output is None:
         return list(run.answers(0))
     read = json.dumps(list(rows), sort_keys=True, default=str).encode()
@@ -147,8 +140,6 @@ def generate(
         "base": base,
         "arms": named,
         "loading": loading,
-        "report": report,
-        "speculate": speculate,
         "common": asdict(common),
         "input_sha256": fingerprint([input])
         if isinstance(input, str)
@@ -166,7 +157,7 @@ class _Run:
     base: str
     arms: Mapping[str, str]
     loading: LoadSettings
-    answering: Answering
+    batch_size: int
     requests: Sequence[Request]
     rows: Rows
     places: Sequence[str]
@@ -222,7 +213,7 @@ class _Run:
     def _answers(
         self, engine: LocalEngine, plans: Sequence[RowPlan], start: int
     ) -> Iterator[dict[str, Any]]:
-        completions = engine.answers(plans[start:], **self.answering)
+        completions = engine.answers(plans[start:], batch_size=self.batch_size)
         for i, completion in enumerate(completions, start):
             row = as_row(i, self.requests[i], completion, self.rows[i].get("id"))
             self.each(row)
@@ -242,7 +233,7 @@ def as_row(
         "finish_reason": completion.finish_reason,
         "preference": dict(completion.preference),
         "strength": completion.strength,
-        "seed": request.sampling.seed,
+        "seed": completion.seed,
     }
     if request.gate is not None:
         row["gated"] = completion.gated

@@ -53,8 +53,9 @@ def request_of(
     prompt = prompt_of(filled, told)
     if not prompt:
         raise DataError(f"{told} has no `prompt`", "give text or messages")
+    sampling = common.sampling.further(number)
     try:
-        seed = _whole(filled.get("seed", common.sampling.seed + number))
+        seed = _whole(filled["seed"]) if "seed" in filled else sampling.seed
     except ValueError:
         raise DataError(f"{told} has seed {filled['seed']!r}", "give a whole number") from None
     preference = _own_preference(filled, told) if "preference" in filled else common.preference
@@ -64,7 +65,7 @@ def request_of(
             prompt=prompt,
             preference=preference,
             strength=filled.get("strength", common.strength),
-            sampling=_own_sampling(replace(common.sampling, seed=seed), filled),
+            sampling=_own_sampling(replace(sampling, seed=seed), filled),
             **_numbers(filled, _LIMITS),
         )
         request.steering(objectives)

@@ -20,7 +20,7 @@ from trimtab.arms.objectives import conditioned_on, is_conditioned
 from trimtab.arms.peft_adapter import with_adapter
 from trimtab.arms.sidecar import arm_facts, same_backbone
 from trimtab.engines.growing import GrowingBatch
-from trimtab.engines.local.slots import to_base
+from trimtab.engines.local.group_cache import to_base
 from trimtab.errors import ConfigError
 from trimtab.models.classifiers import require_language_model
 from trimtab.models.folder import fetch, is_adapter

@@ -44,6 +44,7 @@ def generate(
     ends: Sequence[int] = (),
 ) -> list[int]:
     """Continue one prompt token by token until an end token or `max_new_tokens`."""
+    assert sampling.seed is not None
     row = [torch.tensor([float(x)]) for x in (sampling.temperature, sampling.top_p, sampling.min_p)]
     temperature, top_p, min_p = row
     generated: list[int] = []

@@ -26,6 +26,10 @@ _SAMPLING = {
 Speculate = Literal["off", "on", "auto"]
 """Whether tokens are drafted and verified; `auto` does so only while it saves time."""
 
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+"""End of turn or stop text; `max_new_tokens`; the caller went away; something went wrong with this
+request alone."""
+
 
 class LoadSettings(TypedDict, total=False):
     """What `trimtab.load` takes beside base and ARMs."""
@@ -53,7 +57,7 @@ class Sampling:
         top_p: keep the smallest set of tokens with this much mass; 1 keeps all.
         min_p: keep tokens with at least this share of the largest probability; 0 keeps all.
         seed: the same seed gives the same tokens, in float32 whatever else is in the batch; in half
-            precision the batch's shape rounds otherwise.
+            precision the batch's shape rounds otherwise. None draws one.
         stop: texts that end a response; they are not part of it.
         ignore_eos: go on after the end-of-turn token (for timing).
     """
@@ -63,7 +67,7 @@ class Sampling:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
-    seed: int = 0
+    seed: int | None = 0
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
 
@@ -73,7 +77,12 @@ class Sampling:
         if not all(isinstance(stop, str) for stop in self.stop):
             raise ConfigError(f"stop is {self.stop!r}", "it must be a text, or several")
         for name, bound in _SAMPLING.items():
-            bound.require(name, getattr(self, name))
+            if name != "seed" or self.seed is not None:
+                bound.require(name, getattr(self, name))
+
+    def further(self, number: int) -> Sampling:
+        """With a seed that is so much larger; without one, as it is."""
+        return self if self.seed is None else replace(self, seed=self.seed + number)
 
     def but(self, **changes: Any) -> Sampling:
         """A copy with some settings changed; an unknown name is a `ConfigError`."""
@@ -100,6 +109,9 @@ class Request:
             filters, stays within it.
         gate: tokens for which the base gives one token more than this probability come from the
             base alone, and ARMs with their own backbone are not run for them.
+        report: tell what base and ARMs thought of every token; all ARMs are run for it.
+        speculate: draft tokens and verify several in one pass; the tokens stay the same.
+        n: answers to draw, with seeds that follow from the request's; they share its reading.
     """
 
     prompt: Prompt
@@ -108,9 +120,28 @@ class Request:
     sampling: Sampling = field(default_factory=Sampling)
     kl_budget: float | None = None
     gate: float | None = None
+    report: bool = False
+    speculate: Speculate = "off"
+    n: int = 1
 
     def __post_init__(self) -> None:
         require_limits(self.kl_budget, self.gate)
+        if not isinstance(self.n, int) or self.n < 1:
+            raise ConfigError(f"n is {self.n!r}", "it must be a whole number, 1 or more")
+
+    def samples(self) -> list[Request]:
+        """One request per answer."""
+        if self.n == 1:
+            return [self]
+        seed = self.sampling.seed
+        return [
+            replace(
+                self,
+                n=1,
+                sampling=self.sampling if seed is None else self.sampling.but(seed=_nth(seed, i)),
+            )
+            for i in range(self.n)
+        ]
 
     def steering(self, objectives: Sequence[str]) -> Steering:
         """Preference, strength, budget and gate together, against what an engine can steer to.
@@ -119,6 +150,11 @@ class Request:
             PreferenceError: as `Steering.of`.
         """
         return Steering.of(objectives, self.preference, self.strength, self.kl_budget, self.gate)
+
+
+def _nth(seed: int, sample: int) -> int:
+    """The seed of a request's further answers: far from those of the prompts beside it."""
+    return (seed + 2**63 + sample * 0x9E3779B97F4A7C15) % 2**64 - 2**63
 
 
 @dataclass(frozen=True)
@@ -171,29 +207,45 @@ class Completion:
     Attributes:
         text: without the end-of-turn token and without the stop text.
         token_ids: every token generated, the end-of-turn token included.
-        finish_reason: `stop` (end of turn or stop text) or `length`.
+        finish_reason: `stop` (end of turn or stop text), `length`, `cancelled` or `error`.
         preference: the normalised weights that were used.
         strength: the strength that was used.
         tokens: a report per token, when asked for.
         gated: tokens that came from the base alone because of the gate.
         drafted: tokens that speculation proposed.
         accepted: those of them that were kept.
+        seed: that the tokens were drawn with.
+        error: what went wrong, where `finish_reason` is `error`.
     """
 
     text: str
     token_ids: Sequence[int]
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason
     preference: Mapping[str, float]
     strength: float
     tokens: Sequence[TokenReport] = ()
     gated: int = 0
     drafted: int = 0
     accepted: int = 0
+    seed: int = 0
+    error: str = ""
 
 
 @dataclass(frozen=True)
-class Chunk:
-    """A piece of a streamed response. The last one carries the whole completion."""
+class Event:
+    """A piece of a response. The last one carries the whole completion.
 
-    text: str
+    Attributes:
+        text: that is released by it; a character or a possible stop text is held back until it is
+            whole.
+        token_ids: new tokens.
+        tokens: a report per new token, when asked for.
+        completion: at the end.
+        index: of a request's `n` answers.
+    """
+
+    text: str = ""
+    token_ids: Sequence[int] = ()
+    tokens: Sequence[TokenReport] = ()
     completion: Completion | None = None
+    index: int = 0

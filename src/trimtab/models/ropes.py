@@ -1,8 +1,9 @@
 """Rotary positions that depend on a row's length (LongRoPE): each row by its own.
 
-transformers decides for a whole forward: once its last position lies beyond the length that the
-model was first trained for, every row's every position is turned by the long factors. Reading one
-row from the start, without a cache, that is right; so a row that grows beyond is read anew.
+M tokens of any number of rows, packed. transformers decides for a whole forward: once its last
+position lies beyond the length that the model was first trained for, every row's every position is
+turned by the long factors. Reading one row from the start, without a cache, that is right; so a row
+that grows beyond is read anew.
 
 Dynamic NTK changes only beyond `max_position_embeddings`, where no request may go.
 """
@@ -22,7 +23,7 @@ _KIND = "longrope"
 
 
 class RowLengths:
-    """Which rows of the current forward are long.
+    """Which tokens of the current forward belong to long rows.
 
     Args:
         original: tokens up to which a row is short.
@@ -33,23 +34,23 @@ class RowLengths:
         self._long: Sequence[bool] = ()
 
     def open(self, long: Sequence[bool]) -> None:
-        """Set the rows of the next forward."""
+        """Set the M tokens of the next forward."""
         self._long = long
 
-    def turn(self, rope: Any, x: Tensor, positions_NT: Tensor, *args: Any, **options: Any) -> Any:
-        """What a rotary module gives for positions, each row by its length."""
+    def turn(self, rope: Any, x: Tensor, positions_1M: Tensor, *args: Any, **options: Any) -> Any:
+        """What a rotary module gives for positions, each by the length of its row."""
         if not any(self._long):  # then no position lies beyond
-            return rope(x, positions_NT, *args, **options)
+            return rope(x, positions_1M, *args, **options)
         # one more position, beyond, tells the module that the rows are long
-        beyond_N1 = positions_NT.new_full((len(positions_NT), 1), self.original)
-        far_NT = torch.cat([positions_NT, beyond_N1], 1)
-        long = [part[:, :-1] for part in rope(x, far_NT, *args, **options)]
+        beyond_11 = positions_1M.new_full((1, 1), self.original)
+        far_1M = torch.cat([positions_1M, beyond_11], 1)
+        long = [part[:, :-1] for part in rope(x, far_1M, *args, **options)]
         if all(self._long):
             return tuple(long)
-        long_N11 = torch.tensor(self._long, device=positions_NT.device)[:, None, None]
-        near_NT = positions_NT.where(~long_N11[..., 0], 0)
-        short = rope(x, near_NT, *args, **options)
-        return tuple(torch.where(long_N11, a, b) for a, b in zip(long, short, strict=True))
+        long_1M1 = torch.tensor(self._long, device=positions_1M.device)[None, :, None]
+        near_1M = positions_1M.where(~long_1M1[..., 0], 0)
+        short = rope(x, near_1M, *args, **options)
+        return tuple(torch.where(long_1M1, a, b) for a, b in zip(long, short, strict=True))
 
 
 class RowRope(nn.Module):
@@ -60,7 +61,7 @@ class RowRope(nn.Module):
         self.inner, self._lengths = inner, lengths
 
     def forward(self, x: Tensor, position_ids: Tensor, *args: Any, **options: Any) -> Any:
-        """As the module's: (cos, sin), each [N, T, D]."""
+        """As the module's: (cos, sin), each [1, M, D]."""
         return self._lengths.turn(self.inner, x, position_ids, *args, **options)
 
 

@@ -24,7 +24,7 @@ def identity() -> nn.Linear:
 
 
 def run(layer: AdaptedLayer, terms: RowTerms, coefficients: list[list[float]], x: Tensor) -> Tensor:
-    terms.open(torch.tensor(coefficients))
+    terms.open(torch.tensor(coefficients).repeat_interleave(x.shape[1], 0))  # of each token
     with torch.inference_mode():
         return layer(x)  # type: ignore[no-any-return]
 

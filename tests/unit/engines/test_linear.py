@@ -95,7 +95,7 @@ class TestJointLinear:
             expected = [separate(a, b, x, streams) for a, b in zip(layers, pairs, strict=True)]
             joint = JointLinear(layers, pairs, terms, pack=False)
             if terms:
-                terms.open(rows_of(2, streams, 2))
+                terms.open(rows_of(2, streams, 2).repeat_interleave(tokens, 0))
             for _ in range(2):  # nothing is left over from the round before
                 for index in range(3):
                     close(joint.output(index, x), expected[index], terms=INSIDE)
@@ -125,7 +125,7 @@ class TestJointLinear:
         with torch.no_grad():
             plain = [layer(x) for layer in layers]
             joint = JointLinear(layers, [[term] for term in own], terms, pack=False)
-            terms.open(rows)
+            terms.open(rows.repeat_interleave(tokens, 0))
             assert len(joint._blocks) == (3 if wide else 1)
             for index, term in enumerate(own):
                 found, expected = joint.output(index, x), plain[index]
@@ -215,8 +215,8 @@ class TestJoinLayers:
         terms = join_layers(twin, adapters, pack=False)
         assert terms is not None
         assert terms.widths == [1, 1]
-        terms.open(rows_of(1, 3, 2))
-        assert terms._gain_NX.shape == (3, 2 * 2 + 5 * 4)  # ranks times layers
+        terms.open(rows_of(1, 3, 2).repeat_interleave(ids.shape[1], 0))
+        assert terms._gain_MX.shape == (3 * ids.shape[1], 2 * 2 + 5 * 4)  # ranks times layers
         with torch.no_grad():
             found = twin(ids, use_cache=False).logits
             close(found, torch.cat(expected))

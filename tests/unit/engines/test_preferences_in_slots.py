@@ -9,7 +9,7 @@ import pytest
 from conditioned import with_core
 from oracle import GREEDY, next_logp, specified, stream, templated, with_lora
 from rounding import nats
-from test_scheduler import Reads, tokens, words
+from test_scheduler import Reads, run_all, tokens, words
 
 from trimtab.engines.local import batch
 from trimtab.engines.local.engine import LocalEngine
@@ -60,36 +60,33 @@ class TestRecall:
         """40 words for base and ARM and one of two tokens: 2 · 41.
 
         Then with Q the base reads its last word again and the ARM all 40, and one token: 1 + 40
-        + 2. With Q once more: the last word and a token for both, 2 · 2.
+        + 2. With Q once more: the last word and a token for both, 2 · 2. The ARM's slot was needed
+        for Q, so with P it reads all again.
         """
-        for preferences, expected in (([P], 82), ([P, Q], 82 + 43), ([P, Q, Q], 82 + 43 + 4)):
+        engine = LocalEngine(engine.base, engine.arms)  # that has computed nothing yet
+        for preference, expected in ((P, 82), (Q, 43), (Q, 4), (P, 43)):
             before = reads.of(engine)
-            engine.generate([ask(words(3, 40), p, 2) for p in preferences], batch_size=1)
+            engine.generate([ask(words(3, 40), preference, 2)])
             assert reads.of(engine) - before == expected
 
-    def test_the_slot_that_read_with_the_same_preference(
+    def test_a_row_that_read_with_the_same_preference(
         self, engine: LocalEngine, reads: Reads
     ) -> None:
         """Three running requests hold the prompt, one of them read with Q: the ARM's comes from it.
 
-        The fourth takes the slot that one with P left, and reads the last word alone.
+        The fourth reads the last word alone.
         """
-        run = engine.scheduler(3, 60)
+        run = engine.scheduler()
         prompt = words(3, 40)
         requests = [ask(prompt, P, 3), ask(prompt, Q, 9), ask(prompt, P, 9), ask(prompt, Q, 9)]
-        for request in requests[:3]:
-            run.add(engine.plan(request))
+        for i, request in enumerate(requests[:3]):
+            run.add(i, engine.plan(request))
             run.step()
-        keys = {run.add(engine.plan(requests[3])): 3}
-        before, done = reads.of(engine), {}
+        fourth = run.add(3, engine.plan(requests[3]))
+        before = reads.of(engine)
         run.step()
-        while run.busy:
-            done |= {key: c.completion for key, c in run.step() if c.completion}
-        assert reads.of(engine) - before < 2 * 40
-        for key, i in keys.items():
-            completion = done[key]
-            assert completion is not None
-            assert list(completion.token_ids) == specified(engine, requests[i])
+        assert reads.of(engine) - before <= 2 * 4  # it and the others, a token each
+        assert run_all(run, fourth) == [specified(engine, requests[3])]
 
 
 class TestSharedPrompts:
@@ -113,15 +110,17 @@ class TestSharedPrompts:
 
     def test_equal_preferences_read_once(self, engine: LocalEngine, reads: Reads) -> None:
         """Three requests: 2 · (40 + 1 + 1 words), and one of each two tokens for both streams."""
+        engine = LocalEngine(engine.base, engine.arms)  # that has computed nothing yet
         requests = [ask(words(3, 40), preference, 2) for preference in (P, P, {"a": 8, "b": 2})]
         engine.generate(requests, batch_size=3)
         assert reads.of(engine) == 2 * (40 + 1 + 1 + 3)
 
     def test_no_waiting_for_another_preference(self, engine: LocalEngine, reads: Reads) -> None:
         """Both read at once: nothing of the ARM's could be shared."""
-        run = engine.scheduler(2, 60)
-        keys = [run.add(engine.plan(ask(words(3, 40), p, 4))) for p in (P, Q)]
-        assert {key for key, _ in run.step()} == set(keys)
+        run = engine.scheduler()
+        rows = [run.add(i, engine.plan(ask(words(3, 40), p, 4))) for i, p in enumerate((P, Q))]
+        run.step()
+        assert all(len(row.ids) == 1 for row in rows)
 
 
 def mixed(count: int = 9) -> list[Request]:
@@ -163,22 +162,23 @@ class TestComingAndGoing:
     def test_memory_runs_out(
         self, crowd: LocalEngine, expected: Any, reads: Reads, most: int
     ) -> None:
-        """The requests go on in fewer slots, each with its own preference."""
-        reads.fails = lambda slots: slots > most
-        assert tokens(crowd.generate(mixed(), batch_size=8)) == expected
+        """The requests wait for each other, each with its own preference."""
+        run = crowd.scheduler(most=8)
+        reads.fails = lambda entries: len([e for e in entries if e.row.stream == 0]) > most
+        rows = [run.add(i, crowd.plan(r)) for i, r in enumerate(mixed())]
+        assert run_all(run, *rows) == expected
 
-    def test_cancelling(self, crowd: LocalEngine, expected: Any) -> None:
-        """Every second request goes after two steps; the others move into their slots."""
-        run = crowd.scheduler(9, 60)
-        keys = [run.add(crowd.plan(request)) for request in mixed()]
-        done: dict[int, Any] = {}
-        for step in range(40):
-            done |= {key: c.completion for key, c in run.step() if c.completion}
-            if step == 1:
-                for key in keys[::2]:
-                    run.cancel(key)
+    def test_ending(self, crowd: LocalEngine, expected: Any) -> None:
+        """Every second request goes after two steps."""
+        run = crowd.scheduler()
+        rows = [run.add(i, crowd.plan(request)) for i, request in enumerate(mixed())]
+        for _ in range(2):
+            run.step()
+        for key in range(0, 9, 2):
+            run.end(key)
+        run_all(run)
         for i in range(1, 9, 2):
-            assert list(done[keys[i]].token_ids) == expected[i]
+            assert rows[i].ids == expected[i]
 
     @pytest.mark.parametrize("speculate", ["off", "on"])
     def test_behind_a_gate(self, tmp_path: Path, speculate: Any) -> None:

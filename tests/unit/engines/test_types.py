@@ -23,7 +23,7 @@ BAD: dict[str, list[Any]] = {
     "top_k": [-1, 10**20, 2**31, 1.5, "5", False, None],
     "top_p": [0, -0.1, 1.0001, NAN, "0.5", True, None, 10**400],
     "min_p": [-1e-9, 1.01, NAN, "0", True],
-    "seed": [2**63, -(2**63) - 1, 1.0, "7", True, None],
+    "seed": [2**63, -(2**63) - 1, 1.0, "7", True],
     "stop": [(1,), ("a", None)],
 }
 GOOD: dict[str, list[Any]] = {
@@ -32,7 +32,7 @@ GOOD: dict[str, list[Any]] = {
     "top_k": [0, 2**31 - 1],
     "top_p": [5e-324, 0.5, 1],
     "min_p": [0, 5e-324, 1.0],
-    "seed": [0, 2**63 - 1, -(2**63)],
+    "seed": [0, 2**63 - 1, -(2**63), None],
     "stop": ["a", ("a", "b"), ()],
 }
 

@@ -1,10 +1,10 @@
-"""Low-rank terms per row: streams that share a backbone, in one forward.
+"""Low-rank terms per token: streams that share a backbone, in one forward.
 
-S streams of B requests are B · S = N rows, request by request, of T tokens. Decoding is bound by
-reading W, so every stream after the first costs little more than its low-rank term.
+A forward has M tokens of any number of rows, packed. Decoding is bound by reading W, so every
+stream after the first costs little more than its low-rank term.
 
-All adapters' columns of a layer lie side by side. What a row takes of them is a gain per column,
-linear in a few coefficients of the row: one for a plain LoRA (1 for the rows of its own stream, 0
+All adapters' columns of a layer lie side by side. What a token takes of them is a gain per column,
+linear in a few coefficients of its row: one for a plain LoRA (1 for the rows of its own stream, 0
 for all others), one per objective for a conditioned ARM (the row's preference). Any mix of
 streams and of preferences is so one product, and a preference costs what a plain LoRA does.
 J coefficients of all streams, C columns of a layer, X columns of all layers.
@@ -24,7 +24,7 @@ Terms = Sequence[LowRank | None]
 
 
 class RowTerms:
-    """How the rows of the current forward take the adapters' columns; shared by all layers.
+    """How the tokens of the current forward take the adapters' columns; shared by all layers.
 
     Args:
         adapters: each belongs to a stream of its own.
@@ -44,9 +44,8 @@ class RowTerms:
         self._device = device
         self._tables: list[tuple[Tensor, Tensor | None]] = []  # of the layers, until all are known
         self._gain_JX = self._shift_JX = torch.empty(0)
-        self._gain_NX: Tensor = torch.empty(0)
-        self._shift_NX: Tensor | None = None
-        self._real_NT: Tensor | None = None
+        self._gain_MX: Tensor = torch.empty(0)
+        self._shift_MX: Tensor | None = None
         self._columns = 0
 
     def side_by_side(self, terms: Terms) -> tuple[Tensor, Tensor, slice]:
@@ -82,33 +81,21 @@ class RowTerms:
         self._shift_JX = torch.cat(filled, 1).to(self._gain_JX) if some else torch.empty(0)
         self._tables.clear()
 
-    def open(self, coefficients_NJ: Tensor, real_NT: Tensor | None = None) -> None:
-        """Set the rows of the next forward.
-
-        Args:
-            coefficients_NJ: of the rows.
-            real_NT: 0 for padding that must not be shifted, because recurrent layers read it as
-                zeros; None where padding does not matter.
-        """
+    def open(self, coefficients_MJ: Tensor) -> None:
+        """Set the tokens of the next forward; float32, as a preference of 0.3 is no bfloat16."""
         if self._tables:
             self._finish()
-        own_NJ = coefficients_NJ.float()  # a preference of 0.3 is no bfloat16
-        self._gain_NX = own_NJ @ self._gain_JX
-        self._shift_NX = own_NJ @ self._shift_JX if len(self._shift_JX) else None
-        self._real_NT = real_NT
+        self._gain_MX = coefficients_MJ @ self._gain_JX
+        self._shift_MX = coefficients_MJ @ self._shift_JX if len(self._shift_JX) else None
 
     def add(self, y_MO: Tensor, z_MC: Tensor, up_CO: Tensor, place: slice) -> None:
-        """Add to y what each row takes of z = x · down, times up; M = N · T."""
-        gain = self._gain_NX[:, None, place]
-        kept = z_MC.view(len(gain), -1, z_MC.shape[-1])
-        if self._shift_NX is None:
-            kept = kept * gain
+        """Add to y what each token takes of z = x · down, times up."""
+        gain = self._gain_MX[:, place]
+        if self._shift_MX is None:
+            kept_MC = z_MC * gain
         else:
-            shift = self._shift_NX[:, None, place]
-            if self._real_NT is not None:
-                shift = shift * self._real_NT[..., None]
-            kept = torch.addcmul(shift, kept, gain)
-        kept_MC = kept.flatten(0, 1).to(self.dtype)
+            kept_MC = torch.addcmul(self._shift_MX[:, place], z_MC, gain)
+        kept_MC = kept_MC.to(self.dtype)
         if y_MO.dtype == self.dtype:
             y_MO.addmm_(kept_MC, up_CO)
         else:
@@ -116,12 +103,12 @@ class RowTerms:
 
 
 class AdaptedLayer(nn.Module):
-    """Any frozen linear layer (quantised, transposed, …) whose rows add their own low-rank term.
+    """Any frozen linear layer (quantised, transposed, …) whose tokens add their own low-rank term.
 
     Args:
         inner: the layer.
-        terms: what the rows of the current forward take.
-        own: what the adapters add to the layer.
+        terms: what the tokens of the current forward take.
+        added: what the adapters add to the layer.
     """
 
     def __init__(self, inner: nn.Module, terms: RowTerms, added: Terms) -> None:

@@ -1,307 +1,259 @@
-"""The requests that run together: reading their prompts, and rounds of tokens.
+"""One step of the requests that run: some of the prompts is read, and every other row gets tokens.
 
-B slots, M positions per slot, V vocabulary.
+B requests that get tokens, M positions of each, V vocabulary.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from trimtab import fusion
-from trimtab.engines.local.choosing import Fused, Settings, fuse, gated, require_numbers, uniforms
-from trimtab.engines.local.drafting import Draft, Speculation
-from trimtab.engines.local.group_cache import open_cache
+from trimtab.engines.local.choosing import Fused, Settings, broken_streams, fuse, gated, uniforms
+from trimtab.engines.local.drafting import Draft
+from trimtab.engines.local.drafts import Wish, best_lengths
+from trimtab.engines.local.forwards import Logps, Reading, forward_group, joined, pending
+from trimtab.engines.local.group_cache import GroupCache
 from trimtab.engines.local.guided_model import GuidedModel
+from trimtab.engines.local.reading import shares
 from trimtab.engines.local.reports import record
-from trimtab.engines.local.rows import Row
+from trimtab.engines.local.rows import Pushed, Row
+from trimtab.engines.local.speculating import Speculation
 from trimtab.engines.local.streams import BASE, DRAFT
-from trimtab.engines.speculation import ACCEPT_LANE, verify
-from trimtab.engines.types import Chunk
 
 CHUNK = 512
-"""Prompt tokens (over all requests) that are read between two rounds."""
+"""Tokens of all streams in one step, if the rows that get tokens leave room for prompts."""
 
-Chunks = list[tuple[int, Chunk]]
-"""(key of a request, text that it released)."""
+
+@dataclass(frozen=True)
+class _Chosen:
+    """What came out of a step for the rows that get tokens."""
+
+    rows: Sequence[Row]
+    draft: Draft
+    fused: Fused
+    tokens: list[list[int]]
+    positions: int
 
 
 class Batch:
-    """SlotCaches, some of them empty, and what every group has read of the requests in them.
+    """Runs steps.
 
     Args:
         model: what runs.
-        slots: requests decoded together.
-        length: tokens a request may have, prompt and response.
-        report: keep a report of every token.
-        speculation: draft and verify; None decodes token by token.
-
-    Attributes:
-        rows: per slot, its request.
-        caches: per group, what it has computed.
+        caches: per group.
+        speculation: drafts and verifies for the rows that want it.
     """
 
     def __init__(
-        self,
-        model: GuidedModel,
-        slots: int,
-        length: int,
-        *,
-        report: bool,
-        speculation: Speculation | None,
+        self, model: GuidedModel, caches: Sequence[GroupCache], speculation: Speculation
     ) -> None:
-        self._model, self._report, self._speculation = model, report, speculation
+        self._model, self._caches, self._speculation = model, caches, speculation
         self._device = model.groups[0].device
-        self.rows: list[Row | None] = [None] * slots
-        self.caches = [open_cache(group, slots, length) for group in model.groups]
-        self._settings: Settings | None = None
+        self._settings: tuple[tuple[int, ...], Settings] | None = None
+        self._can_rewind = all(cache.can_rewind for cache in caches)
 
-    @property
-    def used(self) -> int:
-        """Slots up to the last one that is taken."""
-        return max((i + 1 for i, row in enumerate(self.rows) if row), default=0)
+    def step(self, rows: Sequence[Row]) -> list[Pushed]:
+        """One step of some rows, the oldest first.
 
-    @property
-    def can_rewind(self) -> bool:
-        """Whether every group can take tokens back, and read several at once at any time."""
-        return all(cache.can_rewind for cache in self.caches)
-
-    def admit(self, slot: int, row: Row) -> None:
-        """Let a request begin, or begin again, in an empty slot."""
-        self.rows[slot], self._settings, row.prefilling = row, None, True
-        for cache, sequences in zip(self.caches, row.sequences, strict=True):
-            cache.condition(slot, row.plan.conditions)
-            cache.outgrown(slot, sequences)
-
-    def reuse_prefix(self, slot: int) -> None:
-        """Let a new request take over what the slots hold of its beginning."""
-        row = self.rows[slot]
-        assert row is not None
-        for cache, sequences in zip(self.caches, row.sequences, strict=True):
-            for stream, sequence in enumerate(sequences):
-                cache.reuse_prefix(slot, stream, sequence)
-
-    def free(self, slot: int) -> None:
-        """Empty a slot."""
-        self.rows[slot] = self._settings = None
-        for cache in self.caches:
-            cache.clear(slot)
-
-    def move(self, source: int, target: int) -> None:
-        """Go on with a request in another slot."""
-        self.rows[target], self.rows[source] = self.rows[source], None
-        self._settings = None
-        for cache in self.caches:
-            cache.move(source, target)
-
-    # --- prompts -------------------------------------------------------------------------------
-
-    def prefill(self, span: range) -> Chunks:
-        """Read one chunk of the prompts in some slots; who has read all of it gets a token.
-
-        A request that is read anew, with tokens of its own already, gets none here: it leaves its
-        last token to the next round, which so uses the same random numbers as ever.
+        Whatever it raises, no row has got a token then; `undo` makes them ready for another step.
         """
-        first, count = span.start, len(span)
-        pending = [self._most_pending(slot) for slot in span]
-        width = max(1, min(max(pending), max(CHUNK // count, 1)))
-        if not self.can_rewind:
-            width = max(1, *pending)  # after a state, recurrent layers go on token by token
-        done = [n <= width for n in pending]
-        ready = [self.rows[slot] if go else None for slot, go in zip(span, done, strict=True)]
-        rows = [row if row and not row.ids else None for row in ready]
-        logps: dict[str, Tensor] = {}
-        for g, cache in enumerate(self.caches):
-            tokens = [self._chunk(g, slot, width, go) for slot, go in zip(span, done, strict=True)]
-            if any(ids for slot_tokens in tokens for ids in slot_tokens):
-                logps |= cache.forward(first, tokens, [int(row is not None) for row in rows])
-        for row in ready:
-            if row:
-                row.prefilling = False
-        if not any(rows):
-            return []
-        settings = self._all_settings().rows(first, count)
-        return self._plain(first, rows, fuse(settings, logps, self._model.arms), settings)
+        ready = [row for row in rows if not row.prefilling]
+        reading = [row for row in rows if row.prefilling]
+        started = time.perf_counter()
+        draft = self._draft(ready)
+        busy = sum(map(len, draft.tokens)) + sum(len(s) for row in ready for s in row.streams)
+        widths = shares(reading, CHUNK - busy)
+        if not self._can_rewind:  # after a state, recurrent layers go on token by token
+            widths = [row.unread for row in reading]
+        through = [row for row, n in zip(reading, widths, strict=True) if n >= row.unread]
+        chosen = self._choose([*ready, *through], draft, reading, widths)
+        for row in through:
+            row.prefilling = False
+        pushed = self._push(chosen) if chosen else []
+        if ready and not reading:
+            self._speculation.timed(ready, draft.tokens, time.perf_counter() - started)
+        return pushed
 
-    def _most_pending(self, slot: int, *, guides: bool = False) -> int:
-        """The most that any stream (or only base and ARMs) of a slot has still to read."""
-        row = self.rows[slot]
-        assert row is not None
-        pending = [
-            len(sequence) - n
-            for cache, sequences in zip(self.caches, row.sequences, strict=True)
-            if not (guides and cache.group.index.keys() == {DRAFT})
-            for sequence, n in zip(sequences, cache.computed[slot], strict=True)
-        ]
-        return max(pending) - (row.prefilling and bool(row.ids))
+    def undo(self, rows: Sequence[Row]) -> None:
+        """After a step that failed: let every stream have something to read again."""
+        for row in rows:
+            for cache, streams in zip(self._caches, row.streams, strict=True):
+                for mine in streams:
+                    cache.rewind(mine, len(mine.sequence) - 1)
+            row.prefilling = row.prefilling or row.base.unread > 1
 
-    def _chunk(self, g: int, slot: int, width: int, done: bool) -> list[list[int]]:
-        """What a slot's streams read of their prompts now; the last token waits for all."""
-        row = self.rows[slot]
-        assert row is not None
-        tokens = self.caches[g].pending(slot, row.sequences[g])
-        if row.ids:
-            return [ids[:-1][:width] for ids in tokens]
-        return tokens if done else [ids[: min(width, len(ids) - 1)] for ids in tokens]
+    def _settings_of(self, rows: Sequence[Row]) -> Settings:
+        keys = tuple(row.key for row in rows)
+        if self._settings is None or self._settings[0] != keys:
+            self._settings = keys, Settings.of(rows, len(self._model.arms), self._device)
+        return self._settings[1]
 
-    # --- rounds --------------------------------------------------------------------------------
+    # --- drafts --------------------------------------------------------------------------------
 
-    def decode(self) -> Chunks:
-        """One round for every request that has read its prompt."""
-        used = self.used
-        rows = [row if row and not row.prefilling else None for row in self.rows[:used]]
-        if not any(rows):
-            return []
-        settings = self._all_settings().rows(0, used)
-        draft = self._draft(rows, settings)
-        positions = 1 + max(map(len, draft.tokens))
-        logps = self._forward(rows, draft, settings)
-        repeated = settings.rows(0, used, positions) if positions > 1 else settings
-        fused = fuse(repeated, logps, self._model.arms)
-        if positions == 1:
-            return self._plain(0, rows, fused, settings)
-        return self._verified(rows, draft, fused, settings)
+    def _draft(self, ready: Sequence[Row]) -> Draft:
+        wishes = [self._wish(row) for row in ready]
+        if not any(wish.most for wish in wishes):
+            return Draft([[] for _ in ready])
+        tokens = sum(len(streams) for row in ready for streams in row.streams)
+        lengths = best_lengths(wishes, tokens, *self._speculation.costs())
+        if not any(lengths):
+            return Draft([[] for _ in ready])
+        settings = self._settings_of(ready)
+        return self._speculation.drafter.propose(ready, lengths, settings, self._caches)
 
-    def _draft(self, rows: Sequence[Row | None], settings: Settings) -> Draft:
-        lengths = [self._draft_length(row) if row else 0 for row in rows]
-        if self._speculation is None or not any(lengths):
-            return Draft([[] for _ in rows])
-        return self._speculation.drafter.propose(rows, lengths, settings, self.caches)
-
-    def _draft_length(self, row: Row) -> int:
+    def _wish(self, row: Row) -> Wish:
+        if row.drafts is None:
+            return Wish(0.0, 0, 1)
         rooms = [
-            cache.room(sequence) for cache, sequence in zip(self.caches, row.sequences, strict=True)
+            cache.room(mine)
+            for cache, streams in zip(self._caches, row.streams, strict=True)
+            for mine in streams
         ]
         room = min((n for n in rooms if n is not None), default=row.sampling.max_new_tokens)
-        return min(row.drafts.best(), row.sampling.max_new_tokens - len(row.ids) - 1, room)
+        return self._speculation.wish(
+            row, min(row.sampling.max_new_tokens - len(row.ids) - 1, room)
+        )
 
-    def _forward(
-        self, rows: Sequence[Row | None], draft: Draft, settings: Settings
-    ) -> dict[str, Tensor]:
-        """Every stream's log-probs after its last token and after each draft, [B, M, V]."""
-        wanted = [1 + len(ids) if row else 0 for row, ids in zip(rows, draft.tokens, strict=True)]
-        logps = dict(draft.logps)
-        asked = [bool(row) for row in rows]
-        for g, (group, cache) in enumerate(zip(self._model.groups, self.caches, strict=True)):
-            if group.index.keys() == {DRAFT} or not any(asked):
-                continue
-            if not logps.keys().isdisjoint(group.index):
-                continue  # drafting has read it
-            tokens = [
-                cache.pending(slot, row.sequences[g], ids) if row and asked[slot] else []
-                for slot, (row, ids) in enumerate(zip(rows, draft.tokens, strict=True))
-            ]
-            blank: list[list[int]] = [[] for _ in group.streams]
-            heads = [n if go else 0 for n, go in zip(wanted, asked, strict=True)]
-            logps |= cache.forward(
-                0, [ids or blank for ids in tokens], heads, positions=max(wanted)
-            )
-            if g == 0 and settings.gates:
-                asked = self._guided_slots(rows, logps[BASE], settings, wanted)
-        return logps
+    # --- forwards ------------------------------------------------------------------------------
 
-    def _guided_slots(
+    def _choose(
         self,
-        rows: Sequence[Row | None],
-        logp_base_BMV: Tensor,
-        settings: Settings,
-        wanted: Sequence[int],
+        rows: Sequence[Row],
+        draft: Draft,
+        reading: Sequence[Row],
+        widths: Sequence[int],
+    ) -> _Chosen | None:
+        """Run all groups; choose tokens for `rows`, of which the first are those of the draft."""
+        drafts = [*draft.tokens, *[[] for _ in rows[len(draft.tokens) :]]]
+        draft = Draft(drafts, draft.logps)
+        others = [(row, n) for row, n in zip(reading, widths, strict=True) if n < row.unread]
+        every = [*rows, *(row for row, _ in others)]
+        wanted = [*(1 + len(ids) for ids in drafts), *[0] * len(others)]
+        positions = max(wanted, default=1)
+        logps = dict(draft.logps)
+        settings = self._settings_of(rows) if rows else None
+        asked = [True] * len(every)
+        for g, cache in enumerate(self._caches):
+            readings = [
+                self._reading(g, row, ids) if go else None
+                for row, ids, go in zip(rows, drafts, asked, strict=False)
+            ]
+            readings += [_chunks(row, g, n) for row, n in others]
+            new = forward_group(cache, g, every, self._left(g, readings, logps), wanted, positions)
+            for name, found in new.items():
+                logps[name] = joined(logps[name], found) if name in logps else found
+            if g == 0 and settings and settings.gates:
+                asked = self._asked(rows, logps[BASE].logp_NMV, settings, wanted)
+        if not rows or settings is None:
+            return None
+        fused = fuse(
+            settings.repeat(positions) if positions > 1 else settings, logps, self._model.arms
+        )
+        return _Chosen(rows, draft, fused, self._tokens(rows, drafts, fused, settings), positions)
+
+    def _reading(self, g: int, row: Row, drafts: Sequence[int]) -> Reading:
+        only_drafts = self._caches[g].group.index.keys() == {DRAFT}
+        if only_drafts and not row.prefilling:
+            return None  # it has drafted, or catches up when it does
+        return pending(row, g, drafts)
+
+    def _left(self, g: int, readings: Sequence[Reading], logps: Logps) -> Sequence[Reading]:
+        """Without the rows that drafting has read already in this group."""
+        done = {
+            row
+            for name in self._caches[g].group.index
+            if name in logps and name != BASE
+            for row in logps[name].rows
+        }
+        if not done:
+            return readings
+        return [None if i in done else reading for i, reading in enumerate(readings)]
+
+    def _asked(
+        self, rows: Sequence[Row], logp_base_BMV: Tensor, settings: Settings, wanted: Sequence[int]
     ) -> list[bool]:
-        """Slots whose ARMs must be read: the gate is open somewhere, or too much is unread."""
+        """Rows whose ARMs must be read: the gate is open somewhere, or too much is unread."""
         closed = gated(logp_base_BMV, settings.gate_B).tolist()
         return [
-            bool(row) and (not all(shut[:count]) or self._most_pending(slot, guides=True) >= CHUNK)
-            for slot, (row, shut, count) in enumerate(zip(rows, closed, wanted, strict=True))
+            row.prefilling or not all(shut[:count]) or row.unread >= CHUNK
+            for row, shut, count in zip(rows, closed, wanted, strict=False)
         ]
 
-    def _plain(
-        self, first: int, rows: Sequence[Row | None], fused: Fused, settings: Settings
-    ) -> Chunks:
-        """One token per row."""
-        uniform_B = uniforms(rows, 1, 0, self._device)[:, 0]
-        tokens_B = fusion.choose(
-            fused.shaped_BV, settings.temperature_B, uniform_B, samples=settings.samples
+    # --- tokens --------------------------------------------------------------------------------
+
+    def _tokens(
+        self, rows: Sequence[Row], drafts: Sequence[Sequence[int]], fused: Fused, settings: Settings
+    ) -> list[list[int]]:
+        """Per row: the drafts that the fused distribution chooses, too, and one token after them.
+
+        A row whose distribution is not one gets no token, and an error.
+        """
+        positions = len(fused.logp_BV) // len(rows)
+        temperature_N = settings.temperature_B.repeat_interleave(positions)
+        uniform_N = temperature_N.double()
+        if settings.samples:
+            uniform_N = uniforms(rows, positions, self._device).flatten()
+        chosen_N = fusion.choose(
+            fused.shaped_BV, temperature_N, uniform_N, samples=settings.samples
         )
-        tokens = [[token] for token in tokens_B.tolist()]
-        return self._push(first, rows, tokens, fused, [0] * len(rows))
+        broken_N = fused.logp_BV[:, 0].isnan()
+        chosen, broken = torch.stack([chosen_N, broken_N.long()]).view(2, -1, positions).tolist()
+        tokens = []
+        for i, (row, ids) in enumerate(zip(rows, drafts, strict=True)):
+            kept = next((m for m, token in enumerate(ids) if token != chosen[i][m]), len(ids))
+            if any(broken[i][: kept + 1]):
+                at = range(i * positions, i * positions + kept + 1)
+                _fail(row, broken_streams(fused, [*at], self._model.arms))
+                kept = -1
+            tokens.append(chosen[i][: kept + 1])
+        return tokens
 
-    def _verified(
-        self, rows: Sequence[Row | None], draft: Draft, fused: Fused, settings: Settings
-    ) -> Chunks:
-        """The drafts that are kept, and one token after them."""
-        longest = max(map(len, draft.tokens))
-        padded = [ids + [0] * (longest - len(ids)) for ids in draft.tokens]
-        lengths = [len(ids) for ids in draft.tokens]
-        shaped_BMV = fused.shaped_BV.view(len(rows), longest + 1, -1)
-        accepted_B, logp_BV = verify(
-            shaped_BMV,
-            torch.tensor(padded, device=self._device),
-            draft.logq_BKV,
-            torch.tensor(lengths, device=self._device),
-            settings.temperature_B,
-            uniforms(rows, longest, ACCEPT_LANE, self._device),
-        )
-        accepted = accepted_B.tolist()
-        last = [
-            fusion.uniform(row.sampling.seed, len(row.ids) + n) if row else 0.5
-            for row, n in zip(rows, accepted, strict=True)
-        ]
-        uniform_B = torch.tensor(last, dtype=torch.float64, device=self._device)
-        ends = fusion.choose(logp_BV, settings.temperature_B, uniform_B, samples=settings.samples)
-        tokens = [
-            [*ids[:n], end]
-            for ids, n, end in zip(draft.tokens, accepted, ends.tolist(), strict=True)
-        ]
-        return self._push(0, rows, tokens, fused, lengths)
-
-    def _push(
-        self,
-        first: int,
-        rows: Sequence[Row | None],
-        tokens: Sequence[Sequence[int]],
-        fused: Fused,
-        drafted: Sequence[int],
-    ) -> Chunks:
-        """Give the rows their tokens; finished ones leave."""
-        positions = 1 + max(drafted)
-        at = [
-            i * positions + m
-            for i, row_tokens in enumerate(tokens)
-            if rows[i]
-            for m in range(len(row_tokens))
-        ]
-        require_numbers(fused, at, self._model.arms)
-        if self._report:
-            record(rows, tokens, fused, positions, self._model)
-        shut = [] if fused.gated_B is None else fused.gated_B.view(-1, positions).tolist()
-        chunks = []
-        for slot, (row, row_tokens) in enumerate(zip(rows, tokens, strict=True), start=first):
-            if row is None:
-                continue
-            row.drafts.learn(len(row_tokens) - 1, drafted[slot - first])
-            row.drafted += drafted[slot - first]
-            released, pushed = "", 0
-            for token in row_tokens:
-                released += row.push(token, self._model.ends)
-                pushed += 1
+    def _push(self, chosen: _Chosen) -> list[Pushed]:
+        """Give the rows their tokens."""
+        reported = [i for i, row in enumerate(chosen.rows) if row.plan.request.report]
+        reports = record(chosen.rows, chosen.tokens, reported, chosen.fused, self._model)
+        gated_B = chosen.fused.gated_B
+        shut = [] if gated_B is None else gated_B.view(-1, chosen.positions).tolist()
+        pushed = []
+        for i, row in enumerate(chosen.rows):
+            tokens, drafted = chosen.tokens[i], len(chosen.draft.tokens[i])
+            self._speculation.learn(row, len(tokens) - 1, drafted)
+            before = len(row.ids)
+            for token in tokens:
+                row.push(token, self._model.ends)
                 if row.finish_reason:
                     break
-            row.accepted += min(pushed, len(row_tokens) - 1)  # the last of a round was drawn
-            row.gated += sum(shut[slot - first][:pushed]) if shut else 0
-            del row.reports[len(row.ids) :]  # what was accepted behind the end
-            for cache, sequences in zip(self.caches, row.sequences, strict=True):
-                cache.rewind(slot, [len(sequence) - 1 for sequence in sequences])
-                row.prefilling |= cache.outgrown(slot, sequences)
-            done = row.completion() if row.finish_reason else None
-            if done:
-                self.free(slot)
-            if released or done:
-                chunks.append((row.key, Chunk(released, done)))
-        return chunks
+            new = row.ids[before:]
+            row.drafted += drafted
+            row.accepted += min(len(new), max(len(tokens) - 1, 0))  # the last is the target's own
+            row.gated += sum(shut[i][: len(new)]) if shut else 0
+            self._settle(row)
+            pushed.append(Pushed.of(row, new, reports.get(i, [])[: len(new)]))
+        return pushed
 
-    def _all_settings(self) -> Settings:
-        if self._settings is None:
-            self._settings = Settings.of(self.rows, len(self._model.arms), self._device)
-        return self._settings
+    def _settle(self, row: Row) -> None:
+        """Take back what was computed of drafts that were not kept."""
+        for cache, streams in zip(self._caches, row.streams, strict=True):
+            for mine in streams:
+                if mine.computed > len(mine.sequence) - 1:
+                    cache.rewind(mine, len(mine.sequence) - 1)
+                row.prefilling |= cache.outgrown(mine)
+
+
+def _chunks(row: Row, g: int, width: int) -> list[list[int]]:
+    """What a row's streams read of their prompts now; the last token waits for all."""
+    return [ids[: min(width, len(ids) - 1)] for ids in pending(row, g)]
+
+
+def _fail(row: Row, streams: Sequence[Sequence[str]]) -> None:
+    names = dict.fromkeys(name for place in streams for name in place)
+    row.finish_reason = "error"
+    row.error = (
+        f"the logits of {' and '.join(names)} are not numbers (NaN): "
+        "try --dtype float32; if that is no help, the weights are damaged"
+    )

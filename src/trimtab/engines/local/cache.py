@@ -1,77 +1,191 @@
-"""Keys and values of every row, allocated once and written in place.
+"""Keys and values of one forward: written to the shelves, and what its tokens may look at.
 
-N rows, L positions, H heads of D features. No step copies or pads what is stored: a forward
-writes its new positions and attends over a view.
+A forward has M new tokens of any number of rows, packed one row after the other without padding.
+H heads of D features, L stored positions, R rows, T tokens of each.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import Cache
 
+from trimtab.engines.local.shelves import Shelf
 
-class SlotCache(Cache):
-    """Preallocated keys and values with a length of its own for every row.
+FULL, SLIDING = "full_attention", "sliding_attention"
 
-    What lies beyond a row's length is never read, so a row is shortened, reused or rolled back by
-    changing a number. One spare position per row takes the writes of padding.
 
-    Args:
-        rows: N.
-        length: L, positions that can be read.
-        dtype: of what is stored; attention over it runs in this type.
+@dataclass(frozen=True)
+class Span:
+    """Where the new tokens of one row go.
+
+    Attributes:
+        shelf: where the row lies.
+        slot: its place there.
+        before: tokens that it has already.
+        count: its new tokens.
     """
 
-    def __init__(self, rows: int, length: int, dtype: torch.dtype) -> None:
+    shelf: Shelf
+    slot: int
+    before: int
+    count: int
+
+
+@dataclass
+class Run:
+    """Rows in adjacent slots with equally many new tokens: one call of attention.
+
+    Attributes:
+        start: of their tokens among the M.
+        shelf: where they lie.
+        first: slot of the first.
+        befores: per row, tokens that it has already.
+        count: new tokens of each, T.
+        masks: per kind of layer, added to the scores, [R, 1, T, L]; None where all is seen.
+    """
+
+    start: int
+    shelf: Shelf
+    first: int
+    befores: list[int]
+    count: int
+    masks: dict[str, Tensor | None] = field(default_factory=dict)
+
+    @property
+    def stop(self) -> int:
+        """Behind their tokens."""
+        return self.start + len(self.befores) * self.count
+
+    @property
+    def upto(self) -> int:
+        """Positions that any of them can see, L."""
+        return max(self.befores) + self.count
+
+    def open(self, kinds: Iterable[str], window: int | None, device: Any, dtype: Any) -> None:
+        """Make the masks."""
+        for kind in kinds:
+            self.masks[kind] = self._mask(window if kind == SLIDING else None, device, dtype)
+
+    def _mask(self, window: int | None, device: Any, dtype: Any) -> Tensor | None:
+        alike = self.count == 1 and len(set(self.befores)) == 1
+        if alike and (window is None or self.upto <= window):
+            return None
+        at_RT = torch.tensor(self.befores, device=device)[:, None]
+        at_RT = at_RT + torch.arange(self.count, device=device)
+        at_L = torch.arange(self.upto, device=device)
+        hidden_RTL = at_L > at_RT[..., None]
+        if window is not None:
+            hidden_RTL |= at_L <= at_RT[..., None] - window
+        mask = torch.zeros(hidden_RTL.shape, dtype=dtype, device=device)
+        return mask.masked_fill_(hidden_RTL, float("-inf"))[:, None]
+
+
+class Sight(Tensor):
+    """An attention mask for a model to hand on: it carries what `attend` needs.
+
+    Attributes:
+        cache: of the forward.
+        kind: of the layers that it is for.
+    """
+
+    cache: PackedCache
+    kind: str
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # what is made of it is none
+
+
+class PackedCache(Cache):
+    """What a model takes for its cache: `attend` writes new keys and values to their places.
+
+    Args:
+        spans: per row, in the order of the tokens.
+        device: of the model.
+        dtype: of what is stored; attention over it runs in this type.
+        kinds: of layers.
+        window: of sliding attention.
+    """
+
+    def __init__(
+        self,
+        spans: Sequence[Span],
+        device: torch.device,
+        dtype: torch.dtype,
+        kinds: Sequence[str],
+        window: int | None,
+    ) -> None:
         super().__init__(layers=[])
-        self.length, self.dtype = length, dtype
-        self._rows = rows
-        self._stored: dict[int, tuple[Tensor, Tensor]] = {}
-        self._first = self._count = self._upto = 0
-        self._at_M: Tensor
+        self.dtype, self.layer = dtype, 0
+        self.runs = _runs(spans)
+        for run in self.runs:
+            run.open(kinds, window, device, dtype)
+        self._writes = _writes(spans, device)
+        self._kinds = kinds
 
-    def open(self, first: int, positions_NT: Tensor, upto: int) -> None:
-        """Choose what the next forward writes and sees.
+    def sights(self) -> Any:
+        """For the model's `attention_mask`: one, or one per kind of layer."""
+        made = {kind: self._sight(kind) for kind in self._kinds}
+        return made if len(made) > 1 else made[self._kinds[0]]
 
-        Args:
-            first: its first row; the others follow.
-            positions_NT: where each new token goes; L and beyond is thrown away.
-            upto: positions that are attended over (and masked) in every row.
-        """
-        self._first, self._count, self._upto = first, len(positions_NT), upto
-        rows_N1 = torch.arange(first, first + self._count, device=positions_NT.device)[:, None]
-        kept_NT = positions_NT.clamp(max=self.length)
-        self._at_M = (rows_N1 * (self.length + 1) + kept_NT).flatten()
+    def _sight(self, kind: str) -> Sight:
+        sight = torch.zeros(1, 1, 1, 1).as_subclass(Sight)
+        sight.cache, sight.kind = self, kind
+        return sight
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        """Store [N, H, T, D] and return views on all that the rows can see, [N, H, upto, D]."""
-        if layer_idx not in self._stored:
-            self._stored[layer_idx] = (self._allocate(key_states), self._allocate(value_states))
-        keys, values = self._stored[layer_idx]
-        return self._write(keys, key_states), self._write(values, value_states)
+        """What a layer says is new; some expand it before they attend, and that is stored."""
+        self.layer = layer_idx
+        return key_states, value_states
 
-    def _allocate(self, like: Tensor) -> Tensor:
-        # zeros: a masked position has weight 0, and 0 times garbage could be NaN
-        shape = (self._rows, self.length + 1, like.shape[1], like.shape[3])
-        return like.new_zeros(shape, dtype=self.dtype)
-
-    def _write(self, stored: Tensor, new_NHTD: Tensor) -> Tensor:
-        heads, features = stored.shape[2:]
-        flat = new_NHTD.transpose(1, 2).reshape(-1, heads, features).to(self.dtype)
-        stored.view(-1, heads, features).index_copy_(0, self._at_M, flat)
-        return stored[self._first : self._first + self._count, : self._upto].transpose(1, 2)
-
-    def copy_row(self, source: int, target: int, length: int) -> None:
-        """Make the first positions of one row those of another."""
-        for keys, values in self._stored.values():
-            keys[target, :length] = keys[source, :length]
-            values[target, :length] = values[source, :length]
+    def write(self, key: Tensor, value: Tensor) -> None:
+        """Store the current layer's new keys and values, [1, H, M, D]."""
+        for shelf, start, stop, at_M in self._writes:
+            shelf.layer(self.layer, key, value, self.dtype)
+            for stored, new in ((shelf.keys, key), (shelf.values, value)):
+                new_MHD = new[0, :, start:stop].transpose(0, 1).to(self.dtype)
+                flat = stored[self.layer].view(-1, *stored[self.layer].shape[2:])
+                flat.index_copy_(0, at_M, new_MHD)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """0: positions and masks are always given, so no model needs to count."""
         return 0
+
+
+def _runs(spans: Sequence[Span]) -> list[Run]:
+    runs: list[Run] = []
+    start = 0
+    for span in spans:
+        last = runs[-1] if runs else None
+        if (
+            last
+            and last.shelf is span.shelf
+            and last.count == span.count
+            and last.first + len(last.befores) == span.slot
+        ):
+            last.befores.append(span.before)
+        else:
+            runs.append(Run(start, span.shelf, span.slot, [span.before], span.count))
+        start += span.count
+    return runs
+
+
+def _writes(spans: Sequence[Span], device: torch.device) -> list[tuple[Shelf, int, int, Tensor]]:
+    """Per shelf: its tokens among the M, and where each goes."""
+    writes, start = [], 0
+    for _, group in groupby(spans, key=lambda span: span.shelf.length):
+        members = list(group)
+        at = [
+            span.slot * span.shelf.length + span.before + t
+            for span in members
+            for t in range(span.count)
+        ]
+        stop = start + len(at)
+        writes.append((members[0].shelf, start, stop, torch.tensor(at, device=device)))
+        start = stop
+    return writes

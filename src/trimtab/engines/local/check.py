@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from trimtab import fusion
-from trimtab.engines.local.group_cache import open_cache
-from trimtab.engines.local.slots import to_base
+from trimtab.engines.local.group_cache import Entry, to_base
+from trimtab.engines.local.guided_model import open_caches
+from trimtab.engines.local.shelves import CacheMemory
+from trimtab.engines.local.stream_rows import StreamRow
 from trimtab.engines.local.streams import Group, Stream
 from trimtab.errors import ConfigError, TrimtabError, first_line, is_out_of_memory
 from trimtab.models.probe import Reference, rms_gap
@@ -79,33 +81,24 @@ def _compare(group: Group, stream: Stream, case: Case, logp_TV: Tensor) -> None:
 
 def _forward_in_two(group: Group, cases: Mapping[str, Case]) -> dict[str, Tensor]:
     """Log-probs after each token of each case's text, over the base's ids, [T, V]."""
-    texts: list[list[int]] = [[] for _ in group.streams]
-    for name, case in cases.items():
-        texts[group.index[name]] = case.wanted.ids
-    some = next(ids for ids in texts if ids)
-    texts = [ids or some for ids in texts]
     # the second pieces are equally long, as tokens are when a group decodes
     second = min(len(case.wanted.ids) - case.wanted.cut for case in cases.values())
-    cache = open_cache(group, 1, max(map(len, texts)) + 1)
-    cache.condition(0, {name: case.conditions for name, case in cases.items() if case.conditions})
-    cache.outgrown(0, texts)
-    parts: list[dict[str, Tensor]] = []
-    for piece in ([ids[:-second] for ids in texts], [ids[-second:] for ids in texts]):
-        parts.append(
-            _own_positions(group, cache.forward(0, [piece], [max(map(len, piece))]), piece)
-        )
-    return {name: torch.cat([part[name] for part in parts]) for name in cases}
-
-
-def _own_positions(
-    group: Group, logps: Mapping[str, Tensor], piece: Sequence[Sequence[int]]
-) -> dict[str, Tensor]:
-    """Of each stream the positions that are not padding."""
-    width = max(map(len, piece))
-    lengths = {name: len(piece[index]) for name, index in group.index.items()}
-    if group.in_slots:
-        return {name: logp[0, : lengths[name]] for name, logp in logps.items()}
-    return {name: logp[0, width - lengths[name] :] for name, logp in logps.items()}
+    conditions = {name: case.conditions for name, case in cases.items() if case.conditions}
+    coefficients = group.coefficients(conditions).tolist()
+    [cache] = open_caches([group], CacheMemory())
+    rows = []
+    for name, case in cases.items():
+        at = group.index[name]
+        mine = tuple(coefficients[at])
+        rows.append(StreamRow(at, case.wanted.ids, group.streams[at].vocabulary, mine))
+        cache.outgrown(rows[-1])
+    parts: list[list[Tensor]] = [[] for _ in rows]
+    for piece in (slice(None, -second), slice(-second, None)):
+        entries = [Entry(row, ids := row.sequence[piece], len(ids)) for row in rows]
+        logps = cache.forward(entries, max(entry.wanted for entry in entries))
+        for part, entry, logp in zip(parts, entries, logps, strict=True):
+            part.append(logp[: entry.wanted])
+    return {name: torch.cat(part) for name, part in zip(cases, parts, strict=True)}
 
 
 def _refusal(group: Group, case: Case, how: str) -> ConfigError:

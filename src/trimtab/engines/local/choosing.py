@@ -6,7 +6,7 @@ B rows, M positions per row, K ARMs, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from trimtab import fusion
+from trimtab.engines.local.forwards import Logps
 from trimtab.engines.local.rows import Row
 from trimtab.engines.local.streams import BASE
-from trimtab.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -51,39 +51,44 @@ class Settings:
     gates: bool
 
     @classmethod
-    def of(cls, rows: Sequence[Row | None], arms: int, device: torch.device) -> Settings:
-        """Of some rows; an empty slot is greedy and unsteered."""
+    def of(cls, rows: Sequence[Row], arms: int, device: torch.device) -> Settings:
+        """Of some rows."""
 
-        def column(values: Sequence[float], dtype: torch.dtype = torch.float32) -> Tensor:
+        def column(values: Sequence[Any], dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.tensor(values, dtype=dtype, device=device)
 
-        samplings = [row.sampling if row else None for row in rows]
-        steered = [row.plan.steering if row else None for row in rows]
-        budgets = [math.inf if s is None or s.kl_budget is None else s.kl_budget for s in steered]
-        gates = [1.0 if s is None or s.gate is None else math.log(s.gate) for s in steered]
-        live = [s for s in samplings if s]
+        sampled = [row.sampling for row in rows]
+        steered = [row.plan.steering for row in rows]
+        budgets = [math.inf if s.kl_budget is None else s.kl_budget for s in steered]
+        gates = [1.0 if s.gate is None else math.log(s.gate) for s in steered]
         return cls(
-            weights_BK=torch.tensor(
-                [row.plan.weights if row else [0.0] * arms for row in rows],
-                dtype=torch.float32,
-                device=device,
-            ).view(len(rows), arms),
-            temperature_B=column([s.temperature if s else 0.0 for s in samplings]),
-            top_k_B=column([s.top_k if s else 0 for s in samplings], torch.int64),
-            top_p_B=column([s.top_p if s else 1.0 for s in samplings]),
-            min_p_B=column([s.min_p if s else 0.0 for s in samplings]),
+            weights_BK=column([row.plan.weights for row in rows]).view(len(rows), arms),
+            temperature_B=column([s.temperature for s in sampled]),
+            top_k_B=column([s.top_k for s in sampled], torch.int64),
+            top_p_B=column([s.top_p for s in sampled]),
+            min_p_B=column([s.min_p for s in sampled]),
             budget_B=column(budgets),
             gate_B=column(gates),
-            filters=any(s.top_k > 0 or s.top_p < 1 or s.min_p > 0 for s in live),
-            samples=any(s.temperature > 0 for s in live),
+            filters=any(s.top_k > 0 or s.top_p < 1 or s.min_p > 0 for s in sampled),
+            samples=any(s.temperature > 0 for s in sampled),
             budgets=any(b < math.inf for b in budgets),
             gates=any(g <= 0 for g in gates),
         )
 
-    def rows(self, first: int, count: int, positions: int = 1) -> Settings:
-        """Those of some rows, each `positions` times in a row."""
+    def pick(self, rows: Sequence[int]) -> Settings:
+        """Those of some rows."""
+        if len(rows) == len(self.gate_B):
+            return self
+        index = torch.tensor(rows, device=self.gate_B.device)
+        return self._each(lambda value: value[index])
+
+    def repeat(self, positions: int) -> Settings:
+        """Each row's so many times in a row."""
+        return self._each(lambda value: value.repeat_interleave(positions, 0))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Settings:
         tensors: dict[str, Any] = {
-            f.name: value[first : first + count].repeat_interleave(positions, 0)
+            f.name: change(value)
             for f in fields(self)
             if isinstance(value := getattr(self, f.name), Tensor)
         }
@@ -116,18 +121,19 @@ def gated(logp_base_BMV: Tensor, gate_B: Tensor) -> Tensor:
     return logp_base_BMV.amax(-1) > gate_B[:, None]
 
 
-def fuse(settings: Settings, logps: Mapping[str, Tensor], arms: Sequence[str]) -> Fused:
+def fuse(settings: Settings, logps: Logps, arms: Sequence[str]) -> Fused:
     """Fuse, within budget and gate, and shape.
 
     Args:
         settings: of the rows, each repeated for its positions.
-        logps: stream name -> log-probs, [B, M, V]; without the ARMs if all positions are gated.
+        logps: of the base for all rows, and of the ARMs for those that run them.
         arms: names of the ARMs in the order of the weights.
     """
-    base_BV = logps[BASE].flatten(0, 1)
+    base_BMV = logps[BASE].logp_NMV
+    base_BV = base_BMV.flatten(0, 1)
     device = base_BV.device
     arm_logps = [
-        logps[name].flatten(0, 1).to(device) if name in logps else base_BV for name in arms
+        logps[name].of_all(base_BMV).flatten(0, 1) if name in logps else base_BV for name in arms
     ]
     arms_KBV = torch.stack(arm_logps) if arm_logps else base_BV.new_zeros(0, *base_BV.shape)
     weights_BK = settings.weights_BK
@@ -145,27 +151,28 @@ def fuse(settings: Settings, logps: Mapping[str, Tensor], arms: Sequence[str]) -
     return Fused(base_BV, arms_KBV, logp_BV, shaped_BV, share_B, shut_B)
 
 
-def require_numbers(fused: Fused, at: Sequence[int], arms: Sequence[str]) -> None:
-    """Refuse NaN: a token would still be chosen, and mean nothing.
+def broken_streams(fused: Fused, at: Sequence[int], arms: Sequence[str]) -> list[list[str]]:
+    """Streams whose log-probs are no numbers: a token would be chosen, and mean nothing.
 
     Args:
         fused: of rows x positions.
-        at: the places among them that tokens were chosen at.
+        at: the places among them that are looked at.
         arms: names of the ARMs.
 
-    Raises:
-        ConfigError: a stream's logits are no numbers there; it is named.
+    Returns:
+        Per place, names; `mixture` where none of the streams is to blame.
     """
     # one NaN among the logits makes all log-probs NaN
     streams = [fused.logp_BV, fused.logp_base_BV, *fused.logp_arms_KBV]
-    firsts = torch.stack([logp_BV[at, 0] for logp_BV in streams])
-    broken, *each = firsts.isnan().any(-1).tolist()
-    if broken:
-        named = [name for name, nan in zip((BASE, *arms), each, strict=True) if nan]
-        raise ConfigError(
-            f"the logits of {' and '.join(named) or 'the mixture'} are not numbers (NaN)",
-            "try --dtype float32; if that is no help, the weights are damaged",
-        )
+    nan_SN = torch.stack([logp_BV[at, 0] for logp_BV in streams]).isnan()
+    if not bool(nan_SN[0].any()):
+        return [[] for _ in at]
+    return [
+        [name for name, nan in zip((BASE, *arms), each, strict=True) if nan] or ["mixture"]
+        if broken
+        else []
+        for broken, *each in nan_SN.t().tolist()
+    ]
 
 
 def shape(settings: Settings, logp_BV: Tensor) -> Tensor:
@@ -182,13 +189,10 @@ def shape(settings: Settings, logp_BV: Tensor) -> Tensor:
     )
 
 
-def uniforms(
-    rows: Sequence[Row | None], positions: int, lane: int, device: torch.device, ahead: int = 0
-) -> Tensor:
+def uniforms(rows: Sequence[Row], positions: int, device: torch.device, ahead: int = 0) -> Tensor:
     """Each row's random numbers for its next positions, [B, M] float64."""
     steps = range(ahead, ahead + positions)
     values = [
-        [fusion.uniform(row.sampling.seed, len(row.ids) + m, lane) if row else 0.5 for m in steps]
-        for row in rows
+        [fusion.uniform(row.sampling.seed or 0, len(row.ids) + m) for m in steps] for row in rows
     ]
     return torch.tensor(values, dtype=torch.float64, device=device)

@@ -1,8 +1,13 @@
-"""Drafters: who proposes tokens for the fused distribution to accept or refuse."""
+"""Drafters: who proposes tokens for the fused distribution to choose or not.
+
+The target chooses every token with its own random number, as it does without drafts; a draft is
+kept while it is what the target chooses. So speculation never changes a token. A drafter that draws
+with the same numbers guesses the target's choice the better, the nearer it is to it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -11,73 +16,98 @@ from torch import Tensor
 
 from trimtab import fusion
 from trimtab.engines.local.choosing import Settings, shape, uniforms
+from trimtab.engines.local.forwards import Logps, StreamLogps, forward_group, pending
 from trimtab.engines.local.group_cache import GroupCache
 from trimtab.engines.local.rows import Row
 from trimtab.engines.local.streams import DRAFT, Group
-from trimtab.engines.speculation import DRAFT_LANE, DraftLength
 
 NGRAM: Literal["ngram"] = "ngram"
+LONGEST_MATCH = 3
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What could be drafted for one row now.
+
+    Attributes:
+        kind: of draft (`DraftRates`).
+        most: tokens.
+    """
+
+    kind: int = 0
+    most: int = 0
 
 
 @dataclass(frozen=True)
 class Draft:
-    """What was proposed for some slots.
+    """What was proposed for some rows.
 
     Attributes:
-        tokens: per slot, base ids; possibly none.
-        logq_BKV: log-probs they were drawn from; None if each was certain.
-        logps: log-probs of the ARM streams that drafting has already read, [B, K + 1, V].
+        tokens: per row, base ids; possibly none.
+        logps: of the ARMs that drafting has read: their successors', too.
     """
 
     tokens: list[list[int]]
-    logq_BKV: Tensor | None = None
-    logps: dict[str, Tensor] = field(default_factory=dict)
+    logps: Logps = field(default_factory=dict)
 
 
 class Drafter(Protocol):
     """Proposes tokens."""
 
+    def offer(self, row: Row, most: int) -> Offer:
+        """What could be drafted for a row, at most so many tokens."""
+
     def propose(
         self,
-        rows: Sequence[Row | None],
+        rows: Sequence[Row],
         lengths: Sequence[int],
         settings: Settings,
         caches: Sequence[GroupCache],
     ) -> Draft:
-        """A draft of at most `lengths` tokens per slot."""
+        """A draft of so many tokens per row; each was offered."""
 
 
 class NgramDrafter:
     """Proposes what followed the last few tokens the last time they occurred."""
 
+    def offer(self, row: Row, most: int) -> Offer:
+        """As `Drafter.offer`."""
+        matched, ids = continuation(row.base.sequence, most)
+        return Offer(matched, len(ids))
+
     def propose(
         self,
-        rows: Sequence[Row | None],
+        rows: Sequence[Row],
         lengths: Sequence[int],
         settings: Settings,
         caches: Sequence[GroupCache],
     ) -> Draft:
-        """A draft of at most `lengths` tokens per slot."""
+        """As `Drafter.propose`."""
         return Draft(
             [
-                continuation(row.sequences[0][0], length) if row and length else []
+                continuation(row.base.sequence, length)[1] if length else []
                 for row, length in zip(rows, lengths, strict=True)
             ]
         )
 
 
-def continuation(ids: Sequence[int], length: int, longest: int = 3) -> list[int]:
-    """What followed the latest earlier occurrence of the last 3, 2 or 1 tokens."""
-    for n in range(min(longest, len(ids) - 1), 0, -1):
-        last = list(ids[-n:])
-        for at in range(len(ids) - n - 1, -1, -1):
-            if list(ids[at : at + n]) == last:
-                return list(ids[at + n : at + n + length])
-    return []
+_WINDOW = 2048
+"""Tokens that are searched."""
+
+
+def continuation(ids: Sequence[int], length: int) -> tuple[int, list[int]]:
+    """How many of the last 3, 2 or 1 tokens occurred before, and what followed the last time."""
+    ids = ids[-_WINDOW:]
+    for n in range(min(LONGEST_MATCH, len(ids) - 1), 0, -1):
+        last, end = list(ids[-n:]), len(ids)
+        for at in range(end - n - 1, -1, -1):
+            if ids[at] == last[0] and list(ids[at : at + n]) == last:
+                return n, list(ids[at + n : at + n + length])
+    return 0, []
 
 
 class ModelDrafter:
-    """Samples from small models: ARMs, whose log-probs are needed anyway, a draft model, or both.
+    """Chooses from small models: ARMs, whose log-probs are needed anyway, a draft model, or both.
 
     The target is π_b · Π π_i^{w_i}. The draft model stands in for the base and for those ARMs that
     are not in this group; without one the group's ARMs stand in for the base.
@@ -94,72 +124,96 @@ class ModelDrafter:
         self._columns = [arms.index(name) for name in self._arms]
         self._has_draft = DRAFT in group.index
 
+    def offer(self, row: Row, most: int) -> Offer:
+        """As `Drafter.offer`."""
+        return Offer(0, most if row.streams[self._index] else 0)
+
     def propose(
         self,
-        rows: Sequence[Row | None],
+        rows: Sequence[Row],
         lengths: Sequence[int],
         settings: Settings,
         caches: Sequence[GroupCache],
     ) -> Draft:
-        """A draft of `lengths` tokens per slot; ARMs also read the last of them."""
-        cache, also_last = caches[self._index], bool(self._arms)
-        blank: list[list[int]] = [[] for _ in cache.group.streams]
+        """As `Drafter.propose`; ARMs also read the last of the drafts."""
+        also_last = bool(self._arms)
         drafts: list[list[int]] = [[] for _ in rows]
-        logqs: list[Tensor] = []
-        logps: list[dict[str, Tensor]] = []
-        longest = max(lengths)
-        for k in range(longest + also_last):
-            reads = [n + also_last if row else 0 for row, n in zip(rows, lengths, strict=True)]
-            tokens = [
-                cache.pending(slot, row.sequences[self._index], drafts[slot])
-                if row and k < n
-                else blank
-                for slot, (row, n) in enumerate(zip(rows, reads, strict=True))
+        logps: list[Logps] = []
+        for k in range(max(lengths) + also_last):
+            reads = [k < n + also_last for n in lengths]
+            readings = [
+                pending(row, self._index, drafts[i]) if read else None
+                for i, (row, read) in enumerate(zip(rows, reads, strict=True))
             ]
-            logps.append(cache.forward(0, tokens, [int(k < n) for n in reads]))
-            if k == longest:
-                break
-            logqs.append(shape(settings, self._guess(logps[-1], settings)))
-            uniform_B = uniforms(rows, 1, DRAFT_LANE, logqs[-1].device, ahead=k)[:, 0]
-            picked_B = fusion.choose(
-                logqs[-1], settings.temperature_B, uniform_B, samples=settings.samples
-            )
-            for slot, token in enumerate(picked_B.tolist()):
-                if k < lengths[slot]:
-                    drafts[slot].append(token)
-        kept = {name: torch.cat([logp[name] for logp in logps], 1) for name in self._arms}
-        return Draft(drafts, torch.stack(logqs, 1), kept)
+            wanted = [int(read) for read in reads]
+            logps.append(forward_group(caches[self._index], self._index, rows, readings, wanted, 1))
+            drawing = [i for i, n in enumerate(lengths) if k < n]
+            for i, token in zip(
+                drawing, self._draw(rows, drawing, logps[-1], settings, k), strict=True
+            ):
+                drafts[i].append(token)
+        return Draft(
+            drafts, {name: _joined(logps, name) for name in self._arms if name in logps[0]}
+        )
 
-    def _guess(self, logps: dict[str, Tensor], settings: Settings) -> Tensor:
+    def _draw(
+        self, rows: Sequence[Row], drawing: list[int], logps: Logps, settings: Settings, ahead: int
+    ) -> list[int]:
+        """The next draft of some rows, with the numbers that the target will choose with."""
+        if not drawing:
+            return []
+        mine = settings.pick(drawing)
+        guess_BV = self._guess(drawing, logps, mine)
+        uniform_B = uniforms([rows[i] for i in drawing], 1, guess_BV.device, ahead)[:, 0]
+        picked_B = fusion.choose(
+            shape(mine, guess_BV), mine.temperature_B, uniform_B, samples=mine.samples
+        )
+        return [int(token) for token in picked_B.tolist()]
+
+    def _guess(self, drawing: list[int], logps: Logps, settings: Settings) -> Tensor:
         """The drafting distribution before temperature and filters, [B, V]."""
         device = settings.temperature_B.device
         weights_BK = settings.weights_BK[:, self._columns]
         own_B1 = weights_BK.sum(-1, keepdim=True)
         missing_B1 = 1 + settings.weights_BK.sum(-1, keepdim=True) - own_B1
-        arm_logps = [logps[name][:, 0].to(device) for name in self._arms]
+        arms = [_of(logps.get(name), drawing, device) for name in self._arms]
         if self._has_draft:
-            first_BV = logps[DRAFT][:, 0].to(device)
+            first_BV = _of(logps[DRAFT], drawing, device)
+            assert first_BV is not None
             mixed_BV = missing_B1 * first_BV
         else:  # the ARMs stand in for what is missing, in proportion to their weights
-            even_BK = torch.full_like(weights_BK, 1 / len(arm_logps))
+            even_BK = torch.full_like(weights_BK, 1 / len(arms))
             shares_BK = torch.where(own_B1 > 0, weights_BK / own_B1, even_BK)
             weights_BK = weights_BK + missing_B1 * shares_BK
-            first_BV = arm_logps[0]
+            first_BV = next(logp_BV for logp_BV in arms if logp_BV is not None)
             mixed_BV = torch.zeros_like(first_BV)
-        for i, logp_BV in enumerate(arm_logps):
-            weight_B1 = weights_BK[:, i : i + 1]
-            mixed_BV = mixed_BV + torch.where(weight_B1 == 0, 0.0, weight_B1 * logp_BV)
+        for i, logp_BV in enumerate(arms):
+            if logp_BV is not None:
+                weight_B1 = weights_BK[:, i : i + 1]
+                mixed_BV = mixed_BV + torch.where(weight_B1 == 0, 0.0, weight_B1 * logp_BV)
         return fusion.normalised(mixed_BV, first_BV)
 
 
-@dataclass(frozen=True)
-class Speculation:
-    """How to speculate.
+def _of(logps: StreamLogps | None, drawing: Sequence[int], device: torch.device) -> Tensor | None:
+    """A stream's log-probs at its one position, [B, V]: 0 for rows that do not run it."""
+    if logps is None:
+        return None
+    logp_NV = logps.logp_NMV[:, 0].to(device)
+    if logps.rows == list(drawing):
+        return logp_NV
+    place = {row: n for n, row in enumerate(logps.rows)}
+    blank_V = torch.zeros_like(logp_NV[0])
+    return torch.stack([logp_NV[place[i]] if i in place else blank_V for i in drawing])
 
-    Attributes:
-        drafter: who proposes tokens.
-        length: makes the controller of one row's draft length.
-    """
 
-    drafter: Drafter
-    length: Callable[[], DraftLength]
+def _joined(logps: Sequence[Logps], name: str) -> StreamLogps:
+    """A stream's log-probs at all positions; every row that runs it has read the first."""
+    first = logps[0][name]
+    shape_NMV = (len(first.rows), len(logps), first.logp_NMV.shape[-1])
+    joined_NMV = first.logp_NMV.new_zeros(shape_NMV)
+    place = {row: n for n, row in enumerate(first.rows)}
+    for m, logp in enumerate(logps):
+        if name in logp:
+            at = [place[row] for row in logp[name].rows]
+            joined_NMV[at, m] = logp[name].logp_NMV[:, 0]
+    return StreamLogps(first.rows, joined_NMV)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable, Iterator, Sequence
+import secrets
+import weakref
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
-from trimtab.engines.local.guided_model import GuidedModel
+import psutil
+import torch
+
+from trimtab.engines.local.clients import EventStream, read_events
+from trimtab.engines.local.guided_model import GuidedModel, open_caches
+from trimtab.engines.local.packed_rows import row_bytes
 from trimtab.engines.local.rows import RowPlan
 from trimtab.engines.local.scheduler import Scheduler
-from trimtab.engines.local.speculating import (
-    SPECULATE,
-    own_drafter,
-    running,
-    speculation,
-)
-from trimtab.engines.local.streams import BASE, DRAFT, Stream, group_streams
-from trimtab.engines.types import Chunk, Completion, Request, Sampling, Speculate
+from trimtab.engines.local.shelves import CacheMemory
+from trimtab.engines.local.speculating import Speculation, own_drafter
+from trimtab.engines.local.streams import BASE, DRAFT, Group, Stream, group_streams
+from trimtab.engines.local.worker import Worker
+from trimtab.engines.types import Completion, Event, Request, Sampling, Speculate
 from trimtab.errors import ConfigError
 from trimtab.models.limits import configured_ends
 from trimtab.models.messages import Prompt
@@ -26,14 +30,16 @@ from trimtab.models.templates import turn_end_id
 from trimtab.steering import PreferenceLike
 
 Prompts = Iterable[Prompt | Request]
+MOST_RUNNING, MOST_WAITING = 64, 1024
+"""Requests that run together, and that may wait."""
 
 
 class LocalEngine:
     """A frozen base steered by ARMs, in this process.
 
-    Rows of one batch may have prompts of any length and each its own preference, strength,
-    sampling and seed. Threads may share an engine: their requests take turns, step by step, and a
-    stream that nobody reads any more holds nobody up.
+    One thread of its own runs the models. Any number of threads (and event loops) may ask at once:
+    their requests run together, in the order of arrival, each with its own prompt, preference,
+    strength, sampling and seed. A request pays for the guides that it uses.
 
     Args:
         base: the frozen model.
@@ -42,6 +48,10 @@ class LocalEngine:
             `ngram`. None lets a small ARM and its backbone propose them, or else the text so far.
         max_length: tokens that a request may have, prompt and response; None for the models' own
             limit.
+        cache_memory: bytes for the keys and values of all requests; by default half of what is
+            free when the first request comes.
+        max_running: requests that run together.
+        max_waiting: requests that may wait for their turn; one more is refused.
         pack: take the models over and rearrange their weights for this machine.
     """
 
@@ -52,36 +62,41 @@ class LocalEngine:
         *,
         draft: Stream | Literal["ngram"] | None = None,
         max_length: int | None = None,
+        cache_memory: int | None = None,
+        max_running: int = MOST_RUNNING,
+        max_waiting: int = MOST_WAITING,
         pack: bool = False,
     ) -> None:
         if max_length is not None and max_length < 2:
             raise ConfigError(f"max_length is {max_length}", "it must be 2 tokens or more")
-        names = [arm.name for arm in arms]
-        if len(set(names)) < len(names):
-            raise ConfigError(f"two ARMs share a name ({', '.join(names)})", "name each once")
-        objectives = [objective for arm in arms for objective in arm.objectives]
-        if len(set(objectives)) < len(objectives):
-            raise ConfigError(
-                f"two ARMs share an objective (all: {', '.join(objectives)})",
-                "steer each objective by one ARM",
-            )
-        for taken, owner in ((BASE, "frozen model"), (DRAFT, "drafter")):
-            if taken in names:
-                raise ConfigError(f"an ARM is called {taken!r}", f"that is the {owner}'s name")
+        _require_names(arms)
         self.base = base
         self.arms = list(arms)
         self.ends = end_ids(base)
         self.max_length = max_length
-        self._ngram = draft == "ngram"
         drafter = draft if isinstance(draft, Stream) else None
-        if drafter is None and not self._ngram:
+        if drafter is None and draft != "ngram":
             drafter = own_drafter(base, self.arms)
         if drafter and drafter.model is base.model:  # it drafts before the base verifies
             drafter = replace(drafter, model=share_weights(base.model))
         self.streams = [base, *arms, *([drafter] if drafter else [])]
         self.groups = group_streams(self.streams, pack=pack)
         self._contexts = {name: group.context for group in self.groups for name in group.index}
-        self._lock = threading.RLock()
+        names = [arm.name for arm in arms]
+        self._model = GuidedModel(self.groups, names, base.tokenizer, self.ends)
+        self._speculation = Speculation(self.groups, names, ngram=draft == "ngram")
+        self.cache_memory = cache_memory
+        if cache_memory is not None:
+            open_caches(self.groups, CacheMemory())  # measures what a token takes
+        new_scheduler = partial(
+            _new_scheduler, self._model, self._speculation, cache_memory, max_running
+        )
+        self.worker = Worker(self._model, new_scheduler, max_waiting)
+        self._closing = weakref.finalize(self, self.worker.close)
+
+    def close(self) -> None:
+        """End all requests; the memory of the models is free once the engine is dropped."""
+        self._closing()
 
     @property
     def objectives(self) -> list[str]:
@@ -99,6 +114,7 @@ class LocalEngine:
         batch_size: int = 8,
         report: bool = False,
         speculate: Speculate = "off",
+        n: int = 1,
         **sampling: Any,
     ) -> list[Completion]:
         """Answer all prompts.
@@ -112,14 +128,17 @@ class LocalEngine:
             batch_size: requests decoded together; the next one starts as soon as one is done.
             report: keep base log-prob, rewards and fused log-prob of every token.
             speculate: `on` drafts tokens with a small model and verifies them in one pass, with
-                exactly the same distribution; `auto` only while that saves time; `off` never.
+                the same tokens; `auto` only while that saves time; `off` never.
+            n: answers per prompt, one after the other in the list.
             **sampling: fields of `Sampling`. Prompt number i gets the seed `seed + i`.
 
         Returns:
-            One completion per prompt, in order.
+            One completion per answer, in order. One that went wrong has the `finish_reason`
+            `error`; the others are whole.
 
         Raises:
-            PreferenceError, ConfigError: before anything is decoded.
+            PreferenceError, ConfigError: before anything is decoded, or because every answer went
+                wrong.
         """
         requests = self.requests(
             prompts,
@@ -127,10 +146,16 @@ class LocalEngine:
             strength=strength,
             kl_budget=kl_budget,
             gate=gate,
+            report=report,
+            speculate=speculate,
+            n=n,
             **sampling,
         )
-        plans = [self.plan(request) for request in requests]
-        return list(self.answers(plans, batch_size=batch_size, report=report, speculate=speculate))
+        plans = [plan for request in requests for plan in self.plans(request)]
+        completions = list(_in_order(self, plans, _at_once(batch_size)))
+        if completions and all(answer.error for answer in completions):
+            raise ConfigError(completions[0].error, "nothing could be answered")
+        return completions
 
     def stream(
         self,
@@ -142,14 +167,16 @@ class LocalEngine:
         gate: float | None = None,
         report: bool = False,
         speculate: Speculate = "off",
+        n: int = 1,
         **sampling: Any,
-    ) -> Iterator[Chunk]:
-        """Answer one prompt piece by piece; the last chunk carries the completion.
+    ) -> EventStream:
+        """Answer one prompt piece by piece; the last event carries the completion.
 
-        The arguments are those of `generate`, for one prompt or `Request`.
+        The arguments are those of `generate`, for one prompt or `Request`. `cancel` ends it; so
+        does whoever drops it.
 
         Raises:
-            PreferenceError, ConfigError: before anything is decoded.
+            PreferenceError, ConfigError, BusyError: before anything is decoded.
         """
         [request] = self.requests(
             [prompt],
@@ -157,12 +184,21 @@ class LocalEngine:
             strength=strength,
             kl_budget=kl_budget,
             gate=gate,
+            report=report,
+            speculate=speculate,
+            n=n,
             **sampling,
         )
-        plan = self.plan(request)
-        scheduler = self.scheduler(1, plan.length, report=report, speculate=speculate)
-        scheduler.add(plan)
-        return (chunk for _, chunk in _run(scheduler))
+        return EventStream(self, self.worker, self.plans(request))
+
+    def astream(self, prompt: Prompt | Request, **options: Any) -> AsyncIterator[Event]:
+        """As `stream`, in an event loop: `async for event in engine.astream(...)`.
+
+        Raises:
+            PreferenceError, ConfigError: at once; BusyError: at the first step.
+        """
+        [request] = self.requests([prompt], **options)
+        return read_events(self, self.worker, self.plans(request))
 
     def requests(
         self,
@@ -172,91 +208,162 @@ class LocalEngine:
         strength: float = 1.0,
         kl_budget: float | None = None,
         gate: float | None = None,
+        report: bool = False,
+        speculate: Speculate = "off",
+        n: int = 1,
         **sampling: Any,
     ) -> list[Request]:
-        """Prompts with the settings they share, as requests; `Request`s pass as they are."""
+        """Prompts with the settings they share, as requests.
+
+        `Request`s keep their own; only `report` and `speculate` hold for those, too, that do not
+        ask for it themselves.
+        """
         if isinstance(prompts, str):
             raise ConfigError("prompts is one text", "give a list: generate([prompt])")
         common = Sampling().but(**sampling)
+        how: dict[str, Any] = {"report": report, "speculate": speculate, "n": n}
+        shared = Request("", preference, strength, common, kl_budget, gate, **how)
         return [
-            p
+            _asked_too(p, report, speculate)
             if isinstance(p, Request)
-            else Request(p, preference, strength, common.but(seed=common.seed + i), kl_budget, gate)
+            else replace(shared, prompt=p, sampling=common.further(i))
             for i, p in enumerate(prompts)
         ]
 
-    def answers(
-        self,
-        plans: Iterable[RowPlan],
-        *,
-        batch_size: int = 8,
-        report: bool = False,
-        speculate: Speculate = "off",
-    ) -> Iterator[Completion]:
-        """Answer requests that `plan` has checked, in their order."""
-        if batch_size < 1:
-            raise ConfigError(f"batch_size is {batch_size}", "it must be 1 or more")
-        plans = list(plans)
-        if not plans:
-            return
-        length = max(plan.length for plan in plans)
-        slots = min(batch_size, len(plans))
-        scheduler = self.scheduler(slots, length, report=report, speculate=speculate)
-        keys = [scheduler.add(plan) for plan in plans]
-        done: dict[int, Completion] = {}
-        for key, chunk in _run(scheduler):
-            if chunk.completion is not None:
-                done[key] = chunk.completion
-            while keys and keys[0] in done:
-                yield done.pop(keys.pop(0))
-
-    def scheduler(
-        self, slots: int, length: int, *, report: bool = False, speculate: Speculate = "off"
-    ) -> Scheduler:
-        """SlotCaches that requests can be added to, and cancelled in, while they run.
+    def answers(self, plans: Iterable[RowPlan], *, batch_size: int = 8) -> Iterator[Completion]:
+        """Answer requests that `plans` has checked, in their order.
 
         Args:
-            slots: requests decoded together.
-            length: tokens a request may have, prompt and response.
-            report: keep a report of every token.
-            speculate: as for `generate`.
+            plans: of any number of requests.
+            batch_size: those that run at once.
+
+        Raises:
+            ConfigError: one went wrong.
         """
-        if speculate not in SPECULATE:
-            raise ConfigError(f"speculate is {speculate!r}", f"it is one of {', '.join(SPECULATE)}")
-        groups = running(speculate, self.groups, self._ngram)
-        names = [arm.name for arm in self.arms]
-        model = GuidedModel(groups, names, self.base.tokenizer, self.ends, self._lock)
-        how = speculation(speculate, groups, names, self._ngram)
-        return Scheduler(model, slots=slots, length=length, report=report, speculation=how)
+        for completion in _in_order(self, list(plans), _at_once(batch_size)):
+            if completion.error:
+                raise ConfigError(completion.error, "the answers before this one are whole")
+            yield completion
+
+    def plans(self, request: Request) -> list[RowPlan]:
+        """A request's answers, each checked against this engine and tokenised for its streams.
+
+        Raises:
+            PreferenceError, ConfigError: the request cannot be answered.
+        """
+        return [self.plan(sample) for sample in request.samples()]
 
     def plan(self, request: Request) -> RowPlan:
-        """Check one request against this engine and tokenise it for every stream."""
+        """One answer of a request, checked and tokenised."""
         steering = request.steering(self.objectives)
         shares = [steering.share(arm.objectives, arm.scale) for arm in self.arms]
-        prompts = {v.name: v.prompt_ids(request.prompt) for v in self.streams}
-        for stream in self.streams:
-            self._require_room(stream, len(prompts[stream.name]), request.sampling.max_new_tokens)
+        drafts = self._speculation.of_row(request.speculate)
+        used = [
+            arm
+            for arm, (weight, _) in zip(self.arms, shares, strict=True)
+            if weight or request.report
+        ]
+        drafting = [s for s in self.streams if s.name == DRAFT and drafts is not None]
+        sampling = request.sampling
+        if sampling.seed is None:
+            sampling = sampling.but(seed=secrets.randbits(63))
+        prompts = {s.name: s.prompt_ids(request.prompt) for s in (self.base, *used, *drafting)}
+        for name, ids in prompts.items():
+            self._require_room(name, len(ids), sampling.max_new_tokens)
         conditions = {arm.name: inner for arm, (_, inner) in zip(self.arms, shares, strict=True)}
-        return RowPlan(request, steering, [weight for weight, _ in shares], prompts, conditions)
+        weights = [weight for weight, _ in shares]
+        plan = RowPlan(request, steering, sampling, weights, prompts, conditions)
+        self._require_memory(plan)
+        return plan
 
-    def _require_room(self, stream: Stream, prompt: int, response: int) -> None:
-        limits = {
-            "the model reads": self._contexts[stream.name],
-            "max_length is": self.max_length,
-        }
+    def _require_memory(self, plan: RowPlan) -> None:
+        """Refuse a request whose keys and values alone are more than the cache's budget."""
+        size = sum(
+            row_bytes(group, len(plan.prompts[name]) + plan.sampling.max_new_tokens)
+            for group in self.groups
+            for name in _first_names(group, plan.prompts)
+        )
+        if self.cache_memory is not None and size > self.cache_memory:
+            raise ConfigError(
+                f"the request can come to {plan.length} tokens, whose keys and values take "
+                f"{size / 1e6:.1f} MB, but the cache has {self.cache_memory / 1e6:.1f} MB",
+                "lower --max-new-tokens, or raise --cache-memory",
+            )
+
+    def _require_room(self, name: str, prompt: int, response: int) -> None:
+        limits = {"the model reads": self._contexts[name], "max_length is": self.max_length}
         for what, limit in limits.items():
             if limit is None or prompt + response <= limit:
                 continue
             raise ConfigError(
-                f"the prompt has {prompt} tokens for {stream.name} and max_new_tokens is "
+                f"the prompt has {prompt} tokens for {name} and max_new_tokens is "
                 f"{response}, but {what} {limit}",
                 "shorten the prompt or lower --max-new-tokens; nothing is cut in silence",
             )
 
+    def scheduler(self, *, most: int = MOST_RUNNING) -> Scheduler:
+        """A scheduler of its own, to be stepped by hand: for measurements and tests."""
+        return _new_scheduler(self._model, self._speculation, self.cache_memory, most)
 
-def _run(scheduler: Scheduler) -> Iterator[tuple[int, Chunk]]:
-    while scheduler.busy:
-        yield from scheduler.step()
+
+def _new_scheduler(
+    model: GuidedModel, speculation: Speculation, cache_memory: int | None, most: int
+) -> Scheduler:
+    budget = cache_memory
+    if budget is None:
+        budget = _free_bytes(model.groups[0].device) // 2
+    return Scheduler(model, speculation, CacheMemory(budget), most)
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def _at_once(batch_size: int) -> int:
+    if batch_size < 1:
+        raise ConfigError(f"batch_size is {batch_size}", "it must be 1 or more")
+    return batch_size
+
+
+def _asked_too(request: Request, report: bool, speculate: Speculate) -> Request:
+    """A request, where the whole call asks for reports or speculation."""
+    how = speculate if request.speculate == "off" else request.speculate
+    return replace(request, report=request.report or report, speculate=how)
+
+
+def _in_order(engine: LocalEngine, plans: Sequence[RowPlan], most: int) -> Iterator[Completion]:
+    """Keep so many requests running; completions in the order of the requests."""
+    done: dict[int, Completion] = {}
+    events = EventStream(engine, engine.worker, plans, most)
+    for number in range(len(plans)):
+        while number not in done:
+            event = next(events)
+            if event.completion:
+                done[event.index] = event.completion
+        yield done.pop(number)
+
+
+def _first_names(group: Group, names: Collection[str]) -> list[str]:
+    """Of the names that run in a group, one for each of its streams."""
+    return list({i: name for name, i in group.index.items() if name in names}.values())
+
+
+def _require_names(arms: Sequence[Stream]) -> None:
+    """Refuse ARMs that could not be told apart."""
+    names = [arm.name for arm in arms]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"two ARMs share a name ({', '.join(names)})", "name each once")
+    objectives = [objective for arm in arms for objective in arm.objectives]
+    if len(set(objectives)) < len(objectives):
+        raise ConfigError(
+            f"two ARMs share an objective (all: {', '.join(objectives)})",
+            "steer each objective by one ARM",
+        )
+    for taken, owner in ((BASE, "frozen model"), (DRAFT, "drafter")):
+        if taken in names:
+            raise ConfigError(f"an ARM is called {taken!r}", f"that is the {owner}'s name")
 
 
 def end_ids(base: Stream) -> frozenset[int]:

@@ -1,19 +1,38 @@
-"""What a group has computed of the requests in its slots, however its architecture keeps it."""
+"""What a group has computed of the rows that run, however its architecture keeps it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
-from trimtab.engines.local.own_caches import OwnCaches
-from trimtab.engines.local.slots import SlotCaches, Tokens
+from trimtab import fusion
+from trimtab.engines.local.stream_rows import StreamRow
 from trimtab.engines.local.streams import Group
+from trimtab.models.lm_head import head_logits
+from trimtab.models.vocabulary import VocabularyMap
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one row reads in a forward.
+
+    Attributes:
+        row: which.
+        ids: its own next tokens; at least one.
+        wanted: of how many of them, the last ones, the successor's log-probs are wanted.
+    """
+
+    row: StreamRow
+    ids: Sequence[int]
+    wanted: int
 
 
 class GroupCache(Protocol):
-    """`SlotCaches`, or `OwnCaches` for architectures that cannot share one cache."""
+    """`PackedRows`, or `OwnCaches` for architectures that cannot share shelves."""
 
     @property
     def can_rewind(self) -> bool:
@@ -23,42 +42,81 @@ class GroupCache(Protocol):
     def group(self) -> Group:
         """Its streams."""
 
-    @property
-    def computed(self) -> list[list[int]]:
-        """Per slot and stream, how many of its tokens have been through the model."""
+    def forward(self, entries: Sequence[Entry], positions: int = 1) -> Tensor:
+        """Compute the tokens of some rows.
 
-    def condition(self, slot: int, conditions: Mapping[str, Sequence[float]]) -> None:
-        """Set the preferences inside the conditioned ARMs of the request in a slot."""
+        Args:
+            entries: one per row.
+            positions: M, at least what any entry wants.
 
-    def outgrown(self, slot: int, sequences: Sequence[Sequence[int]]) -> bool:
-        """Whether a stream's sequence is now of a length that changes what was computed of it."""
+        Returns:
+            Log-probs over the base's ids of those entries that want some, in their order,
+            [E, M, V]; behind an entry's own count they mean nothing.
+        """
 
-    def room(self, sequences: Sequence[Sequence[int]]) -> int | None:
-        """Tokens that may follow before a stream is outgrown; None without a limit."""
+    def hold(self, row: StreamRow, tokens: int) -> None:
+        """Make room for so many tokens of a row; a `CacheFullError` changes nothing."""
 
-    def forward(
-        self, first: int, tokens: Tokens, wanted: Sequence[int], *, positions: int | None = None
-    ) -> dict[str, Tensor]:
-        """Append tokens to some slots' streams; log-probs of what may follow, [slots, M, V]."""
+    def outgrown(self, row: StreamRow) -> bool:
+        """Whether a row's sequence is now of a length that changes what was computed of it.
 
-    def pending(
-        self, slot: int, sequences: Sequence[Sequence[int]], drafts: Sequence[int] = ()
-    ) -> list[list[int]]:
-        """What of each stream's sequence, and of drafts after it, is not computed yet."""
+        Then nothing of it is computed. Called whenever the sequence has grown.
+        """
 
-    def rewind(self, slot: int, lengths: Sequence[int]) -> None:
-        """Forget what a slot's streams computed beyond these lengths."""
+    def room(self, row: StreamRow) -> int | None:
+        """Tokens that may follow before a row is outgrown; None without a limit."""
 
-    def reuse_prefix(self, slot: int, stream: int, ids: Sequence[int]) -> None:
-        """Let an empty stream take over the longest beginning of `ids` that any slot still has."""
+    def rewind(self, row: StreamRow, length: int) -> None:
+        """Forget what was computed of a row beyond a length."""
 
-    def move(self, source: int, target: int) -> None:
-        """Continue a request in another slot."""
+    def reuse_prefix(self, row: StreamRow) -> None:
+        """Let a new row take over the longest beginning of it that was ever computed, if any."""
 
-    def clear(self, slot: int) -> None:
-        """Empty a slot."""
+    def release(self, row: StreamRow) -> None:
+        """A row has ended; what was computed of it may be reused."""
+
+    def drop(self, row: StreamRow) -> None:
+        """Forget a row."""
+
+    def shrink(self) -> None:
+        """Give up memory that no running row needs."""
 
 
-def open_cache(group: Group, slots: int, length: int) -> GroupCache:
-    """The fastest way that a group's architecture can be run."""
-    return (SlotCaches if group.in_slots else OwnCaches)(group, slots, length)
+def log_probs(
+    group: Group, hidden_MH: Tensor, rows: Sequence[StreamRow], at: Sequence[Sequence[int]]
+) -> Tensor:
+    """One product with the LM head, and log-probs over the base's ids, [E, M, V].
+
+    Args:
+        group: its streams.
+        hidden_MH: last hidden states of packed tokens.
+        rows: whose log-probs are wanted, E.
+        at: per row, the places of M positions among the tokens.
+    """
+    index_EM = torch.tensor(at, device=hidden_MH.device)
+    group.open_rows([row.coefficients for row in rows for _ in at[0]])
+    logits_EMV = head_logits(group.lm, hidden_MH[index_EM])
+    maps = [row.vocabulary for row in rows]
+    if all(vocabulary == maps[0] for vocabulary in maps):
+        return _own_to_base(logits_EMV, maps[0])
+    return torch.cat(
+        [_own_to_base(logits_EMV[i : i + 1], vocabulary) for i, vocabulary in enumerate(maps)]
+    )
+
+
+def _own_to_base(logits_BV: Tensor, vocabulary: VocabularyMap) -> Tensor:
+    return to_base(fusion.log_softmax(logits_BV, vocabulary.own_size), vocabulary)
+
+
+def to_base(logp_BV: Tensor, vocabulary: VocabularyMap) -> Tensor:
+    """A stream's log-probs over its own ids, rearranged to the base's ids."""
+    if vocabulary.is_identity:
+        return logp_BV
+    missing = vocabulary.size - logp_BV.shape[-1]
+    if missing > 0:
+        logp_base_BV = torch.nn.functional.pad(logp_BV, (0, missing), value=fusion.NEVER)
+    else:
+        logp_base_BV = logp_BV[..., : vocabulary.size].clone()
+    for base_id, own_id in vocabulary.own_id:
+        logp_base_BV[..., base_id] = logp_BV[..., own_id]
+    return logp_base_BV

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from trimtab.engines.local.group_cache import GroupCache
+from trimtab.engines.local.own_caches import OwnCaches
+from trimtab.engines.local.packed_rows import PackedRows
+from trimtab.engines.local.shelves import CacheMemory
 from trimtab.engines.local.streams import Group
 from trimtab.models.protocols import Tokenizer
 
@@ -19,11 +22,19 @@ class GuidedModel:
         arms: names of the ARMs, in the order of the weights.
         tokenizer: the base's.
         ends: ids that end a turn.
-        lock: held during a step: the groups' layers know the rows of one forward at a time.
     """
 
     groups: Sequence[Group]
     arms: Sequence[str]
     tokenizer: Tokenizer
     ends: frozenset[int]
-    lock: threading.RLock = field(default_factory=threading.RLock)
+
+    @property
+    def quantized(self) -> bool:
+        """Whether any weights are; some of their kernels bear no inference mode."""
+        return any(group.quantized for group in self.groups)
+
+
+def open_caches(groups: Sequence[Group], memory: CacheMemory) -> list[GroupCache]:
+    """What the groups compute is kept in, each as its architecture lets it."""
+    return [PackedRows(g, memory) if g.packable else OwnCaches(g) for g in groups]

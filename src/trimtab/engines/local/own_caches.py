@@ -1,114 +1,85 @@
-"""What a group has read of every request, for architectures that cannot share a slot cache.
+"""The rows of a group, for architectures that cannot share shelves.
 
-Recurrent layers, ALiBi, attention outside transformers' interface: every request gets the
-architecture's own cache and is read by itself. Exact, and slower than `SlotCaches` for a batch.
+Recurrent layers, ALiBi, attention outside transformers' interface: every row gets the cache of its
+architecture and is read by itself. Exact, and slower than `PackedRows` for a batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from trimtab.engines.local.slots import Tokens, log_probs, pending
+from trimtab.engines.local.group_cache import Entry, log_probs
+from trimtab.engines.local.stream_rows import StreamRow
 from trimtab.engines.local.streams import Group
 from trimtab.errors import ConfigError
-from trimtab.models.padding import position_ids
 from trimtab.models.renamed import cache_name
 
 
 class OwnCaches:
-    """The rows of one group, each request with the cache that its model makes (`GroupCache`).
+    """The rows of one group, each with the cache that its model makes (`GroupCache`).
 
     Raises:
-        ConfigError: at the first `read`, with a model that makes none.
+        ConfigError: at the first `forward`, with a model that makes none.
     """
 
     can_rewind = False
 
-    def __init__(self, group: Group, slots: int, length: int) -> None:
+    def __init__(self, group: Group) -> None:
         self.group = group
-        self.computed = [[0] * len(group.streams) for _ in range(slots)]
-        self._caches: list[Any] = [None] * slots
-        self._masks: list[Any] = [None] * slots
-        self._coefficients = [group.coefficients().to(group.device)] * slots
+        self._caches: dict[StreamRow, Any] = {}
 
-    def condition(self, slot: int, conditions: Mapping[str, Sequence[float]]) -> None:
-        """As `SlotCaches.condition`."""
-        self._coefficients[slot] = self.group.coefficients(conditions).to(self.group.device)
+    def forward(self, entries: Sequence[Entry], positions: int = 1) -> Tensor:
+        """As `GroupCache.forward`."""
+        hidden: list[Tensor] = []
+        at: list[list[int]] = []
+        for entry in entries:
+            if entry.wanted:
+                n = len(hidden) * positions
+                at.append([*range(n, n + positions)])
+                hidden_TH = self._forward_row(entry)[-entry.wanted :]
+                hidden.append(_filled_up(hidden_TH, positions))
+            else:
+                self._forward_row(entry)
+        if not hidden:
+            return torch.empty(0)
+        rows = [entry.row for entry in entries if entry.wanted]
+        return log_probs(self.group, torch.cat(hidden), rows, at)
 
-    def outgrown(self, slot: int, sequences: Sequence[Sequence[int]]) -> bool:
-        """Never: requests end before (`Group.context`)."""
-        return False
-
-    def room(self, sequences: Sequence[Sequence[int]]) -> int | None:
-        """No limit: nothing is drafted for these architectures."""
-        return None
-
-    def forward(
-        self, first: int, tokens: Tokens, wanted: Sequence[int], *, positions: int | None = None
-    ) -> dict[str, Tensor]:
-        """As `SlotCaches.forward`."""
-        hidden: dict[int, Tensor] = {}
-        count = positions or max(wanted)
-        for i, (slot_tokens, tail) in enumerate(zip(tokens, wanted, strict=True)):
-            width = max(map(len, slot_tokens))
-            if width:
-                hidden_STH = self._forward_one(first + i, slot_tokens, width)
-                at = [min(max(width - tail, 0) + m, width - 1) for m in range(count)]
-                hidden[i] = hidden_STH[:, at]
-        if not any(wanted):
-            return {}
-        nothing = torch.zeros_like(next(iter(hidden.values())))
-        rows = torch.cat([hidden.get(i, nothing) for i in range(len(tokens))])
-        coefficients_NJ = torch.cat(self._coefficients[first : first + len(tokens)])
-        return log_probs(self.group, rows, [list(range(count))] * len(rows), coefficients_NJ)
-
-    def _forward_one(self, slot: int, slot_tokens: Sequence[Sequence[int]], width: int) -> Tensor:
+    def _forward_row(self, entry: Entry) -> Tensor:
         """All at once into an empty cache, then token by token: few recurrent layers can take
-        several tokens after a state."""
-        if self._caches[slot] is None or width == 1:
-            return self._forward(slot, slot_tokens, width)
-        steps = [[row[t : t + 1] for row in slot_tokens] for t in range(width)]
-        return torch.cat([self._forward(slot, step, 1) for step in steps], 1)
+        several tokens after a state. [T, H]."""
+        if self._caches.get(entry.row) is None or len(entry.ids) == 1:
+            return self._forward(entry.row, entry.ids)
+        return torch.cat([self._forward(entry.row, [token]) for token in entry.ids])
 
-    def _forward(self, slot: int, slot_tokens: Sequence[Sequence[int]], width: int) -> Tensor:
-        device = self.group.device
-        ids = [[0] * (width - len(row)) + list(row) for row in slot_tokens]
-        mask = torch.tensor(
-            [[0] * (width - len(r)) + [1] * len(r) for r in slot_tokens], device=device
-        )
-        kept = self._masks[slot]
-        self._masks[slot] = mask if kept is None else torch.cat([kept, mask], 1)
-        self.group.open_rows(self._coefficients[slot], mask)
-        options: dict[str, Tensor] = {}
+    def _forward(self, row: StreamRow, ids: Sequence[int]) -> Tensor:
+        device, end = self.group.device, row.computed + len(ids)
+        self.group.open_rows([row.coefficients] * len(ids))
+        options: dict[str, Any] = {}
         if "position_ids" in self.group.parameters:  # ALiBi models take none
-            options["position_ids"] = position_ids(self._masks[slot])[:, -width:]
-        attended = self._masks[slot]
-        if self._masks_new_tokens and attended.shape[1] > width:
-            attended = None
+            options["position_ids"] = torch.arange(row.computed, end, device=device)[None]
+        if not (self._masks_new_tokens and row.computed):
+            options["attention_mask"] = torch.ones(1, end, dtype=torch.long, device=device)
         output = self.group.lm.base_model(
-            input_ids=torch.tensor(ids, device=device),
-            attention_mask=attended,
+            input_ids=torch.tensor([list(ids)], device=device),
             use_cache=True,
-            **{self._cache_name: self._caches[slot]},
+            **{self._cache_name: self._caches.get(row)},
             **options,
         )
-        self._caches[slot] = output.get(self._cache_name)
-        if self._caches[slot] is None:
-            raise self._without_cache()
-        for stream, row in enumerate(slot_tokens):
-            self.computed[slot][stream] += len(row)
+        cache = output.get(self._cache_name)
+        if cache is None:
+            raise ConfigError(
+                f"{type(self.group.lm).__name__} gives no cache of what it has read",
+                "it cannot be decoded here: take a model of another architecture",
+            )
+        self._caches[row] = cache
+        row.computed = end
         hidden: Tensor = output.last_hidden_state
-        return hidden
-
-    def _without_cache(self) -> ConfigError:
-        return ConfigError(
-            f"{type(self.group.lm).__name__} gives no cache of what it has read",
-            "it cannot be decoded here: take a model of another architecture",
-        )
+        return hidden[0]
 
     @property
     def _cache_name(self) -> str:
@@ -123,26 +94,39 @@ class OwnCaches:
         stateful = bool(getattr(self.group.lm, "_is_stateful", False))
         return stateful and "position_ids" not in self.group.parameters
 
-    def pending(
-        self, slot: int, sequences: Sequence[Sequence[int]], drafts: Sequence[int] = ()
-    ) -> list[list[int]]:
-        """As `SlotCaches.unread`."""
-        return pending(self.group, self.computed[slot], sequences, drafts)
+    def hold(self, row: StreamRow, tokens: int) -> None:
+        """Nothing: the model's own cache grows by itself."""
 
-    def reuse_prefix(self, slot: int, stream: int, ids: Sequence[int]) -> None:
+    def outgrown(self, row: StreamRow) -> bool:
+        """Never: requests end before (`Group.context`)."""
+        return False
+
+    def room(self, row: StreamRow) -> int | None:
+        """No limit: nothing is drafted for these architectures."""
+        return None
+
+    def rewind(self, row: StreamRow, length: int) -> None:
+        """What was computed beyond a length cannot be taken back: the row is read anew."""
+        if row.computed > length:
+            self.drop(row)
+
+    def reuse_prefix(self, row: StreamRow) -> None:
         """Nothing: what a recurrent state has read cannot be shared in part."""
 
-    def rewind(self, slot: int, lengths: Sequence[int]) -> None:
-        """Never needed: nothing is drafted for these architectures."""
+    def release(self, row: StreamRow) -> None:
+        """As `GroupCache.release`."""
+        self.drop(row)
 
-    def move(self, source: int, target: int) -> None:
-        """As `SlotCaches.move`."""
-        kept: list[list[Any]] = [self._caches, self._masks, self.computed, self._coefficients]
-        for values in kept:
-            values[target] = values[source]
-        self.clear(source)
+    def drop(self, row: StreamRow) -> None:
+        """As `GroupCache.drop`."""
+        self._caches.pop(row, None)
+        row.computed = 0
 
-    def clear(self, slot: int) -> None:
-        """As `SlotCaches.clear`."""
-        self._caches[slot] = self._masks[slot] = None
-        self.computed[slot] = [0] * len(self.group.streams)
+    def shrink(self) -> None:
+        """Nothing is kept."""
+
+
+def _filled_up(hidden_TH: Tensor, positions: int) -> Tensor:
+    """The last one again, until there are so many."""
+    more = positions - len(hidden_TH)
+    return torch.cat([hidden_TH, hidden_TH[-1:].expand(more, -1)]) if more else hidden_TH

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from trimtab import fusion
 from trimtab.engines.local.choosing import Fused
+from trimtab.engines.local.guided_model import GuidedModel
 from trimtab.engines.local.rows import Row
 from trimtab.engines.types import Alternative, TokenReport
 
@@ -17,27 +17,28 @@ ALTERNATIVES = 5
 
 
 def record(
-    rows: Sequence[Row | None],
+    rows: Sequence[Row],
     tokens: Sequence[Sequence[int]],
+    reported: Sequence[int],
     fused: Fused,
-    positions: int,
-    model: Any,
-) -> None:
-    """Note what each stream thought of each row's new tokens.
+    model: GuidedModel,
+) -> dict[int, list[TokenReport]]:
+    """What each stream thought of new tokens.
 
     Args:
-        rows: None where a slot is empty.
-        tokens: per row, its new tokens; at most `positions`.
+        rows: B requests.
+        tokens: per row, its new tokens.
+        reported: those of the rows that want a report.
         fused: of rows x positions.
-        positions: M.
         model: tokenizer and names of the ARMs.
+
+    Returns:
+        Per row that wants them, a report of each of its tokens.
     """
-    places = [
-        (row, token, i * positions + m)
-        for i, (row, row_tokens) in enumerate(zip(rows, tokens, strict=True))
-        for m, token in enumerate(row_tokens)
-        if row
-    ]
+    if not reported:
+        return {}
+    positions = len(fused.logp_BV) // len(rows)
+    places = [(i, t, i * positions + m) for i in reported for m, t in enumerate(tokens[i])]
     device = fused.logp_BV.device
     at_N = torch.tensor([place for _, _, place in places], device=device)
     base_NV, fused_NV, *arms_KNV = (
@@ -51,7 +52,8 @@ def record(
     share = fused.share_B[at_N].tolist()
     shut = [False] * len(places) if fused.gated_B is None else fused.gated_B[at_N].tolist()
     kl = fusion.divergence(fused_NV, base_NV).tolist()
-    for n, (row, _, _) in enumerate(places):
+    reports: dict[int, list[TokenReport]] = {i: [] for i in reported}
+    for n, (i, _, _) in enumerate(places):
         names = [] if shut[n] else list(model.arms)
         row_tokens, *others = [
             Alternative(
@@ -63,15 +65,16 @@ def record(
             )
             for a, token in enumerate(ids_NA[n].tolist())
         ]
-        row.reports.append(
+        reports[i].append(
             TokenReport(
                 **vars(row_tokens),
                 mean_rewards={name: mean[n] for name, mean in zip(names, means, strict=False)},
                 alternatives=[token for token in others if token.logp_fused > fusion.NEVER],
-                strength=share[n] * row.plan.steering.strength,
+                strength=share[n] * rows[i].plan.steering.strength,
                 kl=kl[n],
             )
         )
+    return reports
 
 
 def _at(logp_NV: Tensor, ids_NA: Tensor) -> list[list[float]]:

@@ -1,178 +1,240 @@
-"""Continuous batching: requests wait in a queue, run in slots, and leave when they are done.
-
-Each step reads one chunk of some prompts, then decodes one round for every request that is ready.
-What a stream has still to read is its sequence beyond what its slot has read: a prompt, the last
-token, tokens that a gate passed over, or drafts to be verified are all the same to a group.
-"""
+"""Continuous batching: requests wait in a queue, run together, and leave when they are done."""
 
 from __future__ import annotations
 
+import bisect
 import logging
-from collections import deque
+from collections.abc import Callable, Hashable
+from typing import Any
 
 import torch
 
-from trimtab.engines.local.batch import Batch, Chunks
-from trimtab.engines.local.drafting import Speculation
-from trimtab.engines.local.guided_model import GuidedModel
-from trimtab.engines.local.rows import Row, RowPlan
-from trimtab.engines.local.slots import common_prefix
-from trimtab.engines.speculation import DraftLength
-from trimtab.errors import ConfigError, is_out_of_memory
+from trimtab.engines.local.batch import Batch
+from trimtab.engines.local.guided_model import GuidedModel, open_caches
+from trimtab.engines.local.prefixes import PrefixIndex, block_keys
+from trimtab.engines.local.rows import Crowd, Pushed, Row, RowPlan
+from trimtab.engines.local.shelves import CacheFullError, CacheMemory
+from trimtab.engines.local.speculating import Speculation
+from trimtab.engines.local.stream_rows import common_prefix
+from trimtab.errors import first_line, is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
 WORTH_WAITING = 32
 """Shared prompt tokens for which a request lets another one read first."""
+GROWS_AFTER = 32
+"""Steps after which one more request may run again, once memory had run out."""
 
 
 class Scheduler:
-    """Runs requests in slots.
+    """Runs requests together, in the order of their arrival.
 
     Args:
         model: what runs.
-        slots: requests decoded together.
-        length: tokens a request may have, prompt and response.
-        report: keep a report of every token.
-        speculation: draft and verify; None decodes token by token.
+        speculation: drafts for the requests that want it.
+        memory: for keys and values.
+        most: requests that run together.
 
     Attributes:
-        waiting: requests that have no slot yet.
+        memory: as given.
+        waiting: requests that do not run yet, the oldest first.
+        running: the others, the oldest first.
     """
 
     def __init__(
-        self,
-        model: GuidedModel,
-        *,
-        slots: int,
-        length: int,
-        report: bool = False,
-        speculation: Speculation | None = None,
+        self, model: GuidedModel, speculation: Speculation, memory: CacheMemory, most: int
     ) -> None:
-        self._model, self._length = model, length
-        self._report, self._speculation = report, speculation
-        self.waiting: deque[Row] = deque()
-        self._keys = 0
-        self._batch = self._new_batch(slots)
-
-    def _new_batch(self, slots: int) -> Batch:
-        return Batch(
-            self._model,
-            slots,
-            self._length,
-            report=self._report,
-            speculation=self._speculation,
-        )
+        self._model, self._speculation, self._most = model, speculation, most
+        self.memory = memory
+        self._caches = open_caches(model.groups, memory)
+        self._batch = Batch(model, self._caches, speculation)
+        self._limit, self._steps = most, 0
+        self.waiting: list[Row] = []
+        self.running: list[Row] = []
+        self._readers: PrefixIndex[Row] = PrefixIndex()
+        self._keys_of: dict[int, list[int]] = {}
+        self._later: set[int] = set()
 
     @property
     def busy(self) -> bool:
         """Whether any request is running or waiting."""
-        return bool(self.waiting) or any(self._batch.rows)
+        return bool(self.waiting or self.running)
 
-    def add(self, plan: RowPlan) -> int:
-        """Queue a request; returns the key that its chunks will carry.
+    def add(self, key: int, plan: RowPlan) -> Row:
+        """Queue a request; a larger key is a later arrival."""
+        return self._queue(key, plan, None)
 
-        Raises:
-            ConfigError: it can come to more tokens than a slot holds.
-        """
-        if plan.length > self._length:
-            raise ConfigError(
-                f"the request can come to {plan.length} tokens, but a slot holds {self._length}",
-                "shorten the prompt, or lower max_new_tokens",
-            )
-        drafts = self._speculation.length() if self._speculation else DraftLength(0, 0, 0, 0)
-        model = self._model
-        with model.lock:
-            self.waiting.append(Row(self._keys, plan, model.groups, model.tokenizer, drafts))
-            self._keys += 1
-            return self._keys - 1
+    def add_to(self, crowd: Crowd, key: int, plan: RowPlan) -> None:
+        """Queue a request once its crowd has not enough in the queue."""
+        if crowd.queued >= crowd.most:
+            crowd.later.append((key, plan))
+            self._later.add(key)
+        else:
+            crowd.queued += 1
+            self._queue(key, plan, crowd)
 
-    def cancel(self, key: int) -> None:
-        """Forget a request, running or waiting; its slot is free at once."""
-        with self._model.lock:
-            self.waiting = deque(row for row in self.waiting if row.key != key)
-            for slot, row in enumerate(self._batch.rows):
-                if row and row.key == key:
-                    self._batch.free(slot)
+    def _queue(self, key: int, plan: RowPlan, crowd: Crowd | None) -> Row:
+        drafts = self._speculation.of_row(plan.request.speculate)
+        row = Row(key, plan, self._model.groups, drafts, crowd)
+        bisect.insort(self.waiting, row, key=_key)
+        return row
 
-    def step(self) -> Chunks:
-        """Read a chunk of prompts and decode one round: (key, text that was released)."""
-        plain = not any(group.quantized for group in self._model.groups)
-        with self._model.lock, torch.inference_mode(plain), torch.no_grad():
-            return self._step()  # some kernels bear no inference mode
+    def end(self, key: int) -> None:
+        """Forget a request, running or waiting."""
+        self._later.discard(key)
+        for row in [row for row in self.waiting if row.key == key]:
+            self.waiting.remove(row)
+            self._next_of(row.crowd)
+        for row in [row for row in self.running if row.key == key]:
+            self._leave(row)
 
-    def _step(self) -> Chunks:
-        chunks: Chunks = []
-        try:
+    def _next_of(self, crowd: Crowd | None) -> None:
+        """One of a crowd has left: another one may be queued."""
+        if crowd is None:
+            return
+        crowd.queued -= 1
+        while crowd.later and crowd.queued < crowd.most:
+            key, plan = crowd.later.popleft()
+            if key in self._later:
+                self._later.remove(key)
+                self.add_to(crowd, key, plan)
+
+    def step(self) -> list[Pushed]:
+        """Admit, read some of the prompts, and give every other request its next tokens."""
+        with torch.inference_mode(not self._model.quantized), torch.no_grad():
             self._admit()
-            if span := self._prefilling():
-                chunks += self._batch.prefill(span)
-            chunks += self._batch.decode()
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            self._preempt()
-        self._compact()
-        return chunks
+            self._stop_waiting()
+            pushed = self._run([row for row in self.running if row.prefix_of is None])
+        for row in [p.row for p in pushed if p.finish_reason]:
+            self._leave(row)
+        for row in [row for row in self.running if not row.prefilling]:
+            self._forget_reader(row)
+        self._grow_back()
+        return pushed
+
+    # --- who runs ------------------------------------------------------------------------------
 
     def _admit(self) -> None:
-        for slot, row in enumerate(self._batch.rows):
-            if row is None and self.waiting:
-                new = self.waiting.popleft()
-                new.prefix_of = self._leader(new)
-                self._batch.admit(slot, new)
-                if new.prefix_of is None:
-                    self._batch.reuse_prefix(slot)
+        while self.waiting and len(self.running) < self._limit:
+            row = self.waiting.pop(0)
+            for cache, mine in self._rows_of(row):
+                cache.outgrown(mine)
+            row.prefix_of = self._leader(row)
+            if row.prefix_of is None:
+                self._reuse_prefix(row)
+            bisect.insort(self.running, row, key=_key)
+
+    def _rows_of(self, row: Row) -> list[tuple[Any, Any]]:
+        return [
+            (cache, mine)
+            for cache, streams in zip(self._caches, row.streams, strict=True)
+            for mine in streams
+        ]
+
+    def _leave(self, row: Row) -> None:
+        """A request ends; what was computed of it can still be reused, unless it went wrong."""
+        self._stop(row)
+        for cache, mine in self._rows_of(row):
+            (cache.drop if row.finish_reason == "error" else cache.release)(mine)
+        self._next_of(row.crowd)
+
+    def _stop(self, row: Row) -> None:
+        """A request does not run any more."""
+        self.running.remove(row)
+        self._forget_reader(row)
+
+    # --- shared beginnings ---------------------------------------------------------------------
 
     def _leader(self, new: Row) -> tuple[Row, int] | None:
-        """A request that is about to read the same beginning."""
-        prompt = new.sequences[0][0][:-1]
-        reading = [
-            row
-            for row in self._batch.rows
-            if row and row.prefilling and row.plan.conditions == new.plan.conditions
-        ]
-        shared = [(common_prefix(row.sequences[0][0], prompt), row) for row in reading]
-        length, leader = max(shared, key=lambda pair: pair[0], default=(0, None))
-        worth = length >= WORTH_WAITING and self._batch.can_rewind
-        return (leader, length) if leader and worth else None
+        """A request that is about to read the same beginning; else this one is one."""
+        prompt, seed = new.base.sequence[:-1], _seed(new)
+        leader = self._readers.find(seed, prompt)
+        if leader is not None:
+            length = common_prefix(leader.base.sequence, prompt)
+            if length >= WORTH_WAITING and leader.base.computed < length:
+                return leader, length
+        if all(cache.can_rewind for cache in self._caches):
+            seeds = {seed, _seed(new)[:1]}  # those who run the base alone can share it, too
+            self._keys_of[new.key] = [key for s in seeds for key in block_keys(s, prompt)]
+            self._readers.add(self._keys_of[new.key], new)
+        return None
 
-    def _prefilling(self) -> range:
-        """The first slots in a row that have a prompt to read."""
-        rows = self._batch.rows
-        for slot, row in enumerate(rows):
-            if row and row.prefix_of and self._has_computed(*row.prefix_of):
+    def _forget_reader(self, row: Row) -> None:
+        self._readers.remove(self._keys_of.pop(row.key, []), row)
+
+    def _stop_waiting(self) -> None:
+        for row in self.running:
+            if row.prefix_of and self._has_computed(*row.prefix_of):
                 row.prefix_of = None
-                self._batch.reuse_prefix(slot)
-        reads = [bool(row and row.prefilling and not row.prefix_of) for row in rows]
-        if True not in reads:
-            return range(0)
-        first = reads.index(True)
-        last = reads.index(False, first) if False in reads[first:] else len(reads)
-        return range(first, last)
+                self._reuse_prefix(row)
 
     def _has_computed(self, leader: Row, length: int) -> bool:
-        slot = next((i for i, row in enumerate(self._batch.rows) if row is leader), None)
-        if slot is None or not leader.prefilling:
+        if leader not in self.running or not leader.prefilling:
             return True
-        return all(min(cache.computed[slot]) >= length for cache in self._batch.caches)
+        return all(mine.computed >= length for _, mine in self._rows_of(leader))
 
-    def _compact(self) -> None:
-        """Once nothing waits, keep the running requests in the first slots."""
-        batch = self._batch
-        while not self.waiting and None in batch.rows[: batch.used]:
-            batch.move(batch.used - 1, batch.rows.index(None))
+    def _reuse_prefix(self, row: Row) -> None:
+        for cache, mine in self._rows_of(row):
+            cache.reuse_prefix(mine)
 
-    def _preempt(self) -> None:
-        """Out of memory: go on with half the slots; the requests lose no token."""
-        rows = self._batch.rows
-        slots = len(rows) // 2
-        if slots == 0:
-            raise ConfigError(
-                f"out of memory on a single request of up to {self._length} tokens",
-                "use shorter requests, a smaller dtype or a smaller model",
-            )
-        logger.warning("out of memory with %d slots: going on with %d", len(rows), slots)
-        self.waiting.extendleft(reversed([row for row in rows if row]))
-        self._batch.caches.clear()  # let the old caches go before new ones are made
-        self._batch = self._new_batch(slots)
+    # --- what goes wrong -----------------------------------------------------------------------
+
+    def _run(self, rows: list[Row]) -> list[Pushed]:
+        """A step; if it fails, the request to blame is found, and the others go on."""
+        if not rows:
+            return []
+        try:
+            return self._batch.step(rows)
+        except Exception as error:  # third-party model code raises anything
+            self._batch.undo(rows)
+            if is_out_of_memory(error):
+                return self._preempt(rows, error)
+            if len(rows) == 1:
+                return [self._fail(rows[0], error)]
+        pushed: list[Pushed] = []
+        for row in rows:
+            pushed += self._run([row]) if row in self.running else []
+        return pushed
+
+    def _fail(self, row: Row, error: BaseException) -> Pushed:
+        logger.warning("request %d failed: %s", row.key, first_line(error))
+        row.finish_reason, row.error = "error", first_line(error)
+        return Pushed.of(row)
+
+    def _preempt(self, rows: list[Row], error: BaseException) -> list[Pushed]:
+        """Out of memory: the youngest waits, and is read anew later; it loses no token."""
+        for cache in self._caches:
+            cache.shrink()
+        count, youngest = len(self.running), self.running[-1]
+        if count == 1 and youngest.starved == len(youngest.ids):
+            return [self._fail(youngest, _too_long(youngest, error))]
+        youngest.starved = len(youngest.ids)
+        level = logging.INFO if isinstance(error, CacheFullError) else logging.WARNING
+        logger.log(level, "out of memory with %d requests: one of them waits", count)
+        self._stop(youngest)
+        for cache, mine in self._rows_of(youngest):
+            cache.drop(mine)
+        youngest.prefilling, youngest.prefix_of = True, None
+        bisect.insort(self.waiting, youngest, key=_key)
+        self._limit, self._steps = max(count - 1, 1), 0
+        return []
+
+    def _grow_back(self) -> None:
+        self._steps += 1
+        if self._limit < self._most and self._steps >= GROWS_AFTER:
+            self._limit, self._steps = self._limit + 1, 0
+
+
+_key: Callable[[Row], int] = lambda row: row.key  # noqa: E731
+
+
+def _seed(row: Row) -> tuple[Hashable, ...]:
+    """What two requests compute of one beginning is the same only under equal ones."""
+    return tuple((mine.stream, mine.coefficients) for streams in row.streams for mine in streams)
+
+
+def _too_long(row: Row, error: BaseException) -> BaseException:
+    return MemoryError(
+        f"out of memory on a single request of up to {row.plan.length} tokens ({first_line(error)})"
+        ": use shorter requests, a smaller dtype or a smaller model"
+    )

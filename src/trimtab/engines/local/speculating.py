@@ -1,4 +1,4 @@
-"""Whether to speculate, with what, and what a draft costs on this machine."""
+"""Who drafts for an engine, and what it has learned of whether that pays."""
 
 from __future__ import annotations
 
@@ -6,79 +6,92 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import get_args
 
-from trimtab.engines.local.costs import pass_cost, row_cost
-from trimtab.engines.local.drafting import ModelDrafter, NgramDrafter, Speculation
-from trimtab.engines.local.streams import BASE, DRAFT, Group, Stream
-from trimtab.engines.speculation import DraftLength
+from trimtab.engines.local.drafting import Drafter, ModelDrafter, NgramDrafter
+from trimtab.engines.local.drafts import LONGEST, DraftRates, PassCosts, RowDrafts, Wish
+from trimtab.engines.local.rows import Row
+from trimtab.engines.local.streams import BASE, DRAFT, Group, Stream, pass_cost
 from trimtab.engines.types import Speculate
 from trimtab.errors import ConfigError
 
 SPECULATE = get_args(Speculate)
-LONGEST = 8
-"""Tokens drafted at most."""
 _SMALL = 0.5
-"""An ARM drafts if its pass costs less than this share of the pass that verifies."""
+"""A model drafts if its pass costs less than this share of the pass that verifies."""
+_TOKEN_RATIO = {"cpu": 0.08, "cuda": 0.01}
+"""What one more token adds to a pass, as a share of the fixed part, until it is measured."""
 
 
-def running(mode: Speculate, groups: Sequence[Group], ngram: bool) -> list[Group]:
-    """The groups without the drafting stream where nothing will be drafted from it."""
-    if mode != "off" and not ngram:
-        return list(groups)
-    left = [group.without(DRAFT) for group in groups]
-    return [group for group in left if group.index]
-
-
-def speculation(
-    mode: Speculate, groups: Sequence[Group], arms: Sequence[str], ngram: bool
-) -> Speculation | None:
-    """How to speculate with the groups that run; None for token by token.
+class Speculation:
+    """Drafts for the requests that want it.
 
     Args:
-        mode: `auto` may stop drafting where it does not pay, `on` drafts at least one token.
         groups: the base's first.
         arms: names of the ARMs.
-        ngram: propose from the text so far even if there is a small ARM.
-
-    Raises:
-        ConfigError: `on` for an architecture that cannot take a token back.
+        ngram: propose from the text so far even if there is a small model.
     """
-    if mode == "off":
-        return None
-    stuck = [group for group in groups if not group.in_slots]
-    if stuck and mode == "auto":
-        return None
-    if stuck:
-        raise ConfigError(
-            f"{type(stuck[0].lm).__name__} cannot take drafted tokens back",
-            "leave speculation off for this architecture",
+
+    def __init__(self, groups: Sequence[Group], arms: Sequence[str], *, ngram: bool) -> None:
+        sizes = [group.cost for group in groups]
+        index = None if ngram else _smallest(groups, sizes)
+        self.drafter: Drafter = (
+            NgramDrafter() if index is None else ModelDrafter(index, groups[index], arms)
         )
-    costs = [group.cost for group in groups]
-    index = None if ngram else _smallest(groups, costs)
-    cost = 0.0 if index is None else costs[index]
-    also_guides = index is not None and groups[index].index.keys() != {DRAFT}
-    target = sum(costs) - cost
-    rows = max(len(group.streams) for group in groups)  # of one request: not of all that run
-    per_row = row_cost(groups[0].lm)
-    return Speculation(
-        NgramDrafter() if index is None else ModelDrafter(index, groups[index], arms),
-        lambda: DraftLength(
-            longest=LONGEST,
-            shortest=1 if mode == "on" else 0,
-            verify_cost=rows * per_row,
-            draft_cost=cost / target,
-            fixed_cost=1 + (cost / target if also_guides else 0.0),
-        ),
-    )
+        self._stuck = [group for group in groups if not group.packable]
+        self._draft_share = 0.0 if index is None else sizes[index] / (sum(sizes) - sizes[index])
+        kind = "cpu" if groups[0].device.type == "cpu" else "cuda"
+        self._costs, self._rates = PassCosts(_TOKEN_RATIO[kind]), DraftRates()
+
+    def of_row(self, mode: Speculate) -> RowDrafts | None:
+        """For a new request; None if it decodes token by token.
+
+        Raises:
+            ConfigError: `on` for an architecture that cannot take a token back.
+        """
+        if mode not in SPECULATE:
+            raise ConfigError(f"speculate is {mode!r}", f"it is one of {', '.join(SPECULATE)}")
+        if mode == "on" and self._stuck:
+            raise ConfigError(
+                f"{type(self._stuck[0].lm).__name__} cannot take drafted tokens back",
+                "leave speculation off for this architecture",
+            )
+        if mode == "off" or self._stuck:
+            return None
+        return RowDrafts(self._rates.new_row(), 1 if mode == "on" else 0)
+
+    def wish(self, row: Row, most: int) -> Wish:
+        """What could be drafted for a row, at most so many tokens."""
+        assert row.drafts is not None
+        offer = self.drafter.offer(row, min(most, LONGEST))
+        row.drafts.kind = offer.kind
+        rate = row.drafts.rates.kinds[offer.kind].rate
+        return Wish(rate, offer.most, sum(map(len, row.streams)), row.drafts.least)
+
+    def costs(self) -> tuple[tuple[float, float], float]:
+        """Of a pass: (fixed, per token); and of one pass of the model that drafts. Seconds."""
+        line = self._costs.line
+        return line, self._draft_share * line[0]
+
+    def learn(self, row: Row, kept: int, drafted: int) -> None:
+        """Take in what a round kept of a row's drafts."""
+        if row.drafts is not None:
+            for rates in (row.drafts.rates, self._rates):
+                rates.learn(row.drafts.kind, kept, drafted)
+
+    def timed(self, rows: Sequence[Row], drafts: Sequence[Sequence[int]], seconds: float) -> None:
+        """Take in how long a step took that read no prompt."""
+        counts = [1 + len(ids) for ids in drafts]
+        longest = max(counts) - 1
+        tokens = sum(n * sum(map(len, r.streams)) for n, r in zip(counts, rows, strict=True))
+        self._costs.learn(tokens, seconds / (1 + longest * self._draft_share))
 
 
-def _smallest(groups: Sequence[Group], costs: Sequence[float]) -> int | None:
+def _smallest(groups: Sequence[Group], sizes: Sequence[float]) -> int | None:
     """The group that drafts: that of the drafting stream, or small ARMs; None if there is none."""
     for index, group in enumerate(groups):
         if DRAFT in group.index:
             return index
     others = [i for i, group in enumerate(groups) if BASE not in group.index]
-    best = min(others, key=lambda i: costs[i], default=None)
-    return best if best is not None and costs[best] < _SMALL * (sum(costs) - costs[best]) else None
+    best = min(others, key=lambda i: sizes[i], default=None)
+    return best if best is not None and sizes[best] < _SMALL * (sum(sizes) - sizes[best]) else None
 
 
 def own_drafter(base: Stream, arms: Sequence[Stream]) -> Stream | None:

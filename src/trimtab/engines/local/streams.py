@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from torch import Tensor
 
 from trimtab.arms.adapter import AdapterWeights
 from trimtab.engines.local import attention
-from trimtab.engines.local.costs import pass_cost
 from trimtab.engines.local.linear import join_layers
 from trimtab.errors import ConfigError
 from trimtab.models import ropes
@@ -104,10 +102,11 @@ class Group:
         self.parameters = inspect.signature(type(self.lm.base_model).forward).parameters
         self.cost = pass_cost(self.model)  # before its layers are joined
         self.quantized = any(type(p.data) is not torch.Tensor for p in self.model.parameters())
-        self.in_slots = attention.reads_slots(self.lm, self.parameters)
-        if self.in_slots:
-            self.lm.set_attn_implementation(attention.NAME)
-        self.ropes = ropes.by_row(self.lm) if self.in_slots else None
+        self.packable = attention.is_packable(self.lm, self.parameters)
+        self.position_size = 0  # numbers that one token's keys and values come to; seen later
+        if self.packable:
+            attention.take_over(self.lm)
+        self.ropes = ropes.by_row(self.lm) if self.packable else None
         adapters = [stream.adapter for stream in unique if stream.adapter is not None]
         self.terms = None
         if self.model is self.lm:  # PEFT's own layers look into the layers that they wrap
@@ -124,20 +123,9 @@ class Group:
     def context(self) -> int | None:
         """Tokens that its streams can read, where there is a limit."""
         limits = [self.streams[0].context]
-        if not self.in_slots:  # what such a cache holds cannot be read anew as a long row's
+        if not self.packable:  # what such a cache holds cannot be read anew as a long row's
             limits += [n for module in self.lm.modules() for n in ropes.originals(module)]
         return min((n for n in limits if n), default=None)
-
-    def without(self, name: str) -> Group:
-        """The same group when one of its streams does not run."""
-        if name not in self.index:
-            return self
-        group = copy.copy(self)
-        group.index = {other: i for other, i in self.index.items() if other != name}
-        kept = sorted(set(group.index.values()))
-        group.index = {other: kept.index(i) for other, i in group.index.items()}
-        group.streams = [self.streams[i] for i in kept]
-        return group
 
     def coefficients(self, conditions: Mapping[str, Sequence[float]] = _NONE) -> Tensor:
         """How one request's streams take the adapters' columns (see `RowTerms`), [S, J].
@@ -154,10 +142,10 @@ class Group:
                 rows[s, first : first + count] = torch.tensor(weights)
         return rows
 
-    def open_rows(self, coefficients_NJ: Tensor, real_NT: Tensor | None = None) -> None:
-        """Tell the layers which rows the next forward has, request by request (`RowTerms.open`)."""
+    def open_rows(self, coefficients_MJ: Sequence[Sequence[float]]) -> None:
+        """Tell the layers how each token of the next forward takes the adapters' columns."""
         if self.terms:
-            self.terms.open(coefficients_NJ, real_NT)
+            self.terms.open(torch.tensor(coefficients_MJ, device=self.device))
 
 
 def _starts(adapters: Sequence[AdapterWeights]) -> list[int]:
@@ -172,3 +160,16 @@ def group_streams(streams: Sequence[Stream], *, pack: bool = False) -> list[Grou
     for stream in streams:
         by_model.setdefault(id(stream.model), []).append(stream)
     return [Group(members, pack=pack) for members in by_model.values()]
+
+
+# A pass takes its weights' bytes over the bandwidth, and a fixed time per layer.
+_SECONDS_PER_BYTE = {"cpu": 1 / 20e9, "cuda": 1 / 1.5e12}
+_SECONDS_PER_LAYER = {"cpu": 0.25e-3, "cuda": 0.15e-3}
+
+
+def pass_cost(model: Any) -> float:
+    """Seconds that one pass of a model takes, roughly: only ratios matter."""
+    kind = "cpu" if model.device.type == "cpu" else "cuda"
+    layers = int(getattr(model.config.get_text_config(), "num_hidden_layers", 1))
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    return float(size * _SECONDS_PER_BYTE[kind] + layers * _SECONDS_PER_LAYER[kind])

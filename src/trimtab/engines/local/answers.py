@@ -1,0 +1,82 @@
+"""Tokens to text, away from the thread that runs the models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from trimtab.engines.local.rows import Pushed, RowPlan
+from trimtab.engines.text import TextStream
+from trimtab.engines.types import Completion, Event, FinishReason, TokenReport
+from trimtab.models.protocols import Tokenizer
+
+Deliver = Callable[[Event], None]
+"""Takes the events of one request; called from another thread."""
+
+
+class Answer:
+    """One response while it comes in.
+
+    Args:
+        plan: what was asked.
+        tokenizer: the base's.
+        deliver: takes its events.
+    """
+
+    def __init__(self, plan: RowPlan, tokenizer: Tokenizer, deliver: Deliver) -> None:
+        self._plan, self._deliver = plan, deliver
+        self._text = TextStream(tokenizer, plan.sampling.stop)
+        self._ids: list[int] = []
+        self._reports: list[TokenReport] = []
+        self._counts: Mapping[str, int] = {}
+
+    def take(self, pushed: Pushed) -> bool:
+        """Take new tokens and send an event; whether the response is at its end."""
+        text, reason, before = "", pushed.finish_reason, len(self._ids)
+        self._counts = pushed.counts
+        for i, token in enumerate(pushed.ids):
+            self._ids.append(token)
+            self._reports += pushed.reports[i : i + 1]
+            ended = reason == "stop" and i == len(pushed.ids) - 1  # the end-of-turn token
+            text += self._text.finish() if ended else self._text.push(token)
+            if self._text.stopped:
+                reason = "stop"
+                break
+        new = self._ids[before:], self._reports[before:]
+        if reason is None:
+            self._deliver(Event(text, *new))
+            return False
+        self._end(reason, text, new, pushed.row.error)
+        return True
+
+    def cancel(self) -> None:
+        """The caller has gone away, or wants no more."""
+        self._end("cancelled", "", ([], []), "")
+
+    def fail(self, error: str) -> None:
+        """It cannot go on."""
+        self._end("error", "", ([], []), error)
+
+    def _end(
+        self,
+        reason: FinishReason,
+        text: str,
+        new: tuple[list[int], list[TokenReport]],
+        error: str,
+    ) -> None:
+        if not self._text.stopped:
+            text += self._text.finish()
+            if self._text.stopped:
+                reason = "stop"
+        steering = self._plan.steering
+        completion = Completion(
+            self._text.text,
+            self._ids,
+            reason,
+            steering.preference,
+            steering.strength,
+            self._reports,
+            **self._counts,
+            seed=self._plan.sampling.seed or 0,
+            error=error,
+        )
+        self._deliver(Event(text, *new, completion))

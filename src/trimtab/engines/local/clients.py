@@ -1,0 +1,81 @@
+"""How callers in any thread, or in an event loop, read what the worker delivers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+
+from trimtab.engines.local.rows import RowPlan
+from trimtab.engines.local.worker import Worker
+from trimtab.engines.types import Event
+
+
+class EventStream:
+    """The events of some answers, as they come. Whoever drops it cancels them.
+
+    Args:
+        engine: stays alive as long as this does.
+        worker: the engine's.
+        plans: one per answer; `Event.index` counts them.
+        most: of a long list, answers that run at once; they may wait beside the engine's queue.
+    """
+
+    def __init__(
+        self, engine: object, worker: Worker, plans: Sequence[RowPlan], most: int | None = None
+    ) -> None:
+        self._running: dict[int, int] = {}
+        self._engine, self._worker = engine, worker
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        events = self._events  # the worker must not hold this stream: it could not be dropped
+        keys = worker.add(plans, lambda i, event: events.put(replace(event, index=i)), most)
+        self._running = dict(enumerate(keys))
+
+    def __iter__(self) -> EventStream:
+        return self
+
+    def __next__(self) -> Event:
+        if not self._running:
+            raise StopIteration
+        event = self._events.get()
+        if event.completion:
+            del self._running[event.index]
+        return event
+
+    def cancel(self) -> None:
+        """End what still runs: the reader gets its last events at once, `cancelled`."""
+        for key in [*self._running.values()]:
+            self._worker.cancel(key)
+
+    def close(self) -> None:
+        """Cancel, and read no more."""
+        self.cancel()
+        self._running.clear()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+async def read_events(
+    engine: object, worker: Worker, plans: Sequence[RowPlan]
+) -> AsyncIterator[Event]:
+    """The same in an event loop: cancelled when the iteration is left."""
+    loop = asyncio.get_running_loop()
+    events: asyncio.Queue[Event] = asyncio.Queue()
+
+    def put(index: int, event: Event) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody reads
+            loop.call_soon_threadsafe(events.put_nowait, replace(event, index=index))
+
+    running = dict(enumerate(worker.add(plans, put)))
+    try:
+        while running:
+            event = await events.get()
+            if event.completion:
+                del running[event.index]
+            yield event
+    finally:
+        for key in running.values():
+            worker.cancel(key)

@@ -1,0 +1,231 @@
+"""Where keys and values lie: shelves of slots of one length each, within a budget of bytes.
+
+A shelf holds [slots, L, H, D] per layer, written in place. A row begins on a short shelf and moves
+to the next one, twice as long, when it outgrows it: one long request sizes nobody else's slot. What
+a row that has ended leaves in its slot stays there until the slot is needed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from trimtab.engines.local.stream_rows import StreamRow
+from trimtab.errors import TrimtabError
+
+SHORTEST = 64
+"""Tokens of the shortest shelf's slots."""
+
+
+class CacheFullError(TrimtabError, MemoryError):
+    """The budget for keys and values is spent."""
+
+
+@dataclass
+class CacheMemory:
+    """Bytes that the shelves of all groups may take together.
+
+    Attributes:
+        budget: bytes; None for no limit.
+        used: bytes taken.
+    """
+
+    budget: int | None = None
+    used: int = 0
+
+    def room(self) -> float:
+        """Bytes that are left."""
+        return float("inf") if self.budget is None else self.budget - self.used
+
+
+@dataclass
+class Shelf:
+    """Slots of one length.
+
+    Attributes:
+        length: L, tokens of a slot.
+        holders: per slot, the row that it holds or held last.
+        ended: per slot, when that row ended, as a count; −1 for an empty slot, None while it runs.
+        keys: per layer, [slots, L, H, D].
+        values: per layer, [slots, L, H, D].
+    """
+
+    length: int
+    holders: list[StreamRow | None] = field(default_factory=list)
+    ended: list[int | None] = field(default_factory=list)
+    keys: dict[int, Tensor] = field(default_factory=dict)
+    values: dict[int, Tensor] = field(default_factory=dict)
+
+    def free_slot(self) -> int | None:
+        """An empty slot, or else the one whose row ended first; None if all run."""
+        free = [(when, slot) for slot, when in enumerate(self.ended) if when is not None]
+        return min(free)[1] if free else None
+
+    def resize(self, slots: list[int], count: int) -> None:
+        """Keep the contents of some slots, in this order, and have `count` slots."""
+        for stored in (self.keys, self.values):
+            for layer, old in stored.items():
+                new = old.new_zeros((count, *old.shape[1:]))
+                new[: len(slots)] = old[slots] if slots else new[:0]
+                stored[layer] = new
+        empty = count - len(slots)
+        self.holders = [*(self.holders[slot] for slot in slots), *[None] * empty]
+        self.ended = [*(self.ended[slot] for slot in slots), *[-1] * empty]
+        for slot, row in enumerate(self.holders):
+            if row is not None:
+                row.place = (self.length, slot)
+
+    def layer(self, layer: int, key: Tensor, value: Tensor, dtype: torch.dtype) -> None:
+        """Make a layer's tensors like new keys and values [1, H, M, D], if it has none yet."""
+        for stored, like in ((self.keys, key), (self.values, value)):
+            if layer not in stored:
+                # zeros: a masked position has weight 0, and 0 times garbage could be NaN
+                shape = (len(self.holders), self.length, like.shape[1], like.shape[3])
+                stored[layer] = like.new_zeros(shape, dtype=dtype)
+
+    def copy(self, slot: int, source: Shelf, source_slot: int, length: int) -> None:
+        """Make the first positions of a slot those of another one, perhaps of another shelf."""
+        for mine, theirs in ((self.keys, source.keys), (self.values, source.values)):
+            for layer, stored in theirs.items():
+                if layer not in mine:
+                    shape = (len(self.holders), self.length, *stored.shape[2:])
+                    mine[layer] = stored.new_zeros(shape)
+                mine[layer][slot, :length] = stored[source_slot, :length]
+
+
+class Shelves:
+    """The shelves of one group.
+
+    Args:
+        memory: shared by all groups.
+        position_bytes: that one token of one row takes, in all layers.
+    """
+
+    def __init__(self, memory: CacheMemory, position_bytes: int) -> None:
+        self._memory, self._position_bytes = memory, position_bytes
+        self.by_length: dict[int, Shelf] = {}
+        self._ends = 0
+
+    def __getitem__(self, length: int) -> Shelf:
+        return self.by_length[length]
+
+    def hold(self, row: StreamRow, tokens: int) -> list[StreamRow]:
+        """Give a row a slot for so many tokens; what it has computed moves with it.
+
+        Returns:
+            Rows that have ended and lost their slot to it.
+
+        Raises:
+            CacheFullError: nothing was changed.
+        """
+        if row.place and self._runs(row) and row.place[0] >= tokens:
+            return []
+        length = slot_length(tokens)
+        lost: list[StreamRow] = []
+        shelf = self.by_length.setdefault(length, Shelf(length))
+        if (slot := shelf.free_slot()) is None:
+            lost += self._grow(shelf)
+            slot = shelf.free_slot()
+            assert slot is not None
+        if (held := shelf.holders[slot]) is not None:
+            held.place = None
+            lost.append(held)
+        if row.place and row.computed:
+            old, at = row.place
+            shelf.copy(slot, self.by_length[old], at, row.computed)
+        self.drop(row)
+        shelf.holders[slot], shelf.ended[slot] = row, None
+        row.place = (length, slot)
+        return lost
+
+    def _runs(self, row: StreamRow) -> bool:
+        assert row.place is not None
+        length, slot = row.place
+        return self.by_length[length].ended[slot] is None
+
+    def _grow(self, shelf: Shelf) -> list[StreamRow]:
+        """More slots: twice as many if there is room, or else one; ended rows make room."""
+        each = shelf.length * self._position_bytes
+        slots, more = len(shelf.holders), max(len(shelf.holders), 1)
+        lost: list[StreamRow] = []
+        if self._memory.room() < more * each:
+            more = max(1, min(more, int(max(self._memory.room(), 0) // each)))
+        if self._memory.room() < more * each:
+            lost = self._shrink(except_for=shelf)
+        if self._memory.room() < more * each:
+            whole, left = self._memory.budget or 0, self._memory.room()
+            raise CacheFullError(
+                f"a slot of {shelf.length} tokens takes {each / 1e6:.1f} MB, and of the cache's "
+                f"{whole / 1e6:.1f} MB only {left / 1e6:.1f} are left",
+                "give it more (--cache-memory)",
+            )
+        shelf.resize([*range(slots)], slots + more)
+        self._memory.used += more * each
+        return lost
+
+    def _shrink(self, except_for: Shelf | None = None) -> list[StreamRow]:
+        """Give up all slots whose rows have ended."""
+        lost = []
+        for shelf in self.by_length.values():
+            kept = [slot for slot, when in enumerate(shelf.ended) if when is None]
+            gone = len(shelf.holders) - len(kept)
+            if shelf is except_for or not gone:
+                continue
+            for row in shelf.holders:
+                if row is not None and not self._runs(row):
+                    row.place = None
+                    lost.append(row)
+            shelf.resize(kept, len(kept))
+            self._memory.used -= gone * shelf.length * self._position_bytes
+        return lost
+
+    def release(self, row: StreamRow) -> None:
+        """Its row has ended; what it computed can be found again until the slot is needed."""
+        if row.place:
+            length, slot = row.place
+            self._ends += 1
+            self.by_length[length].ended[slot] = self._ends
+
+    def drop(self, row: StreamRow) -> None:
+        """Forget what a row computed."""
+        if row.place:
+            length, slot = row.place
+            shelf = self.by_length[length]
+            shelf.holders[slot], shelf.ended[slot] = None, -1
+            row.place = None
+
+    def has_ended(self, row: StreamRow) -> bool:
+        """Whether a row that still lies here does not run any more."""
+        return not self._runs(row)
+
+    def copy(self, source: StreamRow, target: StreamRow, length: int) -> None:
+        """Make the first tokens of one row those of another."""
+        assert source.place is not None and target.place is not None
+        (here, slot), (there, source_slot) = target.place, source.place
+        self[here].copy(slot, self[there], source_slot, length)
+
+    def size(self, row: StreamRow) -> int:
+        """Numbers that one of its tokens comes to."""
+        assert row.place is not None
+        shelf = self[row.place[0]]
+        stored = [*shelf.keys.values(), *shelf.values.values()]
+        return sum(layer[0, 0].numel() for layer in stored)
+
+    def take_over(self, row: StreamRow, ended: StreamRow) -> None:
+        """Let a row go on in the slot of one that has ended."""
+        assert ended.place is not None
+        length, slot = ended.place
+        shelf = self.by_length[length]
+        shelf.holders[slot], shelf.ended[slot] = row, None
+        row.place, ended.place = ended.place, None
+
+    def shrink(self) -> list[StreamRow]:
+        """Give up what no running row needs; returns the ended rows that were forgotten."""
+        return self._shrink()
+
+
+def slot_length(tokens: int) -> int:
+    """Of the shelf for so many tokens."""
+    return max(SHORTEST, 1 << (tokens - 1).bit_length())
