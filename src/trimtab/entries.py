@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from trimtab.errors import ConfigError, TrimtabError
@@ -86,3 +87,26 @@ def parse_revisions(entries: Sequence[str], default: str = "base") -> dict[str, 
         twice=lambda name: ConfigError(f"two revisions of {name}", "give one"),
         split=str.rpartition,
     )
+
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B?)\s*", re.IGNORECASE)
+
+
+def parse_bytes(size: int | str | None, option: str) -> int | None:
+    """Bytes from a number or a text like `2GB`; None stays None.
+
+    Args:
+        size: as it was given.
+        option: its name, for the message.
+
+    Raises:
+        ConfigError: it is neither, or nothing.
+    """
+    if size is None:
+        return None
+    found = _SIZE.fullmatch(str(size))
+    count = int(float(found[1]) * _UNITS[found[2].upper().removesuffix("B")]) if found else 0
+    if count < 1:
+        raise ConfigError(f"{option} is {size!r}", "give bytes, or a size such as 500MB or 2GB")
+    return count

@@ -96,8 +96,10 @@ def _stream(options: GenerateOptions, prompt: str) -> int:
         options.gate,
     )
     request = request_of({"prompt": prompt}, 0, common, options.objectives)
-    for chunk in options.load().stream(request, speculate=options.speculate):
-        print(chunk.text, end="", flush=True)
+    for event in options.load().stream(request, speculate=options.speculate):
+        print(event.text, end="", flush=True)
+        if event.completion and event.completion.error:
+            raise ConfigError(event.completion.error, "the answer ends here")
     print()
     return 0
 

@@ -133,8 +133,8 @@ class EngineOptions(BaseOptions, ModelsOptions):
     """Leave the ARMs out where the base gives one token more than this probability."""
 
     speculate: Speculate = "off"
-    """Draft tokens with a small model and verify them in one pass: the same distribution, fewer
-    passes. `auto` drafts only while that saves time."""
+    """Draft tokens with a small model and verify them in one pass: the same tokens, fewer passes.
+    `auto` drafts only while that saves time."""
 
     draft_model: str | None = None
     """What drafts: folder or hub id of a small model with the base's vocabulary, or `ngram` for
@@ -142,6 +142,10 @@ class EngineOptions(BaseOptions, ModelsOptions):
 
     max_length: int | None = None
     """Tokens a request may have, prompt and response; the models' own limit by default."""
+
+    cache_memory: str | None = None
+    """Memory for the keys and values of all requests, such as `2GB`; half of what is free by
+    default. Where it is spent, the youngest request waits and is read anew later."""
 
     quantization: Quantization | None = None
     """Load the base, and so the LoRA ARMs on it, with weights of this many bits (needs
@@ -183,6 +187,7 @@ class EngineOptions(BaseOptions, ModelsOptions):
             "revisions": self.revisions,
             "draft": self.draft_model,
             "max_length": self.max_length,
+            "cache_memory": self.cache_memory,
             "quantization": self.quantization,
             "combine": self.combine,
             "describe": parse_descriptions(self.describe),

@@ -15,7 +15,7 @@ from trimtab.arms.sidecar import Sidecar
 from trimtab.data.sources import fingerprint, read_rows
 from trimtab.engines.input_rows import naming, request_of
 from trimtab.engines.types import Completion, LoadSettings, Request, Sampling, Speculate
-from trimtab.entries import as_entries
+from trimtab.entries import as_entries, parse_bytes
 from trimtab.errors import ConfigError
 from trimtab.files import only_writer
 from trimtab.jobs import Progress, RowFile, Say, going_on, unseen
@@ -57,6 +57,7 @@ def generate(
     speculate: Speculate = "off",
     draft: str | None = None,
     max_length: int | None = None,
+    cache_memory: int | str | None = None,
     quantization: Quantization | None = None,
     prompt_format: PromptFormat = "auto",
     dtype: DType = "auto",
@@ -82,7 +83,7 @@ def generate(
         output: JSONL file; rows are appended as they are done, and a killed run goes on where it
             stopped.
         preference, strength, kl_budget, gate: of rows that have none; see `Steering`.
-        combine, describe, draft, max_length, quantization: as for `load`.
+        combine, describe, draft, max_length, cache_memory, quantization: as for `load`.
         prompt_format, dtype, device, trust_remote_code, revisions: as for `load`.
         max_new_tokens, temperature, top_k, top_p, min_p, seed, stop: see `Sampling`; row number i
             takes `seed + i`.
@@ -100,6 +101,7 @@ def generate(
     Raises:
         TrimtabError: rows, options or models that cannot work; nothing is written.
     """
+    parse_bytes(cache_memory, "--cache-memory")
     if batch_size < 1:
         raise ConfigError(f"--batch-size is {batch_size}", "it must be 1 or more")
     named = named_arms(as_entries(arms), revisions)
@@ -127,6 +129,7 @@ def generate(
         "revisions": left_to_load(revisions or {}),
         "draft": draft,
         "max_length": max_length,
+        "cache_memory": cache_memory,
         "quantization": quantization,
         "combine": combine,
         "describe": dict(describe or {}),
@@ -139,7 +142,7 @@ def generate(
         "command": "generate",
         "base": base,
         "arms": named,
-        "loading": loading,
+        "loading": {k: v for k, v in loading.items() if k != "cache_memory"},  # no token depends
         "common": asdict(common),
         "input_sha256": fingerprint([input])
         if isinstance(input, str)

@@ -41,6 +41,7 @@ class LoadSettings(TypedDict, total=False):
     revisions: dict[str, str]
     draft: str | None
     max_length: int | None
+    cache_memory: int | str | None
     quantization: Quantization | None
     combine: Combine
     describe: dict[str, str]

@@ -19,6 +19,7 @@ from trimtab.engines.local.guides import Loading, load_guides
 from trimtab.engines.local.references import of_model, say_unverified
 from trimtab.engines.local.streams import BASE, DRAFT, Stream
 from trimtab.engines.local.tokenization import Tokenization, load_tokenizations
+from trimtab.entries import parse_bytes
 from trimtab.errors import ConfigError, is_out_of_memory
 from trimtab.models.classifiers import require_language_model
 from trimtab.models.devices import default_device, require_device
@@ -44,6 +45,7 @@ def load_engine(
     revisions: Mapping[str, str] | None = None,
     draft: str | None = None,
     max_length: int | None = None,
+    cache_memory: int | str | None = None,
     quantization: Quantization | None = None,
     combine: Combine = "fusion",
     describe: Mapping[str, str] | None = None,
@@ -68,6 +70,8 @@ def load_engine(
             base's vocabulary, or `ngram` for the text so far. By default a small ARM, or else the
             text so far.
         max_length: tokens a request may have, prompt and response; the models' limit by default.
+        cache_memory: for the keys and values of all requests, bytes or a text like `2GB`; half of
+            what is free by default.
         quantization: load the base, and so the LoRA ARMs on it, with weights of so many bits
             (needs optimum-quanto). A base that was saved quantised needs no option.
         combine: `fusion` runs every ARM; `soup` averages LoRA ARMs into one, request by request
@@ -81,6 +85,7 @@ def load_engine(
         ConfigError: a stream that is not computed here as by its library.
     """
     origins = _origins(arms or {}, trust_remote_code, revisions or {})
+    budget = parse_bytes(cache_memory, "--cache-memory")
     base = str(base)
     arms = {n: fetch(str(f), revision=origins.revision(n)) for n, f in (arms or {}).items()}
     draft = _checked_draft(draft, origins)
@@ -103,7 +108,7 @@ def load_engine(
         drafting = _draft_model(draft, loading)
         drafter = streams.of(DRAFT, drafting)
         cases[DRAFT] = [of_model(drafting, draft, DRAFT, streams.probe)]
-    return _checked_engine(frozen, guided, drafter, max_length, cases)
+    return _checked_engine(frozen, guided, drafter, max_length, budget, cases)
 
 
 def _origins(
@@ -219,6 +224,7 @@ def _checked_engine(
     arms: Sequence[Stream],
     draft: Any,
     max_length: int | None,
+    cache_memory: int | None,
     cases: Mapping[str, Sequence[Case]],
 ) -> LocalEngine:
     """The engine, once every stream has been seen to compute what its library does.
@@ -228,7 +234,12 @@ def _checked_engine(
     drafters = [draft] if isinstance(draft, Stream) else []
     models = {id(stream.model): stream.model for stream in (base, *arms, *drafters)}
     engine = LocalEngine(
-        base, arms, draft=draft, max_length=max_length, pack=_may_pack([*models.values()])
+        base,
+        arms,
+        draft=draft,
+        max_length=max_length,
+        cache_memory=cache_memory,
+        pack=_may_pack([*models.values()]),
     )
     check_groups(engine.groups, cases)
     return engine
