@@ -89,9 +89,9 @@ def answer(
     seconds, answers = 0.0, []
     for i, prompt in enumerate(prompts):
         sampling = Sampling(new, temperature=temperature, seed=i, ignore_eos=True)
-        plan = engine.plan(Request(prompt, sampling=sampling))
+        plan = engine.plan(Request(prompt, sampling=sampling, speculate=speculate))
         start = time.perf_counter()
-        [completion] = engine.answers([plan], batch_size=1, speculate=speculate)
+        [completion] = engine.answers([plan], batch_size=1)
         seconds += time.perf_counter() - start
         answers.append(completion)
     return 1e3 * seconds / (new * len(prompts)), answers
