@@ -15,7 +15,7 @@ from trimtab.engines.local import LocalEngine
 from trimtab.engines.types import Alternative, TokenReport
 
 DOCS = Path(__file__).parent
-ENGINE = ("generate", "stream")
+ENGINE = ("generate", "stream", "astream", "close")
 
 
 def reference() -> str:

@@ -93,23 +93,31 @@ def strength_within(
 
 
 def _largest_share(base_BV: Tensor, pull_BV: Tensor, room_B: Tensor, range_B: Tensor) -> Tensor:
-    """The largest c in [0, 1] at which the KL is within the room, [B]; 0 where there is no room."""
+    """The largest c in [0, 1] at which the KL is within the room, [B]; 0 where there is no room.
+
+    Full strength is tried first; after that only the rows that are over their room go on.
+    """
+    share_B = torch.zeros_like(room_B)
+    left_B = torch.arange(len(room_B), device=room_B.device)[room_B > 0]
     low_B = (0.5 * (8 * room_B).log() - range_B.log()).clamp(min=_LEAST, max=0)  # log c, as all is
+    base_BV, pull_BV, room_B, low_B = (t[left_B] for t in (base_BV, pull_BV, room_B, low_B))
     high_B, at_B = torch.zeros_like(low_B), torch.zeros_like(low_B)
-    share_B, settled_B = torch.zeros_like(low_B), ~(room_B > 0)
     for step in range(_STEPS):
         fused_BV = (base_BV + at_B.exp()[:, None] * pull_BV).log_softmax(-1)
         kl_B = divergence(fused_BV, base_BV)
         within_B = kl_B <= room_B
-        share_B = torch.where(within_B & ~settled_B, at_B.exp(), share_B)
-        settled_B = settled_B | within_B & ((at_B == 0) | (kl_B >= _CLOSE * room_B))
-        if bool(settled_B.all()):
+        share_B[left_B[within_B]] = at_B.exp()[within_B]
+        over_B = ~(within_B & ((at_B == 0) | (kl_B >= _CLOSE * room_B)))
+        if not bool(over_B.any()):
             break
         low_B, high_B = torch.where(within_B, at_B, low_B), torch.where(within_B, high_B, at_B)
         slope_B = (2 * at_B).exp() * _variance(fused_BV.exp(), pull_BV) / kl_B
         newton_B = at_B - (kl_B / (_AIM * room_B)).log() / slope_B
         inside_B = (newton_B > low_B) & (newton_B < high_B) & (step % 4 > 0)
         at_B = torch.where(inside_B, newton_B, (low_B + high_B) / 2)
+        left_B, base_BV, pull_BV, room_B, low_B, high_B, at_B = (
+            t[over_B] for t in (left_B, base_BV, pull_BV, room_B, low_B, high_B, at_B)
+        )
     return share_B
 
 

@@ -144,7 +144,11 @@ def fuse(settings: Settings, logps: Logps, arms: Sequence[str]) -> Fused:
         share_B = 1.0 - shut_B.float()
         weights_BK = weights_BK * share_B[:, None]
     if settings.budgets and arm_logps:
-        kept_B = fusion.strength_within(base_BV, arms_KBV, weights_BK, settings.budget_B)
+        some = settings.budget_B < math.inf
+        kept_B = torch.ones_like(share_B)
+        kept_B[some] = fusion.strength_within(
+            base_BV[some], arms_KBV[:, some], weights_BK[some], settings.budget_B[some]
+        )
         share_B, weights_BK = share_B * kept_B, weights_BK * kept_B[:, None]
     logp_BV = fusion.fuse(base_BV, arms_KBV, weights_BK)
     shaped_BV = shape(settings, logp_BV)

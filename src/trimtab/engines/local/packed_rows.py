@@ -26,6 +26,9 @@ class PackedRows:
     Args:
         group: its streams.
         memory: for keys and values, shared by all groups.
+
+    Attributes:
+        shelves: where they lie.
     """
 
     can_rewind = True
@@ -36,11 +39,11 @@ class PackedRows:
         self._kinds = attention.kinds_of(self._config)
         self._window = getattr(self._config, "sliding_window", None)
         self._dtype = _cache_type(group)
-        self._shelves = Shelves(CacheMemory(), 0)
+        self.shelves = Shelves(CacheMemory(), 0)
         self._beginnings: PrefixIndex[StreamRow] = PrefixIndex()
         if not group.position_size:
             group.position_size = self._measured()
-        self._shelves = Shelves(memory, row_bytes(group, 1) // SHORTEST)
+        self.shelves = Shelves(memory, row_bytes(group, 1) // SHORTEST)
 
     @torch.no_grad()
     def _measured(self) -> int:
@@ -49,7 +52,7 @@ class PackedRows:
         row = StreamRow(0, [0], self.group.streams[0].vocabulary, coefficients)
         self.hold(row, 1)
         self._forward([Entry(row, [0], 0)])
-        return self._shelves.size(row)
+        return self.shelves.size(row)
 
     def forward(self, entries: Sequence[Entry], positions: int = 1) -> Tensor:
         """As `GroupCache.forward`."""
@@ -76,7 +79,7 @@ class PackedRows:
             row, count = entry.row, len(entry.ids)
             assert row.place is not None
             length, slot = row.place
-            spans.append(Span(self._shelves[length], slot, row.computed, count))
+            spans.append(Span(self.shelves[length], slot, row.computed, count))
             starts[id(row)] = len(ids)
             ids += entry.ids
             positions += range(row.computed, row.computed + count)
@@ -105,7 +108,7 @@ class PackedRows:
 
     def hold(self, row: StreamRow, tokens: int) -> None:
         """As `GroupCache.hold`."""
-        self._forget(self._shelves.hold(row, tokens))
+        self._forget(self.shelves.hold(row, tokens))
 
     def _forget(self, rows: Sequence[StreamRow]) -> None:
         for row in rows:
@@ -141,27 +144,27 @@ class PackedRows:
         length = common_prefix(found.sequence[: found.computed], ids)
         if length < BLOCK:
             return
-        if self._shelves.has_ended(found):
-            self._shelves.take_over(row, found)
+        if self.shelves.has_ended(found):
+            self.shelves.take_over(row, found)
             self._forget([found])
         else:
             self.hold(row, length)
-            self._shelves.copy(found, row, length)
+            self.shelves.copy(found, row, length)
         row.computed = length
 
     def release(self, row: StreamRow) -> None:
         """As `GroupCache.release`."""
-        self._shelves.release(row)
+        self.shelves.release(row)
 
     def drop(self, row: StreamRow) -> None:
         """As `GroupCache.drop`."""
-        self._shelves.drop(row)
+        self.shelves.drop(row)
         self._forget([row])
         row.computed = 0
 
     def shrink(self) -> None:
         """As `GroupCache.shrink`."""
-        self._forget(self._shelves.shrink())
+        self._forget(self.shelves.shrink())
 
 
 def _cache_type(group: Group) -> torch.dtype:

@@ -37,6 +37,7 @@ class Scheduler:
 
     Attributes:
         memory: as given.
+        caches: per group, what it has computed.
         waiting: requests that do not run yet, the oldest first.
         running: the others, the oldest first.
     """
@@ -46,8 +47,8 @@ class Scheduler:
     ) -> None:
         self._model, self._speculation, self._most = model, speculation, most
         self.memory = memory
-        self._caches = open_caches(model.groups, memory)
-        self._batch = Batch(model, self._caches, speculation)
+        self.caches = open_caches(model.groups, memory)
+        self._batch = Batch(model, self.caches, speculation)
         self._limit, self._steps = most, 0
         self.waiting: list[Row] = []
         self.running: list[Row] = []
@@ -127,7 +128,7 @@ class Scheduler:
     def _rows_of(self, row: Row) -> list[tuple[Any, Any]]:
         return [
             (cache, mine)
-            for cache, streams in zip(self._caches, row.streams, strict=True)
+            for cache, streams in zip(self.caches, row.streams, strict=True)
             for mine in streams
         ]
 
@@ -153,7 +154,7 @@ class Scheduler:
             length = common_prefix(leader.base.sequence, prompt)
             if length >= WORTH_WAITING and leader.base.computed < length:
                 return leader, length
-        if all(cache.can_rewind for cache in self._caches):
+        if all(cache.can_rewind for cache in self.caches):
             seeds = {seed, _seed(new)[:1]}  # those who run the base alone can share it, too
             self._keys_of[new.key] = [key for s in seeds for key in block_keys(s, prompt)]
             self._readers.add(self._keys_of[new.key], new)
@@ -203,7 +204,7 @@ class Scheduler:
 
     def _preempt(self, rows: list[Row], error: BaseException) -> list[Pushed]:
         """Out of memory: the youngest waits, and is read anew later; it loses no token."""
-        for cache in self._caches:
+        for cache in self.caches:
             cache.shrink()
         count, youngest = len(self.running), self.running[-1]
         if count == 1 and youngest.starved == len(youngest.ids):

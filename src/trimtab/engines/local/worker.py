@@ -52,6 +52,7 @@ class Worker:
 
     Attributes:
         threads: once the first request has come.
+        scheduler: of the worker's thread, which alone may touch it while there are requests.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Worker:
         self._answers: dict[int, Answer] = {}
         self._tokens: queue.SimpleQueue[Sequence[Pushed] | _Ended | None] = queue.SimpleQueue()
         self.threads: list[threading.Thread] = []
+        self.scheduler: Scheduler | None = None
         self._waiting = self._steps = self._written = 0
         self._closed = self._running = False
 
@@ -133,7 +135,7 @@ class Worker:
     # --- the thread that runs the models --------------------------------------------------------
 
     def _run(self) -> None:
-        scheduler = self._new_scheduler()
+        self.scheduler = scheduler = self._new_scheduler()
         while not self._closed:
             self._take_in(scheduler)
             self._running = scheduler.busy
@@ -144,7 +146,7 @@ class Worker:
             except Exception as error:  # of the scheduler itself: nobody can go on
                 for row in (*scheduler.running, *scheduler.waiting):
                     self._tokens.put(_Ended(row.key, first_line(error)))
-                scheduler = self._new_scheduler()
+                self.scheduler = scheduler = self._new_scheduler()
                 self._tokens.put([])
             self._steps += 1
         self._tokens.put(None)
