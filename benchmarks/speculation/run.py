@@ -174,9 +174,9 @@ def main() -> None:
     }
     prompts = test_prompts(options.data, options.prompts)
     results = {str(t): measure(engines, prompts, options, t) for t in (0.0, 1.0)}
-    greedy = results["0.0"]
-    for name, row in greedy.items():
-        assert row["same_tokens"], f"speculation changed greedy tokens: {name}"
+    for temperature, rows in results.items():
+        for name, row in rows.items():
+            assert row["same_tokens"], f"speculation changed tokens at {temperature}: {name}"
     generate = Generate(load_model(str(base), dtype=dtype))
     ids = [engines["base"].plan(Request(prompt)).prompts["base"] for prompt in prompts]
     runs = [generate.run([own], options.new_tokens) for own in ids]

@@ -61,6 +61,11 @@ class Scheduler:
         """Whether any request is running or waiting."""
         return bool(self.waiting or self.running)
 
+    @property
+    def keys(self) -> list[int]:
+        """Of all requests that are not at their end."""
+        return [*(row.key for row in (*self.running, *self.waiting)), *self._later]
+
     def add(self, key: int, plan: RowPlan) -> Row:
         """Queue a request; a larger key is a later arrival."""
         return self._queue(key, plan, None)

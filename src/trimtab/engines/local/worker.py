@@ -144,11 +144,12 @@ class Worker:
             try:
                 self._tokens.put(scheduler.step())
             except Exception as error:  # of the scheduler itself: nobody can go on
-                for row in (*scheduler.running, *scheduler.waiting):
-                    self._tokens.put(_Ended(row.key, first_line(error)))
+                for key in scheduler.keys:
+                    self._tokens.put(_Ended(key, first_line(error)))
                 self.scheduler = scheduler = self._new_scheduler()
                 self._tokens.put([])
             self._steps += 1
+            self._running = scheduler.busy
         self._tokens.put(None)
 
     def _take_in(self, scheduler: Scheduler) -> None:
@@ -171,7 +172,7 @@ class Worker:
                             scheduler.add_to(item.crowd, key, plan)
                         else:
                             scheduler.add(key, plan)
-                elif item.step > self._steps - 2:
+                elif item.step > self._steps - 2 and scheduler.busy:
                     self._inbox.append(item)
                 else:
                     scheduler.end(item.key)
