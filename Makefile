@@ -25,9 +25,10 @@ test-fast: $(VENV)/.ready-dev
 		--ignore tests/unit/engines tests/unit tests/properties/test_filters.py \
 		tests/docs/test_layers.py
 
-# The laws, with twenty times as many examples.
+# The laws, with twenty times as many examples, and 10,000 requests from 16 threads.
 nightly: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest -n $(JOBS) --hypothesis-profile nightly tests/properties tests/unit
+	$(BIN)/python -m pytest -n $(JOBS) --hypothesis-profile nightly tests/properties tests/unit \
+		tests/invariants/test_stress.py
 
 # SmolLM2-135M-Instruct and Gemma 3 270M as model folders, in a cache outside this folder.
 models: $(VENV)/.ready
