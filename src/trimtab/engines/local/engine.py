@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import secrets
 import weakref
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -14,12 +13,12 @@ import torch
 
 from trimtab.engines.local.clients import EventStream, read_events
 from trimtab.engines.local.guided_model import GuidedModel, open_caches
-from trimtab.engines.local.packed_rows import row_bytes
+from trimtab.engines.local.planning import Planner, require_names
 from trimtab.engines.local.rows import RowPlan
 from trimtab.engines.local.scheduler import Scheduler
 from trimtab.engines.local.shelves import CacheMemory
 from trimtab.engines.local.speculating import Speculation, own_drafter
-from trimtab.engines.local.streams import BASE, DRAFT, Group, Stream, group_streams
+from trimtab.engines.local.streams import Stream, group_streams
 from trimtab.engines.local.worker import Worker
 from trimtab.engines.types import Completion, Event, Request, Sampling, Speculate
 from trimtab.errors import ConfigError
@@ -69,7 +68,7 @@ class LocalEngine:
     ) -> None:
         if max_length is not None and max_length < 2:
             raise ConfigError(f"max_length is {max_length}", "it must be 2 tokens or more")
-        _require_names(arms)
+        require_names(arms)
         self.base = base
         self.arms = list(arms)
         self.ends = end_ids(base)
@@ -81,13 +80,21 @@ class LocalEngine:
             drafter = replace(drafter, model=share_weights(base.model))
         self.streams = [base, *arms, *([drafter] if drafter else [])]
         self.groups = group_streams(self.streams, pack=pack)
-        self._contexts = {name: group.context for group in self.groups for name in group.index}
         names = [arm.name for arm in arms]
         self._model = GuidedModel(self.groups, names, base.tokenizer, self.ends)
         self._speculation = Speculation(self.groups, names, ngram=draft == "ngram")
         self.cache_memory = cache_memory
         if cache_memory is not None:
             open_caches(self.groups, CacheMemory())  # measures what a token takes
+        self._planner = Planner(
+            base,
+            arms,
+            drafter,
+            self.groups,
+            self._speculation,
+            max_length=max_length,
+            cache_memory=cache_memory,
+        )
         new_scheduler = partial(
             _new_scheduler, self._model, self._speculation, cache_memory, max_running
         )
@@ -255,51 +262,7 @@ class LocalEngine:
 
     def plan(self, request: Request) -> RowPlan:
         """One answer of a request, checked and tokenised."""
-        steering = request.steering(self.objectives)
-        shares = [steering.share(arm.objectives, arm.scale) for arm in self.arms]
-        drafts = self._speculation.of_row(request.speculate)
-        used = [
-            arm
-            for arm, (weight, _) in zip(self.arms, shares, strict=True)
-            if weight or request.report
-        ]
-        drafting = [s for s in self.streams if s.name == DRAFT and drafts is not None]
-        sampling = request.sampling
-        if sampling.seed is None:
-            sampling = sampling.but(seed=secrets.randbits(63))
-        prompts = {s.name: s.prompt_ids(request.prompt) for s in (self.base, *used, *drafting)}
-        for name, ids in prompts.items():
-            self._require_room(name, len(ids), sampling.max_new_tokens)
-        conditions = {arm.name: inner for arm, (_, inner) in zip(self.arms, shares, strict=True)}
-        weights = [weight for weight, _ in shares]
-        plan = RowPlan(request, steering, sampling, weights, prompts, conditions)
-        self._require_memory(plan)
-        return plan
-
-    def _require_memory(self, plan: RowPlan) -> None:
-        """Refuse a request whose keys and values alone are more than the cache's budget."""
-        size = sum(
-            row_bytes(group, len(plan.prompts[name]) + plan.sampling.max_new_tokens)
-            for group in self.groups
-            for name in _first_names(group, plan.prompts)
-        )
-        if self.cache_memory is not None and size > self.cache_memory:
-            raise ConfigError(
-                f"the request can come to {plan.length} tokens, whose keys and values take "
-                f"{size / 1e6:.1f} MB, but the cache has {self.cache_memory / 1e6:.1f} MB",
-                "lower --max-new-tokens, or raise --cache-memory",
-            )
-
-    def _require_room(self, name: str, prompt: int, response: int) -> None:
-        limits = {"the model reads": self._contexts[name], "max_length is": self.max_length}
-        for what, limit in limits.items():
-            if limit is None or prompt + response <= limit:
-                continue
-            raise ConfigError(
-                f"the prompt has {prompt} tokens for {name} and max_new_tokens is "
-                f"{response}, but {what} {limit}",
-                "shorten the prompt or lower --max-new-tokens; nothing is cut in silence",
-            )
+        return self._planner.plan(request)
 
     def scheduler(self, *, most: int = MOST_RUNNING) -> Scheduler:
         """A scheduler of its own, to be stepped by hand: for measurements and tests."""
@@ -343,27 +306,6 @@ def _in_order(engine: LocalEngine, plans: Sequence[RowPlan], most: int) -> Itera
             if event.completion:
                 done[event.index] = event.completion
         yield done.pop(number)
-
-
-def _first_names(group: Group, names: Collection[str]) -> list[str]:
-    """Of the names that run in a group, one for each of its streams."""
-    return list({i: name for name, i in group.index.items() if name in names}.values())
-
-
-def _require_names(arms: Sequence[Stream]) -> None:
-    """Refuse ARMs that could not be told apart."""
-    names = [arm.name for arm in arms]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"two ARMs share a name ({', '.join(names)})", "name each once")
-    objectives = [objective for arm in arms for objective in arm.objectives]
-    if len(set(objectives)) < len(objectives):
-        raise ConfigError(
-            f"two ARMs share an objective (all: {', '.join(objectives)})",
-            "steer each objective by one ARM",
-        )
-    for taken, owner in ((BASE, "frozen model"), (DRAFT, "drafter")):
-        if taken in names:
-            raise ConfigError(f"an ARM is called {taken!r}", f"that is the {owner}'s name")
 
 
 def end_ids(base: Stream) -> frozenset[int]:

@@ -1,0 +1,117 @@
+"""Requests checked against an engine, and tokenised for the streams that they use."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection, Sequence
+
+from trimtab.engines.local.packed_rows import row_bytes
+from trimtab.engines.local.rows import RowPlan
+from trimtab.engines.local.speculating import Speculation
+from trimtab.engines.local.streams import BASE, DRAFT, Group, Stream
+from trimtab.engines.types import Request
+from trimtab.errors import ConfigError
+
+
+class Planner:
+    """Makes plans of requests, or refuses them.
+
+    Args:
+        base: the frozen model.
+        arms: in the order of the weights.
+        drafter: runs for requests that speculate.
+        groups: of all of them.
+        speculation: of the engine.
+        max_length: tokens that a request may have; None for the models' own limit.
+        cache_memory: bytes for keys and values; None for no limit known beforehand.
+    """
+
+    def __init__(
+        self,
+        base: Stream,
+        arms: Sequence[Stream],
+        drafter: Stream | None,
+        groups: Sequence[Group],
+        speculation: Speculation,
+        *,
+        max_length: int | None,
+        cache_memory: int | None,
+    ) -> None:
+        self._base, self._arms, self._drafter = base, arms, drafter
+        self._groups, self._speculation = groups, speculation
+        self._max_length, self._cache_memory = max_length, cache_memory
+        self._contexts = {name: group.context for group in groups for name in group.index}
+        self._objectives = [objective for arm in arms for objective in arm.objectives]
+
+    def plan(self, request: Request) -> RowPlan:
+        """One answer, checked and tokenised.
+
+        Raises:
+            PreferenceError, ConfigError: the request cannot be answered.
+        """
+        steering = request.steering(self._objectives)
+        shares = [steering.share(arm.objectives, arm.scale) for arm in self._arms]
+        drafts = self._speculation.of_row(request.speculate)
+        used = [
+            arm
+            for arm, (weight, _) in zip(self._arms, shares, strict=True)
+            if weight or request.report
+        ]
+        drafting = [self._drafter] if self._drafter and drafts is not None else []
+        sampling = request.sampling
+        if sampling.seed is None:
+            sampling = sampling.but(seed=secrets.randbits(63))
+        prompts = {s.name: s.prompt_ids(request.prompt) for s in (self._base, *used, *drafting)}
+        for name, ids in prompts.items():
+            self._require_room(name, len(ids), sampling.max_new_tokens)
+        conditions = {arm.name: inner for arm, (_, inner) in zip(self._arms, shares, strict=True)}
+        weights = [weight for weight, _ in shares]
+        plan = RowPlan(request, steering, sampling, weights, prompts, conditions)
+        self._require_memory(plan)
+        return plan
+
+    def _require_memory(self, plan: RowPlan) -> None:
+        """Refuse a request whose keys and values alone are more than the cache's budget."""
+        size = sum(
+            row_bytes(group, len(plan.prompts[name]) + plan.sampling.max_new_tokens)
+            for group in self._groups
+            for name in _first_names(group, plan.prompts)
+        )
+        if self._cache_memory is not None and size > self._cache_memory:
+            raise ConfigError(
+                f"the request can come to {plan.length} tokens, whose keys and values take "
+                f"{size / 1e6:.1f} MB, but the cache has {self._cache_memory / 1e6:.1f} MB",
+                "lower --max-new-tokens, or raise --cache-memory",
+            )
+
+    def _require_room(self, name: str, prompt: int, response: int) -> None:
+        limits = {"the model reads": self._contexts[name], "max_length is": self._max_length}
+        for what, limit in limits.items():
+            if limit is None or prompt + response <= limit:
+                continue
+            raise ConfigError(
+                f"the prompt has {prompt} tokens for {name} and max_new_tokens is "
+                f"{response}, but {what} {limit}",
+                "shorten the prompt or lower --max-new-tokens; nothing is cut in silence",
+            )
+
+
+def _first_names(group: Group, names: Collection[str]) -> list[str]:
+    """Of the names that run in a group, one for each of its streams."""
+    return list({i: name for name, i in group.index.items() if name in names}.values())
+
+
+def require_names(arms: Sequence[Stream]) -> None:
+    """Refuse ARMs that could not be told apart."""
+    names = [arm.name for arm in arms]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"two ARMs share a name ({', '.join(names)})", "name each once")
+    objectives = [objective for arm in arms for objective in arm.objectives]
+    if len(set(objectives)) < len(objectives):
+        raise ConfigError(
+            f"two ARMs share an objective (all: {', '.join(objectives)})",
+            "steer each objective by one ARM",
+        )
+    for taken, owner in ((BASE, "frozen model"), (DRAFT, "drafter")):
+        if taken in names:
+            raise ConfigError(f"an ARM is called {taken!r}", f"that is the {owner}'s name")
