@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -108,20 +109,62 @@ def is_specified(engine: LocalEngine, request: Request, ids: Sequence[int]) -> b
     begins or ends within `NATS` of the random number. Each token is judged after those before it.
     """
     s = request.sampling
-    row = [torch.tensor([float(x)]) for x in (s.temperature, s.top_p, s.min_p)]
-    for t, token in enumerate(ids):
-        logp = specified_logp(engine, request, list(ids[:t]))[None]
-        [logp] = fusion.shape(logp, row[0], torch.tensor([s.top_k]), *row[1:])
-        if s.temperature == 0:
-            near = logp[token] >= logp.max() - NATS
-        else:
-            ends = logp.double().exp().cumsum(-1)
-            u = fusion.uniform(s.seed, t) * ends[-1]
-            near = ends[token] - logp[token].double().exp() - NATS <= u < ends[token] + NATS
-        if not near:
-            return False
     ended = not s.ignore_eos and bool(ids) and ids[-1] in engine.ends
-    return len(ids) == s.max_new_tokens or ended
+    return is_beginning(engine, request, ids) and (len(ids) == s.max_new_tokens or ended)
+
+
+def is_beginning(engine: LocalEngine, request: Request, ids: Sequence[int]) -> bool:
+    """Whether tokens are the first ones of what is specified, likewise."""
+    return all(
+        any(
+            _is_near(request.sampling, logp, t, token)
+            for logp in _allowed_logps(engine, request, list(ids[:t]))
+        )
+        for t, token in enumerate(ids)
+    )
+
+
+def _is_near(s: Sampling, logp: Tensor, t: int, token: int) -> bool:
+    """Whether a token is chosen; for filters, too, when each log-prob may be `NATS` from here."""
+    generator = torch.Generator().manual_seed(t)
+    moved = (2 * torch.rand(16, len(logp), generator=generator) - 1) * NATS
+    filters = s.temperature > 0 and (s.top_k > 0 or s.top_p < 1 or s.min_p > 0)
+    return _is_chosen(s, logp, t, token) or (
+        filters and any(_is_chosen(s, logp + by, t, token) for by in moved)
+    )
+
+
+def _is_chosen(s: Sampling, logp: Tensor, t: int, token: int) -> bool:
+    row = [torch.tensor([float(x)]) for x in (s.temperature, s.top_p, s.min_p)]
+    [logp] = fusion.shape(logp[None], row[0], torch.tensor([s.top_k]), *row[1:])
+    if s.temperature == 0:
+        return bool(logp[token] >= logp.max() - NATS)
+    ends = logp.double().exp().cumsum(-1)
+    u = fusion.uniform(s.seed, t) * ends[-1]
+    return bool(ends[token] - logp[token].double().exp() - NATS <= u < ends[token] + NATS)
+
+
+def _allowed_logps(engine: LocalEngine, request: Request, generated: list[int]) -> list[Tensor]:
+    """The fused log-probs, or those of either side where rounding opens the gate or not.
+
+    A budget lets the strength be anything that spends a hundredth less, or all of it.
+    """
+    plan, gate, budget = engine.plan(request), request.gate, request.kl_budget
+    if gate is None and budget is None:
+        return [specified_logp(engine, request, generated)]
+    streams, prompts = (engine.base, *engine.arms), _prompts(engine, request)
+    base, *arms = [
+        next_logp(stream, prompt + generated, plan.conditions.get(stream.name, (1.0,)))[None]
+        for stream, prompt in zip(streams, prompts, strict=True)
+    ]
+    weights = torch.tensor([plan.weights])
+    sure = 0.0 if gate is None else float(base.max()) - math.log(gate)
+    allowed = [base] if gate is not None and sure > -NATS else []
+    for part in (0.99, 1.0) if gate is None or sure < NATS else ():
+        most = torch.tensor([math.inf if budget is None else part * budget])
+        share = fusion.strength_within(base, torch.stack(arms), weights, most)
+        allowed.append(fusion.fuse(base, torch.stack(arms), weights * share[:, None]))
+    return [logp[0] for logp in allowed]
 
 
 def specified_logp(engine: LocalEngine, request: Request, generated: list[int]) -> Tensor:
@@ -147,9 +190,11 @@ def word_tokenizer(size: int) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="w0")
 
 
-def stream(name: str, seed: int, size: int, scale: float = 1.0, padding: int = 0) -> Stream:
+def stream(
+    name: str, seed: int, size: int, scale: float = 1.0, padding: int = 0, layers: int = 2
+) -> Stream:
     """A random model over `size` words (and `padding` rows of its LM head) that takes part."""
-    model = make_model(seed, size + padding)
+    model = make_model(seed, size + padding, layers=layers)
     model.generation_config.eos_token_id = None
     tokenizer = word_tokenizer(size)
     return Stream(name, model, tokenizer, VocabularyMap(size, size), "raw", scale)

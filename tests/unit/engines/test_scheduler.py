@@ -361,7 +361,7 @@ class TestOutOfMemory:
     def test_room_comes_back(self, engine: LocalEngine, reads: Reads) -> None:
         """After one failure of four requests three run, and 32 steps later four again."""
         run = engine.scheduler(most=4)
-        reads.fails = lambda entries: reads.calls == 3
+        reads.fails = lambda entries: reads.calls in (3, 4)  # what can be given up is, first
         for i in range(4):
             run.add(i, engine.plan(request(i, "w1", 60)))
         counts = []

@@ -53,8 +53,12 @@ class Answer:
         self._end("cancelled", "", ([], []), "")
 
     def fail(self, error: str) -> None:
-        """It cannot go on."""
-        self._end("error", "", ([], []), error)
+        """It cannot go on; perhaps because the tokenizer cannot make text of it."""
+        try:
+            text = self._text.finish()
+        except Exception:
+            text = ""
+        self._deliver_last("error", text, ([], []), error)
 
     def _end(
         self,
@@ -67,6 +71,15 @@ class Answer:
             text += self._text.finish()
             if self._text.stopped:
                 reason = "stop"
+        self._deliver_last(reason, text, new, error)
+
+    def _deliver_last(
+        self,
+        reason: FinishReason,
+        text: str,
+        new: tuple[list[int], list[TokenReport]],
+        error: str,
+    ) -> None:
         steering = self._plan.steering
         completion = Completion(
             self._text.text,

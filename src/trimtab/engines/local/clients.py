@@ -41,7 +41,7 @@ class EventStream:
             raise StopIteration
         event = self._events.get()
         if event.completion:
-            del self._running[event.index]
+            self._running.pop(event.index, None)  # another thread may have closed this
         return event
 
     def cancel(self) -> None:

@@ -55,7 +55,7 @@ class GroupCache(Protocol):
         """
 
     def hold(self, row: StreamRow, tokens: int) -> None:
-        """Make room for so many tokens of a row; a `CacheFullError` changes nothing."""
+        """Make room for so many tokens of a row; after a `CacheFullError` it is as it was."""
 
     def outgrown(self, row: StreamRow) -> bool:
         """Whether a row's sequence is now of a length that changes what was computed of it.

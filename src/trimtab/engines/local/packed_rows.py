@@ -26,9 +26,6 @@ class PackedRows:
     Args:
         group: its streams.
         memory: for keys and values, shared by all groups.
-
-    Attributes:
-        shelves: where they lie.
     """
 
     can_rewind = True
@@ -39,11 +36,11 @@ class PackedRows:
         self._kinds = attention.kinds_of(self._config)
         self._window = getattr(self._config, "sliding_window", None)
         self._dtype = _cache_type(group)
-        self.shelves = Shelves(CacheMemory(), 0)
+        self._shelves = Shelves(CacheMemory(), 0, self._forget)
         self._beginnings: PrefixIndex[StreamRow] = PrefixIndex()
         if not group.position_size:
             group.position_size = self._measured()
-        self.shelves = Shelves(memory, row_bytes(group, 1) // SHORTEST)
+        self._shelves = Shelves(memory, row_bytes(group, 1) // SHORTEST, self._forget)
 
     @torch.no_grad()
     def _measured(self) -> int:
@@ -52,12 +49,13 @@ class PackedRows:
         row = StreamRow(0, [0], self.group.streams[0].vocabulary, coefficients)
         self.hold(row, 1)
         self._forward([Entry(row, [0], 0)])
-        return self.shelves.size(row)
+        return self._shelves.size(row)
 
     def forward(self, entries: Sequence[Entry], positions: int = 1) -> Tensor:
         """As `GroupCache.forward`."""
-        for entry in entries:
-            self.hold(entry.row, entry.row.computed + len(entry.ids))
+        for entry in entries:  # for all of a prompt at once: it moves no more while it is read
+            row = entry.row
+            self.hold(row, max(row.computed + len(entry.ids), len(row.sequence)))
         packed = sorted(entries, key=lambda entry: entry.row.place or ())
         starts, hidden_MH = self._forward(packed)
         for entry in packed:
@@ -79,7 +77,7 @@ class PackedRows:
             row, count = entry.row, len(entry.ids)
             assert row.place is not None
             length, slot = row.place
-            spans.append(Span(self.shelves[length], slot, row.computed, count))
+            spans.append(Span(self._shelves[length], slot, row.computed, count))
             starts[id(row)] = len(ids)
             ids += entry.ids
             positions += range(row.computed, row.computed + count)
@@ -108,19 +106,18 @@ class PackedRows:
 
     def hold(self, row: StreamRow, tokens: int) -> None:
         """As `GroupCache.hold`."""
-        self._forget(self.shelves.hold(row, tokens))
+        self._shelves.hold(row, tokens)
 
-    def _forget(self, rows: Sequence[StreamRow]) -> None:
-        for row in rows:
-            self._beginnings.remove(row.registered, row)
-            row.registered = []
+    def _forget(self, row: StreamRow) -> None:
+        self._beginnings.remove(row.registered, row)
+        row.registered = []
 
     def outgrown(self, row: StreamRow) -> bool:
         """As `GroupCache.outgrown`."""
         ropes = self.group.ropes
         if ropes is None or (len(row.sequence) > ropes.original) == row.long:
             return False
-        self._forget([row])
+        self._forget(row)
         row.long, row.computed = not row.long, 0
         return True
 
@@ -144,27 +141,27 @@ class PackedRows:
         length = common_prefix(found.sequence[: found.computed], ids)
         if length < BLOCK:
             return
-        if self.shelves.has_ended(found):
-            self.shelves.take_over(row, found)
-            self._forget([found])
+        if self._shelves.has_ended(found):
+            self._shelves.take_over(row, found)
+            self._forget(found)
         else:
-            self.hold(row, length)
-            self.shelves.copy(found, row, length)
+            self.hold(row, len(row.sequence))
+            self._shelves.copy(found, row, length)
         row.computed = length
 
     def release(self, row: StreamRow) -> None:
         """As `GroupCache.release`."""
-        self.shelves.release(row)
+        self._shelves.release(row)
 
     def drop(self, row: StreamRow) -> None:
         """As `GroupCache.drop`."""
-        self.shelves.drop(row)
-        self._forget([row])
+        self._shelves.drop(row)
+        self._forget(row)
         row.computed = 0
 
     def shrink(self) -> None:
         """As `GroupCache.shrink`."""
-        self._forget(self.shelves.shrink())
+        self._shelves.shrink()
 
 
 def _cache_type(group: Group) -> torch.dtype:

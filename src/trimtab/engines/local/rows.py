@@ -49,7 +49,7 @@ class Row:
         prefilling: whether its prompt has still to be read.
         prefix_of: another row whose prompt begins like this one's, and how far; its reading is
             worth waiting for.
-        starved: tokens that it had when it was last put off for want of memory.
+        starved: tokens that it had when it was last put off for want of memory, running alone.
         finish_reason: set at the end.
         error: what went wrong with this request alone.
     """

@@ -37,7 +37,6 @@ class Scheduler:
 
     Attributes:
         memory: as given.
-        caches: per group, what it has computed.
         waiting: requests that do not run yet, the oldest first.
         running: the others, the oldest first.
     """
@@ -47,8 +46,8 @@ class Scheduler:
     ) -> None:
         self._model, self._speculation, self._most = model, speculation, most
         self.memory = memory
-        self.caches = open_caches(model.groups, memory)
-        self._batch = Batch(model, self.caches, speculation)
+        self._caches = open_caches(model.groups, memory)
+        self._batch = Batch(model, self._caches, speculation)
         self._limit, self._steps = most, 0
         self.waiting: list[Row] = []
         self.running: list[Row] = []
@@ -60,11 +59,6 @@ class Scheduler:
     def busy(self) -> bool:
         """Whether any request is running or waiting."""
         return bool(self.waiting or self.running)
-
-    @property
-    def keys(self) -> list[int]:
-        """Of all requests that are not at their end."""
-        return [*(row.key for row in (*self.running, *self.waiting)), *self._later]
 
     def add(self, key: int, plan: RowPlan) -> Row:
         """Queue a request; a larger key is a later arrival."""
@@ -133,7 +127,7 @@ class Scheduler:
     def _rows_of(self, row: Row) -> list[tuple[Any, Any]]:
         return [
             (cache, mine)
-            for cache, streams in zip(self.caches, row.streams, strict=True)
+            for cache, streams in zip(self._caches, row.streams, strict=True)
             for mine in streams
         ]
 
@@ -159,7 +153,7 @@ class Scheduler:
             length = common_prefix(leader.base.sequence, prompt)
             if length >= WORTH_WAITING and leader.base.computed < length:
                 return leader, length
-        if all(cache.can_rewind for cache in self.caches):
+        if all(cache.can_rewind for cache in self._caches):
             seeds = {seed, _seed(new)[:1]}  # those who run the base alone can share it, too
             self._keys_of[new.key] = [key for s in seeds for key in block_keys(s, prompt)]
             self._readers.add(self._keys_of[new.key], new)
@@ -180,8 +174,13 @@ class Scheduler:
         return all(mine.computed >= length for _, mine in self._rows_of(leader))
 
     def _reuse_prefix(self, row: Row) -> None:
+        """A beginning that there is no room to copy is read instead, when there is."""
         for cache, mine in self._rows_of(row):
-            cache.reuse_prefix(mine)
+            try:
+                cache.reuse_prefix(mine)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
 
     # --- what goes wrong -----------------------------------------------------------------------
 
@@ -208,13 +207,19 @@ class Scheduler:
         return Pushed.of(row)
 
     def _preempt(self, rows: list[Row], error: BaseException) -> list[Pushed]:
-        """Out of memory: the youngest waits, and is read anew later; it loses no token."""
-        for cache in self.caches:
+        """Out of memory: the youngest waits, and is read anew later; it loses no token.
+
+        First what no running request needs is given up, of all groups.
+        """
+        used = self.memory.used
+        for cache in self._caches:
             cache.shrink()
+        if self.memory.used < used:
+            return self._run(rows)
         count, youngest = len(self.running), self.running[-1]
         if count == 1 and youngest.starved == len(youngest.ids):
             return [self._fail(youngest, _too_long(youngest, error))]
-        youngest.starved = len(youngest.ids)
+        youngest.starved = len(youngest.ids) if count == 1 else -1
         level = logging.INFO if isinstance(error, CacheFullError) else logging.WARNING
         logger.log(level, "out of memory with %d requests: one of them waits", count)
         self._stop(youngest)

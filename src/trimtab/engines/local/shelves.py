@@ -7,13 +7,14 @@ a row that has ended leaves in its slot stays there until the slot is needed.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from trimtab.engines.local.stream_rows import StreamRow
-from trimtab.errors import TrimtabError
+from trimtab.errors import TrimtabError, is_out_of_memory
 
 SHORTEST = 64
 """Tokens of the shortest shelf's slots."""
@@ -48,8 +49,8 @@ class Shelf:
         length: L, tokens of a slot.
         holders: per slot, the row that it holds or held last.
         ended: per slot, when that row ended, as a count; −1 for an empty slot, None while it runs.
-        keys: per layer, [slots, L, H, D].
-        values: per layer, [slots, L, H, D].
+        keys: per layer, [slots, L, H, D]; more slots where memory ran out while they were resized.
+        values: per layer, likewise.
     """
 
     length: int
@@ -63,19 +64,39 @@ class Shelf:
         free = [(when, slot) for slot, when in enumerate(self.ended) if when is not None]
         return min(free)[1] if free else None
 
-    def resize(self, slots: list[int], count: int) -> None:
-        """Keep the contents of some slots, in this order, and have `count` slots."""
+    def grow(self, more: int) -> None:
+        """Have so many slots more, empty ones."""
+        slots = len(self.holders)
         for stored in (self.keys, self.values):
             for layer, old in stored.items():
-                new = old.new_zeros((count, *old.shape[1:]))
-                new[: len(slots)] = old[slots] if slots else new[:0]
-                stored[layer] = new
-        empty = count - len(slots)
-        self.holders = [*(self.holders[slot] for slot in slots), *[None] * empty]
-        self.ended = [*(self.ended[slot] for slot in slots), *[-1] * empty]
+                stored[layer] = old.new_zeros((slots + more, *old.shape[1:]))
+                stored[layer][:slots] = old[:slots]
+        self.holders += [None] * more
+        self.ended += [-1] * more
+
+    def keep(self, slots: Sequence[int]) -> None:
+        """Have no other slots than these, in their order.
+
+        Called when memory is short, so contents move in place; what is left over is given up only
+        where there is room to copy the rest.
+        """
+        for stored in (self.keys, self.values):
+            for tensor in stored.values():
+                for new, old in enumerate(slots):
+                    if new != old:
+                        tensor[new] = tensor[old]
+        self.holders = [self.holders[slot] for slot in slots]
+        self.ended = [self.ended[slot] for slot in slots]
         for slot, row in enumerate(self.holders):
             if row is not None:
                 row.place = (self.length, slot)
+        try:
+            for stored in (self.keys, self.values):
+                for layer, tensor in stored.items():
+                    stored[layer] = tensor[: len(slots)].clone()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
 
     def layer(self, layer: int, key: Tensor, value: Tensor, dtype: torch.dtype) -> None:
         """Make a layer's tensors like new keys and values [1, H, M, D], if it has none yet."""
@@ -101,59 +122,58 @@ class Shelves:
     Args:
         memory: shared by all groups.
         position_bytes: that one token of one row takes, in all layers.
+        forget: is told of every row that has ended and loses its slot.
     """
 
-    def __init__(self, memory: CacheMemory, position_bytes: int) -> None:
-        self._memory, self._position_bytes = memory, position_bytes
+    def __init__(
+        self, memory: CacheMemory, position_bytes: int, forget: Callable[[StreamRow], None]
+    ) -> None:
+        self._memory, self._position_bytes, self._lost = memory, position_bytes, forget
         self.by_length: dict[int, Shelf] = {}
         self._ends = 0
 
     def __getitem__(self, length: int) -> Shelf:
         return self.by_length[length]
 
-    def hold(self, row: StreamRow, tokens: int) -> list[StreamRow]:
+    def hold(self, row: StreamRow, tokens: int) -> None:
         """Give a row a slot for so many tokens; what it has computed moves with it.
 
-        Returns:
-            Rows that have ended and lost their slot to it.
-
         Raises:
-            CacheFullError: nothing was changed.
+            CacheFullError: the row is as it was.
         """
         if row.place and self._runs(row) and row.place[0] >= tokens:
-            return []
+            return
         length = slot_length(tokens)
-        lost: list[StreamRow] = []
         shelf = self.by_length.setdefault(length, Shelf(length))
         if (slot := shelf.free_slot()) is None:
-            lost += self._grow(shelf)
+            self._grow(shelf)
             slot = shelf.free_slot()
             assert slot is not None
         if (held := shelf.holders[slot]) is not None:
-            held.place = None
-            lost.append(held)
+            self._forget(held)
         if row.place and row.computed:
             old, at = row.place
             shelf.copy(slot, self.by_length[old], at, row.computed)
         self.drop(row)
         shelf.holders[slot], shelf.ended[slot] = row, None
         row.place = (length, slot)
-        return lost
+
+    def _forget(self, ended: StreamRow) -> None:
+        ended.place = None
+        self._lost(ended)
 
     def _runs(self, row: StreamRow) -> bool:
         assert row.place is not None
         length, slot = row.place
         return self.by_length[length].ended[slot] is None
 
-    def _grow(self, shelf: Shelf) -> list[StreamRow]:
+    def _grow(self, shelf: Shelf) -> None:
         """More slots: twice as many if there is room, or else one; ended rows make room."""
-        each = shelf.length * self._position_bytes
-        slots, more = len(shelf.holders), max(len(shelf.holders), 1)
-        lost: list[StreamRow] = []
+        each, more = shelf.length * self._position_bytes, max(len(shelf.holders), 1)
         if self._memory.room() < more * each:
             more = max(1, min(more, int(max(self._memory.room(), 0) // each)))
         if self._memory.room() < more * each:
-            lost = self._shrink(except_for=shelf)
+            self.shrink(except_for=shelf)
         if self._memory.room() < more * each:
             whole, left = self._memory.budget or 0, self._memory.room()
             raise CacheFullError(
@@ -161,13 +181,11 @@ class Shelves:
                 f"{whole / 1e6:.1f} MB only {left / 1e6:.1f} are left",
                 "give it more (--cache-memory)",
             )
-        shelf.resize([*range(slots)], slots + more)
+        shelf.grow(more)
         self._memory.used += more * each
-        return lost
 
-    def _shrink(self, except_for: Shelf | None = None) -> list[StreamRow]:
-        """Give up all slots whose rows have ended."""
-        lost = []
+    def shrink(self, except_for: Shelf | None = None) -> None:
+        """Give up what no running row needs."""
         for shelf in self.by_length.values():
             kept = [slot for slot, when in enumerate(shelf.ended) if when is None]
             gone = len(shelf.holders) - len(kept)
@@ -175,11 +193,9 @@ class Shelves:
                 continue
             for row in shelf.holders:
                 if row is not None and not self._runs(row):
-                    row.place = None
-                    lost.append(row)
-            shelf.resize(kept, len(kept))
+                    self._forget(row)
+            shelf.keep(kept)
             self._memory.used -= gone * shelf.length * self._position_bytes
-        return lost
 
     def release(self, row: StreamRow) -> None:
         """Its row has ended; what it computed can be found again until the slot is needed."""
@@ -220,10 +236,6 @@ class Shelves:
         shelf = self.by_length[length]
         shelf.holders[slot], shelf.ended[slot] = row, None
         row.place, ended.place = ended.place, None
-
-    def shrink(self) -> list[StreamRow]:
-        """Give up what no running row needs; returns the ended rows that were forgotten."""
-        return self._shrink()
 
 
 def slot_length(tokens: int) -> int:

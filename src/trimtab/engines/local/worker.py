@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import queue
 import threading
 from collections import deque
@@ -16,6 +17,8 @@ from trimtab.engines.local.rows import Crowd, Pushed, RowPlan
 from trimtab.engines.local.scheduler import Scheduler
 from trimtab.engines.types import Event
 from trimtab.errors import BusyError, first_line
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,6 @@ class Worker:
 
     Attributes:
         threads: once the first request has come.
-        scheduler: of the worker's thread, which alone may touch it while there are requests.
     """
 
     def __init__(
@@ -65,7 +67,6 @@ class Worker:
         self._answers: dict[int, Answer] = {}
         self._tokens: queue.SimpleQueue[Sequence[Pushed] | _Ended | None] = queue.SimpleQueue()
         self.threads: list[threading.Thread] = []
-        self.scheduler: Scheduler | None = None
         self._waiting = self._steps = self._written = 0
         self._closed = self._running = False
 
@@ -117,8 +118,8 @@ class Worker:
         with self._ready:
             self._closed = True
             self._ready.notify_all()
-        for thread in self.threads:
-            if thread is not threading.current_thread():
+        if threading.current_thread() not in self.threads:  # they wait for each other
+            for thread in self.threads:
                 thread.join()
 
     def _start(self) -> None:
@@ -135,22 +136,31 @@ class Worker:
     # --- the thread that runs the models --------------------------------------------------------
 
     def _run(self) -> None:
-        self.scheduler = scheduler = self._new_scheduler()
+        scheduler: Scheduler | None = None
         while not self._closed:
-            self._take_in(scheduler)
-            self._running = scheduler.busy
-            if not self._running:
-                continue
             try:
-                self._tokens.put(scheduler.step())
+                scheduler = scheduler or self._new_scheduler()
+                self._take_in(scheduler)
+                self._running = scheduler.busy
+                if self._running:
+                    self._tokens.put(scheduler.step())
+                    self._steps += 1
+                    self._running = scheduler.busy
             except Exception as error:  # of the scheduler itself: nobody can go on
-                for key in scheduler.keys:
-                    self._tokens.put(_Ended(key, first_line(error)))
-                self.scheduler = scheduler = self._new_scheduler()
-                self._tokens.put([])
-            self._steps += 1
-            self._running = scheduler.busy
+                logger.exception("all requests failed")
+                scheduler = None
+                self._fail_all(first_line(error))
         self._tokens.put(None)
+
+    def _fail_all(self, error: str) -> None:
+        """End all requests that there are; waits for another one."""
+        with self._ready:
+            self._inbox.clear()
+            for key in [*self._answers]:
+                self._tokens.put(_Ended(key, error))
+            self._waiting, self._running = 0, False
+            while not (self._inbox or self._closed):
+                self._ready.wait()
 
     def _take_in(self, scheduler: Scheduler) -> None:
         """New requests, and word of those that have ended; waits while there is nothing to do.
