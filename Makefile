@@ -25,7 +25,7 @@ test-fast: $(VENV)/.ready-dev
 		--ignore tests/unit/engines tests/unit tests/properties/test_filters.py \
 		tests/docs/test_layers.py
 
-# The laws, with twenty times as many examples, and 10,000 requests from 16 threads.
+# The laws, with twenty times as many examples, and 5,000 requests from 16 threads.
 nightly: $(VENV)/.ready-dev
 	$(BIN)/python -m pytest -n $(JOBS) --hypothesis-profile nightly tests/properties tests/unit \
 		tests/invariants/test_stress.py
