@@ -38,7 +38,7 @@ class Meter:
         self._engine = load_engine(plan.base, {plan.name: plan.arm}, **plan.loading)
         # a strength is the ARM's whole weight here, whatever its sidecar says
         arms = self._engine.arms
-        self._engine.arms = [dataclasses.replace(arm, scale=1.0) for arm in arms]
+        self._engine.arms[:] = [dataclasses.replace(arm, scale=1.0) for arm in arms]
         self._rounds = 0
 
     def close(self) -> None:

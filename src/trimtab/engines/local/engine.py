@@ -70,12 +70,12 @@ class LocalEngine:
             raise ConfigError(f"max_length is {max_length}", "it must be 2 tokens or more")
         require_names(arms)
         self.base = base
-        self.arms = list(arms)
+        self._arms = list(arms)
         self.ends = end_ids(base)
         self.max_length = max_length
         drafter = draft if isinstance(draft, Stream) else None
         if drafter is None and draft != "ngram":
-            drafter = own_drafter(base, self.arms)
+            drafter = own_drafter(base, arms)
         if drafter and drafter.model is base.model:  # it drafts before the base verifies
             drafter = replace(drafter, model=share_weights(base.model))
         self.streams = [base, *arms, *([drafter] if drafter else [])]
@@ -88,7 +88,7 @@ class LocalEngine:
             open_caches(self.groups, CacheMemory())  # measures what a token takes
         self._planner = Planner(
             base,
-            arms,
+            self._arms,
             drafter,
             self.groups,
             self._speculation,
@@ -104,6 +104,11 @@ class LocalEngine:
     def close(self) -> None:
         """End all requests; the memory of the models is free once the engine is dropped."""
         self._closing()
+
+    @property
+    def arms(self) -> list[Stream]:
+        """The ARMs, in the order of the weights; what is put in their places holds from then on."""
+        return self._arms
 
     @property
     def objectives(self) -> list[str]:

@@ -18,7 +18,7 @@ class Planner:
 
     Args:
         base: the frozen model.
-        arms: in the order of the weights.
+        arms: in the order of the weights; the engine's own list, in which they may be replaced.
         drafter: runs for requests that speculate.
         groups: of all of them.
         speculation: of the engine.
