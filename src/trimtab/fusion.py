@@ -191,7 +191,7 @@ def shape(
     return logp_BV.masked_fill(~kept_BV, NEVER).log_softmax(-1)
 
 
-def uniform(seed: int, position: int, lane: int = 0) -> float:
+def uniform(seed: int, position: int) -> float:
     """The random number in [0, 1) that decides token `position` of the row with this seed.
 
     A pure function (SplitMix64's output mix over the counters), so a row's draws depend on
@@ -200,10 +200,9 @@ def uniform(seed: int, position: int, lane: int = 0) -> float:
     Args:
         seed: of the row.
         position: tokens generated before.
-        lane: independent numbers for one position: 0 draws the token, others serve speculation.
     """
     mask = (1 << 64) - 1
-    start = _mix64((seed ^ (lane * 0xD1342543DE82EF95)) & mask)
+    start = _mix64(seed & mask)
     x = (start + (position + 1) * 0x9E3779B97F4A7C15) & mask
     return (_mix64(x) >> 11) / (1 << 53)
 

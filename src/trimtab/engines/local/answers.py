@@ -9,6 +9,8 @@ from trimtab.engines.text import TextStream
 from trimtab.engines.types import Completion, Event, FinishReason, TokenReport
 from trimtab.models.protocols import Tokenizer
 
+New = tuple[list[int], list[TokenReport]]
+"""Tokens that have just come, and a report of each where the request asked for them."""
 Deliver = Callable[[Event], None]
 """Takes the events of one request; called from another thread."""
 
@@ -60,26 +62,14 @@ class Answer:
             text = ""
         self._deliver_last("error", text, ([], []), error)
 
-    def _end(
-        self,
-        reason: FinishReason,
-        text: str,
-        new: tuple[list[int], list[TokenReport]],
-        error: str,
-    ) -> None:
+    def _end(self, reason: FinishReason, text: str, new: New, error: str) -> None:
         if not self._text.stopped:
             text += self._text.finish()
             if self._text.stopped:
                 reason = "stop"
         self._deliver_last(reason, text, new, error)
 
-    def _deliver_last(
-        self,
-        reason: FinishReason,
-        text: str,
-        new: tuple[list[int], list[TokenReport]],
-        error: str,
-    ) -> None:
+    def _deliver_last(self, reason: FinishReason, text: str, new: New, error: str) -> None:
         steering = self._plan.steering
         completion = Completion(
             self._text.text,

@@ -16,7 +16,14 @@ from trimtab import fusion
 from trimtab.engines.local.choosing import Fused, Settings, broken_streams, fuse, gated, uniforms
 from trimtab.engines.local.drafting import Draft
 from trimtab.engines.local.drafts import Wish, best_lengths
-from trimtab.engines.local.forwards import Logps, Reading, forward_group, joined, pending
+from trimtab.engines.local.forwards import (
+    Logps,
+    Reading,
+    forward_group,
+    joined,
+    pending,
+    with_caches,
+)
 from trimtab.engines.local.group_cache import GroupCache
 from trimtab.engines.local.guided_model import GuidedModel
 from trimtab.engines.local.reading import shares
@@ -37,7 +44,6 @@ class _Chosen:
     draft: Draft
     fused: Fused
     tokens: list[list[int]]
-    positions: int
 
 
 class Batch:
@@ -47,6 +53,9 @@ class Batch:
         model: what runs.
         caches: per group.
         speculation: drafts and verifies for the rows that want it.
+
+    Attributes:
+        can_rewind: whether every group can take tokens back, and read several at once at any time.
     """
 
     def __init__(
@@ -55,7 +64,7 @@ class Batch:
         self._model, self._caches, self._speculation = model, caches, speculation
         self._device = model.groups[0].device
         self._settings: tuple[tuple[int, ...], Settings] | None = None
-        self._can_rewind = all(cache.can_rewind for cache in caches)
+        self.can_rewind = all(cache.can_rewind for cache in caches)
 
     def step(self, rows: Sequence[Row]) -> list[Pushed]:
         """One step of some rows, the oldest first.
@@ -68,7 +77,7 @@ class Batch:
         draft = self._draft(ready)
         busy = sum(map(len, draft.tokens)) + sum(len(s) for row in ready for s in row.streams)
         widths = shares(reading, CHUNK - busy)
-        if not self._can_rewind:  # after a state, recurrent layers go on token by token
+        if not self.can_rewind:  # after a state, recurrent layers go on token by token
             widths = [row.unread for row in reading]
         through = [row for row, n in zip(reading, widths, strict=True) if n >= row.unread]
         chosen = self._choose([*ready, *through], draft, reading, widths)
@@ -82,9 +91,8 @@ class Batch:
     def undo(self, rows: Sequence[Row]) -> None:
         """After a step that failed: let every stream have something to read again."""
         for row in rows:
-            for cache, streams in zip(self._caches, row.streams, strict=True):
-                for mine in streams:
-                    cache.rewind(mine, len(mine.sequence) - 1)
+            for cache, mine in with_caches(self._caches, row):
+                cache.rewind(mine, len(mine.sequence) - 1)
             row.prefilling = row.prefilling or row.base.unread > 1
 
     def _settings_of(self, rows: Sequence[Row]) -> Settings:
@@ -109,11 +117,7 @@ class Batch:
     def _wish(self, row: Row) -> Wish:
         if row.drafts is None:
             return Wish(0.0, 0, 1)
-        rooms = [
-            cache.room(mine)
-            for cache, streams in zip(self._caches, row.streams, strict=True)
-            for mine in streams
-        ]
+        rooms = [cache.room(mine) for cache, mine in with_caches(self._caches, row)]
         room = min((n for n in rooms if n is not None), default=row.sampling.max_new_tokens)
         return self._speculation.wish(
             row, min(row.sampling.max_new_tokens - len(row.ids) - 1, room)
@@ -154,7 +158,7 @@ class Batch:
         fused = fuse(
             settings.repeat(positions) if positions > 1 else settings, logps, self._model.arms
         )
-        return _Chosen(rows, draft, fused, self._tokens(rows, drafts, fused, settings), positions)
+        return _Chosen(rows, draft, fused, self._tokens(rows, drafts, fused, settings))
 
     def _reading(self, g: int, row: Row, drafts: Sequence[int]) -> Reading:
         only_drafts = self._caches[g].group.index.keys() == {DRAFT}
@@ -218,7 +222,7 @@ class Batch:
         reported = [i for i, row in enumerate(chosen.rows) if row.plan.request.report]
         reports = record(chosen.rows, chosen.tokens, reported, chosen.fused, self._model)
         gated_B = chosen.fused.gated_B
-        shut = [] if gated_B is None else gated_B.view(-1, chosen.positions).tolist()
+        shut = [] if gated_B is None else gated_B.view(len(chosen.rows), -1).tolist()
         pushed = []
         for i, row in enumerate(chosen.rows):
             tokens, drafted = chosen.tokens[i], len(chosen.draft.tokens[i])
@@ -238,11 +242,10 @@ class Batch:
 
     def _settle(self, row: Row) -> None:
         """Take back what was computed of drafts that were not kept."""
-        for cache, streams in zip(self._caches, row.streams, strict=True):
-            for mine in streams:
-                if mine.computed > len(mine.sequence) - 1:
-                    cache.rewind(mine, len(mine.sequence) - 1)
-                row.prefilling |= cache.outgrown(mine)
+        for cache, mine in with_caches(self._caches, row):
+            if mine.computed > len(mine.sequence) - 1:
+                cache.rewind(mine, len(mine.sequence) - 1)
+            row.prefilling |= cache.outgrown(mine)
 
 
 def _chunks(row: Row, g: int, width: int) -> list[list[int]]:

@@ -12,7 +12,7 @@ LONGEST = 8
 """Tokens drafted at most."""
 _MEMORY, _PRIOR_TRIED = 0.9, 2.0
 _FORGETS = 0.998
-"""Per round without a draft: so the text gets another chance now and then."""
+"""Per round: where nothing is drafted any more, the text gets another chance now and then."""
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Acceptance:
         self.tried = _MEMORY * self.tried + min(kept + 1, drafted)
 
     def forget(self, prior: float) -> None:
-        """Come a little nearer to what others found, or what was thought at first."""
+        """Come a little nearer to what was thought at first."""
         self.kept = _FORGETS * self.kept + (1 - _FORGETS) * prior * self.tried
 
 

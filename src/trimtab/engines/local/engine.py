@@ -8,9 +8,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
-import psutil
-import torch
-
 from trimtab.engines.local.clients import EventStream, read_events
 from trimtab.engines.local.guided_model import GuidedModel, open_caches
 from trimtab.engines.local.planning import Planner, require_names
@@ -23,6 +20,7 @@ from trimtab.engines.local.worker import Worker
 from trimtab.engines.types import Completion, Event, Request, Sampling, Speculate
 from trimtab.errors import ConfigError
 from trimtab.models.limits import configured_ends
+from trimtab.models.memory import free_bytes
 from trimtab.models.messages import Prompt
 from trimtab.models.shared import share_weights
 from trimtab.models.templates import turn_end_id
@@ -279,14 +277,8 @@ def _new_scheduler(
 ) -> Scheduler:
     budget = cache_memory
     if budget is None:
-        budget = _free_bytes(model.groups[0].device) // 2
+        budget = free_bytes(str(model.groups[0].device)) // 2
     return Scheduler(model, speculation, CacheMemory(budget), most)
-
-
-def _free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
 
 
 def _at_once(batch_size: int) -> int:

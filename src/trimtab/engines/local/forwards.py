@@ -5,7 +5,7 @@ B requests, N of them that run a stream, M positions, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from trimtab.engines.local.group_cache import Entry, GroupCache
 from trimtab.engines.local.rows import Row
+from trimtab.engines.local.stream_rows import StreamRow
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,13 @@ def forward_group(
 def pending(row: Row, group: int, drafts: Sequence[int] = ()) -> list[list[int]]:
     """What a request's streams in a group have still to read, and drafts after it."""
     return [mine.pending(drafts) for mine in row.streams[group]]
+
+
+def with_caches(caches: Sequence[GroupCache], row: Row) -> Iterator[tuple[GroupCache, StreamRow]]:
+    """Every stream of a request, with the cache of its group."""
+    for cache, streams in zip(caches, row.streams, strict=True):
+        for mine in streams:
+            yield cache, mine
 
 
 def joined(one: StreamLogps, other: StreamLogps) -> StreamLogps:

@@ -54,9 +54,6 @@ class GroupCache(Protocol):
             [E, M, V]; behind an entry's own count they mean nothing.
         """
 
-    def hold(self, row: StreamRow, tokens: int) -> None:
-        """Make room for so many tokens of a row; after a `CacheFullError` it is as it was."""
-
     def outgrown(self, row: StreamRow) -> bool:
         """Whether a row's sequence is now of a length that changes what was computed of it.
 

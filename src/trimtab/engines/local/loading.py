@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import psutil
 import torch
 
 from trimtab.arms.load import backbone_of
@@ -25,6 +24,7 @@ from trimtab.models.classifiers import require_language_model
 from trimtab.models.devices import default_device, require_device
 from trimtab.models.folder import canonical, check_folder, fetch, is_adapter, is_local
 from trimtab.models.load import load_model
+from trimtab.models.memory import free_bytes
 from trimtab.models.origins import Origins
 from trimtab.models.probe import probe_ids
 from trimtab.models.quantization import quantized_loading
@@ -258,7 +258,7 @@ def _verify_in_float32(
         device: where the models run.
         origins: of all models.
     """
-    if 5 * size > _free_bytes(device):
+    if 5 * size > free_bytes(device):
         say_unverified(folder, "no memory to compare it in float32")
         return
     revisions: dict[str, str] = {}
@@ -280,13 +280,6 @@ def _verify_in_float32(
         if not is_out_of_memory(error):
             raise
         say_unverified(folder, "no memory to compare it in float32")
-
-
-def _free_bytes(device: str) -> int:
-    """Memory that is free where models are; Linux kills a process that takes more."""
-    if device.startswith("cuda"):
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
 
 
 def _checked_draft(draft: str | None, origins: Origins) -> str | None:

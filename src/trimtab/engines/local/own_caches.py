@@ -94,9 +94,6 @@ class OwnCaches:
         stateful = bool(getattr(self.group.lm, "_is_stateful", False))
         return stateful and "position_ids" not in self.group.parameters
 
-    def hold(self, row: StreamRow, tokens: int) -> None:
-        """Nothing: the model's own cache grows by itself."""
-
     def outgrown(self, row: StreamRow) -> bool:
         """Never: requests end before (`Group.context`)."""
         return False

@@ -47,7 +47,7 @@ class PackedRows:
         """Numbers that the keys and values of one token come to, in all layers: by reading one."""
         coefficients = tuple(self.group.coefficients()[0].tolist())
         row = StreamRow(0, [0], self.group.streams[0].vocabulary, coefficients)
-        self.hold(row, 1)
+        self._shelves.hold(row, 1)
         self._forward([Entry(row, [0], 0)])
         return self._shelves.size(row)
 
@@ -55,7 +55,7 @@ class PackedRows:
         """As `GroupCache.forward`."""
         for entry in entries:  # for all of a prompt at once: it moves no more while it is read
             row = entry.row
-            self.hold(row, max(row.computed + len(entry.ids), len(row.sequence)))
+            self._shelves.hold(row, max(row.computed + len(entry.ids), len(row.sequence)))
         packed = sorted(entries, key=lambda entry: entry.row.place or ())
         starts, hidden_MH = self._forward(packed)
         for entry in packed:
@@ -100,13 +100,9 @@ class PackedRows:
         row.computed += len(entry.ids)
         whole = min(row.computed, len(row.sequence)) // BLOCK
         if whole > len(row.registered):
-            keys = [*block_keys(_seed(row), row.sequence[: whole * BLOCK])]
-            row.registered = keys
-            self._beginnings.add(keys, row)
-
-    def hold(self, row: StreamRow, tokens: int) -> None:
-        """As `GroupCache.hold`."""
-        self._shelves.hold(row, tokens)
+            ids = row.sequence[: whole * BLOCK]
+            row.registered += block_keys(_seed(row), ids, row.registered)
+            self._beginnings.add(row.registered, row)
 
     def _forget(self, row: StreamRow) -> None:
         self._beginnings.remove(row.registered, row)
@@ -141,11 +137,11 @@ class PackedRows:
         length = common_prefix(found.sequence[: found.computed], ids)
         if length < BLOCK:
             return
-        if self._shelves.has_ended(found):
+        if not self._shelves.runs(found):
             self._shelves.take_over(row, found)
             self._forget(found)
         else:
-            self.hold(row, len(row.sequence))
+            self._shelves.hold(row, len(row.sequence))
             self._shelves.copy(found, row, length)
         row.computed = length
 

@@ -11,15 +11,16 @@ BLOCK = 8
 T = TypeVar("T")
 
 
-def block_keys(seed: Hashable, ids: Sequence[int]) -> Iterator[int]:
+def block_keys(seed: Hashable, ids: Sequence[int], known: Sequence[int] = ()) -> Iterator[int]:
     """A key for the first block of `ids`, for the first two, and so on.
 
     Args:
         seed: beginnings are alike only under equal seeds.
         ids: a part of a block at the end has no key.
+        known: the first of these keys, which are not made again.
     """
-    key = hash(seed)
-    for end in range(BLOCK, len(ids) + 1, BLOCK):
+    key = known[-1] if known else hash(seed)
+    for end in range((len(known) + 1) * BLOCK, len(ids) + 1, BLOCK):
         key = hash((key, *ids[end - BLOCK : end]))
         yield key
 

@@ -32,8 +32,8 @@ def shares(rows: Sequence[Row], budget: int) -> list[int]:
 def _take(rows: Sequence[Row], widths: list[int], i: int, room: int) -> int:
     """Let a row read more, within some room; returns the tokens that it comes to."""
     unread = [row.unread for streams in rows[i].streams for row in streams]
-    before = sum(min(n, widths[i]) for n in unread)
     width = widths[i]
+    before = _cost(unread, width)
     while width < max(unread):
         reading = [n for n in unread if n > width]
         step = min(min(reading) - width, (room + before - _cost(unread, width)) // len(reading))

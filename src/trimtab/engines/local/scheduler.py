@@ -5,11 +5,11 @@ from __future__ import annotations
 import bisect
 import logging
 from collections.abc import Callable, Hashable
-from typing import Any
 
 import torch
 
 from trimtab.engines.local.batch import Batch
+from trimtab.engines.local.forwards import with_caches
 from trimtab.engines.local.guided_model import GuidedModel, open_caches
 from trimtab.engines.local.prefixes import PrefixIndex, block_keys
 from trimtab.engines.local.rows import Crowd, Pushed, Row, RowPlan
@@ -117,24 +117,17 @@ class Scheduler:
     def _admit(self) -> None:
         while self.waiting and len(self.running) < self._limit:
             row = self.waiting.pop(0)
-            for cache, mine in self._rows_of(row):
+            for cache, mine in with_caches(self._caches, row):
                 cache.outgrown(mine)
             row.prefix_of = self._leader(row)
             if row.prefix_of is None:
                 self._reuse_prefix(row)
             bisect.insort(self.running, row, key=_key)
 
-    def _rows_of(self, row: Row) -> list[tuple[Any, Any]]:
-        return [
-            (cache, mine)
-            for cache, streams in zip(self._caches, row.streams, strict=True)
-            for mine in streams
-        ]
-
     def _leave(self, row: Row) -> None:
         """A request ends; what was computed of it can still be reused, unless it went wrong."""
         self._stop(row)
-        for cache, mine in self._rows_of(row):
+        for cache, mine in with_caches(self._caches, row):
             (cache.drop if row.finish_reason == "error" else cache.release)(mine)
         self._next_of(row.crowd)
 
@@ -153,8 +146,8 @@ class Scheduler:
             length = common_prefix(leader.base.sequence, prompt)
             if length >= WORTH_WAITING and leader.base.computed < length:
                 return leader, length
-        if all(cache.can_rewind for cache in self._caches):
-            seeds = {seed, _seed(new)[:1]}  # those who run the base alone can share it, too
+        if self._batch.can_rewind:
+            seeds = {seed, seed[:1]}  # those who run the base alone can share it, too
             self._keys_of[new.key] = [key for s in seeds for key in block_keys(s, prompt)]
             self._readers.add(self._keys_of[new.key], new)
         return None
@@ -171,11 +164,11 @@ class Scheduler:
     def _has_computed(self, leader: Row, length: int) -> bool:
         if leader not in self.running or not leader.prefilling:
             return True
-        return all(mine.computed >= length for _, mine in self._rows_of(leader))
+        return all(mine.computed >= length for _, mine in with_caches(self._caches, leader))
 
     def _reuse_prefix(self, row: Row) -> None:
         """A beginning that there is no room to copy is read instead, when there is."""
-        for cache, mine in self._rows_of(row):
+        for cache, mine in with_caches(self._caches, row):
             try:
                 cache.reuse_prefix(mine)
             except Exception as error:
@@ -223,7 +216,7 @@ class Scheduler:
         level = logging.INFO if isinstance(error, CacheFullError) else logging.WARNING
         logger.log(level, "out of memory with %d requests: one of them waits", count)
         self._stop(youngest)
-        for cache, mine in self._rows_of(youngest):
+        for cache, mine in with_caches(self._caches, youngest):
             cache.drop(mine)
         youngest.prefilling, youngest.prefix_of = True, None
         bisect.insort(self.waiting, youngest, key=_key)

@@ -141,7 +141,7 @@ class Shelves:
         Raises:
             CacheFullError: the row is as it was.
         """
-        if row.place and self._runs(row) and row.place[0] >= tokens:
+        if row.place and self.runs(row) and row.place[0] >= tokens:
             return
         length = slot_length(tokens)
         shelf = self.by_length.setdefault(length, Shelf(length))
@@ -162,7 +162,8 @@ class Shelves:
         ended.place = None
         self._lost(ended)
 
-    def _runs(self, row: StreamRow) -> bool:
+    def runs(self, row: StreamRow) -> bool:
+        """Whether a row that lies here has not ended."""
         assert row.place is not None
         length, slot = row.place
         return self.by_length[length].ended[slot] is None
@@ -192,7 +193,7 @@ class Shelves:
             if shelf is except_for or not gone:
                 continue
             for row in shelf.holders:
-                if row is not None and not self._runs(row):
+                if row is not None and not self.runs(row):
                     self._forget(row)
             shelf.keep(kept)
             self._memory.used -= gone * shelf.length * self._position_bytes
@@ -211,10 +212,6 @@ class Shelves:
             shelf = self.by_length[length]
             shelf.holders[slot], shelf.ended[slot] = None, -1
             row.place = None
-
-    def has_ended(self, row: StreamRow) -> bool:
-        """Whether a row that still lies here does not run any more."""
-        return not self._runs(row)
 
     def copy(self, source: StreamRow, target: StreamRow, length: int) -> None:
         """Make the first tokens of one row those of another."""
