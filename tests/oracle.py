@@ -19,6 +19,7 @@ from trimtab import fusion
 from trimtab.arms.adapter import AdapterWeights, LowRank
 from trimtab.engines import reference
 from trimtab.engines.local.engine import LocalEngine
+from trimtab.engines.local.graphs import Captured, Function
 from trimtab.engines.local.streams import Stream
 from trimtab.engines.types import Request, Sampling
 from trimtab.models.vocabulary import VocabularyMap
@@ -259,3 +260,25 @@ def changed_logits(engine: LocalEngine, name: str, change: Any) -> Iterator[None
     finally:
         for hook in hooks:
             hook.remove()
+
+
+class Captures:
+    """Stands for `CudaCapture`: runs a function again, with the tensors that it was captured with.
+
+    What does not come in through them is as old as the capture, as on a GPU. Counts both.
+    """
+
+    def __init__(self) -> None:
+        self.made = self.replayed = 0
+
+    def __call__(self, function: Function, inputs: Sequence[Tensor]) -> Captured:
+        kept = [tensor.clone() for tensor in inputs]
+        self.made += 1
+
+        def replay(new: Sequence[Tensor]) -> Tensor:
+            self.replayed += 1
+            for tensor, values in zip(kept, new, strict=True):
+                tensor.copy_(values)
+            return function(*kept)
+
+        return replay

@@ -24,11 +24,11 @@ from trimtab.bench.rows import RandomModels
 
 def syncs(contender: Engine, prompts: list[list[int]]) -> float:
     """Times a step of decoding waits for the device."""
-    plans = [contender.plan(ids, 40) for ids in prompts]
+    plans = [contender.plan(ids, 60) for ids in prompts]
     scheduler = contender.engine.scheduler(most=len(plans))
     for number, plan in enumerate(plans):
         scheduler.add(number, plan)
-    for _ in range(4):
+    for _ in range(10):  # until what lasts is captured
         scheduler.step()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -59,7 +59,7 @@ def main() -> None:
         runs: dict[str, list[Any]] = {name: [] for name in rows}
         for repeat in range(4):
             for name, row in rows.items():
-                run = row.run(prompts, 32)
+                run = row.run(prompts, 128)
                 if repeat:
                     runs[name].append(run)
         for name, done in runs.items():

@@ -51,9 +51,12 @@ def normalised(mixed_BV: Tensor, otherwise_BV: Tensor) -> Tensor:
 
 def _pull(logp_arms_KBV: Tensor, weights_BK: Tensor) -> Tensor:
     """Σ_i w_i · log π_i(v), [B, V]: 0 for w = 0, never +inf."""
-    weights_KB1 = weights_BK.t().unsqueeze(-1)
-    silent_KBV = (weights_KB1 == 0) | ((weights_KB1 < 0) & (logp_arms_KBV == NEVER))
-    return torch.where(silent_KBV, 0.0, weights_KB1 * logp_arms_KBV).sum(0)
+    pull_BV = torch.zeros_like(logp_arms_KBV[0])
+    for logp_BV, weight_B1 in zip(logp_arms_KBV, weights_BK.t().unsqueeze(-1), strict=True):
+        term_BV = torch.where(weight_B1 == 0, 0.0, weight_B1 * logp_BV)
+        # +inf is w < 0 times −inf; a NaN is a broken model's, and stays
+        pull_BV += term_BV.nan_to_num_(nan=torch.nan, posinf=0.0, neginf=NEVER)
+    return pull_BV
 
 
 def strength_within(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -83,9 +84,17 @@ def test_a_shipped_arm_speaks_before_training_and_a_control_stands_in_the_table(
     assert list(results["training"]) == ["cheerful"]
     # the control guides with the same ARM as `dialogue 1` does, at the same strength and seeds
     settings = results["settings"]
-    assert settings["shuffled labels, as dialogue"] == settings["dialogue 1"]
-    assert settings["shuffled labels, as cheerful"] == settings["dialogue 1"]  # its scale is 1, too
-    assert settings["dialogue 1"] != settings["unguided"]
+    dialogue = rounded(settings["dialogue 1"])
+    assert rounded(settings["shuffled labels, as dialogue"]) == dialogue
+    assert rounded(settings["shuffled labels, as cheerful"]) == dialogue  # its scale is 1, too
+    assert rounded(settings["unguided"]) != dialogue
+
+
+def rounded(numbers: Any) -> Any:
+    """To six digits: how answers are batched decides the last ones of their log-probs."""
+    if isinstance(numbers, dict):
+        return {key: rounded(value) for key, value in numbers.items()}
+    return float(f"{numbers:.6g}") if isinstance(numbers, float) else numbers
 
 
 def unreachable() -> str:

@@ -10,6 +10,7 @@ import torch
 import transformers as hf
 from oracle import (
     GREEDY,
+    Captures,
     is_specified,
     next_logp,
     specified_logp,
@@ -19,8 +20,9 @@ from oracle import (
 )
 from rounding import nats
 
-from trimtab.engines.local import batch
+from trimtab.engines.local import batch, packed_rows
 from trimtab.engines.local.engine import LocalEngine
+from trimtab.engines.local.graphs import Graphs
 from trimtab.engines.local.streams import Stream
 from trimtab.engines.types import Request
 from trimtab.errors import ConfigError
@@ -204,6 +206,18 @@ def test_packed(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
         requests[:3], engine.generate(requests[:3], speculate="on"), strict=True
     ):
         assert is_specified(engine, request, answer.token_ids)
+
+
+@pytest.mark.parametrize(
+    "family",
+    ["llama, grouped heads", "gemma2, soft caps", "phi3, short window", "gpt_oss, sinks", "gpt2"],
+)
+def test_replayed(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU: layouts that last are captured."""
+    captures = Captures()
+    monkeypatch.setattr(packed_rows, "graphs_of", lambda model: Graphs(captures))
+    agrees(engine_of_family(IN_SLOTS[family]), monkeypatch)
+    assert captures.replayed > captures.made > 0
 
 
 @pytest.mark.parametrize("family", OWN_CACHES)

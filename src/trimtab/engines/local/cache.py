@@ -2,11 +2,13 @@
 
 A forward has M new tokens of any number of rows, packed one row after the other without padding.
 H heads of D features, L stored positions, R rows, T tokens of each.
+
+What depends on the numbers of one forward alone is in tensors; all else is the forward's layout.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -47,6 +49,7 @@ class Run:
         first: slot of the first.
         befores: per row, tokens that it has already.
         count: new tokens of each, T.
+        upto: positions that are looked at, L.
         masks: per kind of layer, added to the scores, [R, 1, T, L]; None where all is seen.
     """
 
@@ -55,6 +58,7 @@ class Run:
     first: int
     befores: list[int]
     count: int
+    upto: int = 0
     masks: dict[str, Tensor | None] = field(default_factory=dict)
 
     @property
@@ -62,28 +66,39 @@ class Run:
         """Behind their tokens."""
         return self.start + len(self.befores) * self.count
 
-    @property
-    def upto(self) -> int:
-        """Positions that any of them can see, L."""
-        return max(self.befores) + self.count
+    def open(self, sees: Sees, positions_M: Tensor, dtype: torch.dtype) -> None:
+        """Make the masks from the tokens' positions."""
+        self.upto = self.shelf.length if sees.all_stored else max(self.befores) + self.count
+        at_RT = positions_M[self.start : self.stop].view(len(self.befores), self.count)
+        for kind in sees.kinds:
+            window = sees.window if kind == SLIDING else None
+            alike = self.count == 1 and len(set(self.befores)) == 1 and not sees.all_stored
+            none = alike and (window is None or self.upto <= window)
+            self.masks[kind] = None if none else self._mask(window, at_RT, dtype)
 
-    def open(self, kinds: Iterable[str], window: int | None, device: Any, dtype: Any) -> None:
-        """Make the masks."""
-        for kind in kinds:
-            self.masks[kind] = self._mask(window if kind == SLIDING else None, device, dtype)
-
-    def _mask(self, window: int | None, device: Any, dtype: Any) -> Tensor | None:
-        alike = self.count == 1 and len(set(self.befores)) == 1
-        if alike and (window is None or self.upto <= window):
-            return None
-        at_RT = torch.tensor(self.befores, device=device)[:, None]
-        at_RT = at_RT + torch.arange(self.count, device=device)
-        at_L = torch.arange(self.upto, device=device)
+    def _mask(self, window: int | None, at_RT: Tensor, dtype: torch.dtype) -> Tensor:
+        at_L = torch.arange(self.upto, device=at_RT.device)
         hidden_RTL = at_L > at_RT[..., None]
         if window is not None:
             hidden_RTL |= at_L <= at_RT[..., None] - window
-        mask = torch.zeros(hidden_RTL.shape, dtype=dtype, device=device)
+        mask = torch.zeros(hidden_RTL.shape, dtype=dtype, device=at_RT.device)
         return mask.masked_fill_(hidden_RTL, float("-inf"))[:, None]
+
+
+@dataclass(frozen=True)
+class Sees:
+    """What the tokens of a forward look at.
+
+    Attributes:
+        kinds: of layers.
+        window: of sliding attention.
+        all_stored: run over whole slots, and mask what is not a row's yet: then the layout of a
+            forward does not change while rows grow.
+    """
+
+    kinds: Sequence[str]
+    window: int | None
+    all_stored: bool = False
 
 
 class Sight(Tensor):
@@ -104,27 +119,27 @@ class PackedCache(Cache):
 
     Args:
         spans: per row, in the order of the tokens.
-        device: of the model.
+        sees: what they look at.
+        positions_M: of the tokens.
+        at_M: each token's place on its shelf (`places`).
         dtype: of what is stored; attention over it runs in this type.
-        kinds: of layers.
-        window: of sliding attention.
     """
 
     def __init__(
         self,
         spans: Sequence[Span],
-        device: torch.device,
+        sees: Sees,
+        positions_M: Tensor,
+        at_M: Tensor,
         dtype: torch.dtype,
-        kinds: Sequence[str],
-        window: int | None,
     ) -> None:
         super().__init__(layers=[])
         self.dtype, self.layer = dtype, 0
         self.runs = _runs(spans)
         for run in self.runs:
-            run.open(kinds, window, device, dtype)
-        self._writes = _writes(spans, device)
-        self._kinds = kinds
+            run.open(sees, positions_M, dtype)
+        self._writes = [(shelf, slice(i, j), at_M[i:j]) for shelf, i, j in _by_shelf(spans)]
+        self._kinds = sees.kinds
 
     def sights(self) -> Any:
         """For the model's `attention_mask`: one, or one per kind of layer."""
@@ -145,12 +160,12 @@ class PackedCache(Cache):
 
     def write(self, key: Tensor, value: Tensor) -> None:
         """Store the current layer's new keys and values, [1, H, M, D]."""
-        for shelf, start, stop, at_M in self._writes:
+        for shelf, tokens, at_N in self._writes:
             shelf.layer(self.layer, key, value, self.dtype)
             for stored, new in ((shelf.keys, key), (shelf.values, value)):
-                new_MHD = new[0, :, start:stop].transpose(0, 1).to(self.dtype)
+                new_NHD = new[0, :, tokens].transpose(0, 1).to(self.dtype)
                 flat = stored[self.layer].view(-1, *stored[self.layer].shape[2:])
-                flat.index_copy_(0, at_M, new_MHD)
+                flat.index_copy_(0, at_N, new_NHD)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """0: positions and masks are always given, so no model needs to count."""
@@ -175,17 +190,18 @@ def _runs(spans: Sequence[Span]) -> list[Run]:
     return runs
 
 
-def _writes(spans: Sequence[Span], device: torch.device) -> list[tuple[Shelf, int, int, Tensor]]:
-    """Per shelf: its tokens among the M, and where each goes."""
-    writes, start = [], 0
+def _by_shelf(spans: Sequence[Span]) -> Iterator[tuple[Shelf, int, int]]:
+    """Shelves, and where their tokens begin and end among the M."""
+    start = 0
     for _, group in groupby(spans, key=lambda span: span.shelf.length):
         members = list(group)
-        at = [
-            span.slot * span.shelf.length + span.before + t
-            for span in members
-            for t in range(span.count)
-        ]
-        stop = start + len(at)
-        writes.append((members[0].shelf, start, stop, torch.tensor(at, device=device)))
+        stop = start + sum(span.count for span in members)
+        yield members[0].shelf, start, stop
         start = stop
-    return writes
+
+
+def places(spans: Sequence[Span]) -> list[int]:
+    """Where each token goes on its shelf, all of whose slots lie one after the other."""
+    return [
+        span.slot * span.shelf.length + span.before + t for span in spans for t in range(span.count)
+    ]

@@ -17,6 +17,7 @@ from trimtab import fusion
 from trimtab.engines.local.forwards import Logps
 from trimtab.engines.local.rows import Row
 from trimtab.engines.local.streams import BASE
+from trimtab.engines.local.transfer import on_device
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Settings:
         """Of some rows."""
 
         def column(values: Sequence[Any], dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.tensor(values, dtype=dtype, device=device)
+            return on_device(values, device, dtype)
 
         sampled = [row.sampling for row in rows]
         steered = [row.plan.steering for row in rows]
@@ -79,7 +80,7 @@ class Settings:
         """Those of some rows."""
         if len(rows) == len(self.gate_B):
             return self
-        index = torch.tensor(rows, device=self.gate_B.device)
+        index = on_device(rows, self.gate_B.device)
         return self._each(lambda value: value[index])
 
     def repeat(self, positions: int) -> Settings:
@@ -199,4 +200,4 @@ def uniforms(rows: Sequence[Row], positions: int, device: torch.device, ahead: i
     values = [
         [fusion.uniform(row.sampling.seed or 0, len(row.ids) + m) for m in steps] for row in rows
     ]
-    return torch.tensor(values, dtype=torch.float64, device=device)
+    return on_device(values, device, torch.float64)

@@ -14,6 +14,7 @@ from torch import Tensor
 from trimtab.engines.local.group_cache import Entry, GroupCache
 from trimtab.engines.local.rows import Row
 from trimtab.engines.local.stream_rows import StreamRow
+from trimtab.engines.local.transfer import on_device
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class StreamLogps:
         logp_NMV = self.logp_NMV.to(otherwise_BMV.device)
         if len(self.rows) == len(otherwise_BMV):
             return logp_NMV
-        index = torch.tensor(self.rows, device=otherwise_BMV.device)
+        index = on_device(self.rows, otherwise_BMV.device)
         return otherwise_BMV.index_copy(0, index, logp_NMV)
 
 

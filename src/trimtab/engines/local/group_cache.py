@@ -12,6 +12,7 @@ from torch import Tensor
 from trimtab import fusion
 from trimtab.engines.local.stream_rows import StreamRow
 from trimtab.engines.local.streams import Group
+from trimtab.engines.local.transfer import on_device
 from trimtab.models.lm_head import head_logits
 from trimtab.models.vocabulary import VocabularyMap
 
@@ -90,8 +91,10 @@ def log_probs(
         rows: whose log-probs are wanted, E.
         at: per row, the places of M positions among the tokens.
     """
-    index_EM = torch.tensor(at, device=hidden_MH.device)
-    group.open_rows([row.coefficients for row in rows for _ in at[0]])
+    index_EM = on_device(at, hidden_MH.device)
+    if group.head_is_adapted:
+        coefficients = [row.coefficients for row in rows for _ in at[0]]
+        group.open_rows(on_device(coefficients, hidden_MH.device))
     logits_EMV = head_logits(group.lm, hidden_MH[index_EM])
     maps = [row.vocabulary for row in rows]
     if all(vocabulary == maps[0] for vocabulary in maps):

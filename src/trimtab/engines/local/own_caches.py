@@ -15,6 +15,7 @@ from torch import Tensor
 from trimtab.engines.local.group_cache import Entry, log_probs
 from trimtab.engines.local.stream_rows import StreamRow
 from trimtab.engines.local.streams import Group
+from trimtab.engines.local.transfer import on_device
 from trimtab.errors import ConfigError
 from trimtab.models.renamed import cache_name
 
@@ -58,14 +59,14 @@ class OwnCaches:
 
     def _forward(self, row: StreamRow, ids: Sequence[int]) -> Tensor:
         device, end = self.group.device, row.computed + len(ids)
-        self.group.open_rows([row.coefficients] * len(ids))
+        self.group.open_rows(on_device([row.coefficients] * len(ids), device))
         options: dict[str, Any] = {}
         if "position_ids" in self.group.parameters:  # ALiBi models take none
             options["position_ids"] = torch.arange(row.computed, end, device=device)[None]
         if not (self._masks_new_tokens and row.computed):
             options["attention_mask"] = torch.ones(1, end, dtype=torch.long, device=device)
         output = self.group.lm.base_model(
-            input_ids=torch.tensor([list(ids)], device=device),
+            input_ids=on_device([list(ids)], device),
             use_cache=True,
             **{self._cache_name: self._caches.get(row)},
             **options,

@@ -6,17 +6,20 @@ M new tokens of all rows, J coefficients of the adapters, H hidden size.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from trimtab.engines.local import attention
-from trimtab.engines.local.cache import PackedCache, Span
+from trimtab.engines.local.cache import PackedCache, Sees, Span, places
+from trimtab.engines.local.graphs import graphs_of
 from trimtab.engines.local.group_cache import Entry, log_probs
 from trimtab.engines.local.prefixes import BLOCK, PrefixIndex, block_keys
 from trimtab.engines.local.shelves import SHORTEST, CacheMemory, Shelves, slot_length
 from trimtab.engines.local.stream_rows import StreamRow, common_prefix
 from trimtab.engines.local.streams import Group
+from trimtab.engines.local.transfer import on_device
 from trimtab.models.renamed import cache_name
 
 
@@ -36,6 +39,7 @@ class PackedRows:
         self._kinds = attention.kinds_of(self._config)
         self._window = getattr(self._config, "sliding_window", None)
         self._dtype = _cache_type(group)
+        self._graphs = graphs_of(group.model)
         self._shelves = Shelves(CacheMemory(), 0, self._forget)
         self._beginnings: PrefixIndex[StreamRow] = PrefixIndex()
         if not group.position_size:
@@ -68,7 +72,6 @@ class PackedRows:
 
     def _forward(self, packed: Sequence[Entry]) -> tuple[dict[int, int], Tensor]:
         """Where each row's tokens begin among the M, and the hidden states of all, [M, H]."""
-        device = self.group.device
         ids: list[int] = []
         positions: list[int] = []
         starts: dict[int, int] = {}
@@ -81,18 +84,42 @@ class PackedRows:
             starts[id(row)] = len(ids)
             ids += entry.ids
             positions += range(row.computed, row.computed + count)
-        cache = PackedCache(spans, device, self._dtype, self._kinds, self._window)
-        self.group.open_rows([e.row.coefficients for e in packed for _ in e.ids])
+        long = [e.row.long for e in packed for _ in e.ids]
+        numbers_3M = on_device([ids, positions, places(spans)], self.group.device)
+        coefficients = [e.row.coefficients for e in packed for _ in e.ids]
+        coefficients_MJ = on_device(coefficients, self.group.device)
+        decodes = len(ids) == len(packed) and not any(long)
+        graphs = self._graphs if decodes else None
+        run = partial(self._run, spans, long, all_stored=graphs is not None)
+        if graphs is None:
+            return starts, run(numbers_3M, coefficients_MJ)
+        layout = tuple((s.shelf.length, s.shelf.version, s.slot) for s in spans)
+        return starts, graphs.run(layout, run, [numbers_3M, coefficients_MJ])
+
+    def _run(
+        self,
+        spans: Sequence[Span],
+        long: Sequence[bool],
+        numbers_3M: Tensor,
+        coefficients_MJ: Tensor,
+        *,
+        all_stored: bool,
+    ) -> Tensor:
+        """One pass over M tokens: their ids, positions and places. [M, H]."""
+        ids_M, positions_M, at_M = numbers_3M
+        sees = Sees(self._kinds, self._window, all_stored)
+        cache = PackedCache(spans, sees, positions_M, at_M, self._dtype)
+        self.group.open_rows(coefficients_MJ)
         if self.group.ropes:
-            self.group.ropes.open([e.row.long for e in packed for _ in e.ids])
+            self.group.ropes.open(long)
         hidden: Tensor = self.group.lm.base_model(
-            input_ids=torch.tensor([ids], device=device),
-            position_ids=torch.tensor([positions], device=device),
+            input_ids=ids_M[None],
+            position_ids=positions_M[None],
             attention_mask=cache.sights(),
             use_cache=True,
             **{cache_name(self.group.parameters): cache},
         ).last_hidden_state
-        return starts, hidden[0]
+        return hidden[0]
 
     def _note(self, entry: Entry) -> None:
         """A row has computed its tokens: others may find what it has of its sequence."""

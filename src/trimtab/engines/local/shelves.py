@@ -51,6 +51,7 @@ class Shelf:
         ended: per slot, when that row ended, as a count; −1 for an empty slot, None while it runs.
         keys: per layer, [slots, L, H, D]; more slots where memory ran out while they were resized.
         values: per layer, likewise.
+        version: counts how often they have been allocated.
     """
 
     length: int
@@ -58,6 +59,7 @@ class Shelf:
     ended: list[int | None] = field(default_factory=list)
     keys: dict[int, Tensor] = field(default_factory=dict)
     values: dict[int, Tensor] = field(default_factory=dict)
+    version: int = 0
 
     def free_slot(self) -> int | None:
         """An empty slot, or else the one whose row ended first; None if all run."""
@@ -66,6 +68,7 @@ class Shelf:
 
     def grow(self, more: int) -> None:
         """Have so many slots more, empty ones."""
+        self.version += 1
         slots = len(self.holders)
         for stored in (self.keys, self.values):
             for layer, old in stored.items():
@@ -80,6 +83,7 @@ class Shelf:
         Called when memory is short, so contents move in place; what is left over is given up only
         where there is room to copy the rest.
         """
+        self.version += 1
         for stored in (self.keys, self.values):
             for tensor in stored.values():
                 for new, old in enumerate(slots):

@@ -108,6 +108,7 @@ class Group:
             attention.take_over(self.lm)
         self.ropes = ropes.by_row(self.lm) if self.packable else None
         adapters = [stream.adapter for stream in unique if stream.adapter is not None]
+        self.head_is_adapted = _has_head(self.lm, adapters)
         self.terms = None
         if self.model is self.lm:  # PEFT's own layers look into the layers that they wrap
             self.terms = join_layers(self.lm, adapters, pack=pack)
@@ -142,10 +143,17 @@ class Group:
                 rows[s, first : first + count] = torch.tensor(weights)
         return rows
 
-    def open_rows(self, coefficients_MJ: Sequence[Sequence[float]]) -> None:
+    def open_rows(self, coefficients_MJ: Tensor) -> None:
         """Tell the layers how each token of the next forward takes the adapters' columns."""
         if self.terms:
-            self.terms.open(torch.tensor(coefficients_MJ, device=self.device))
+            self.terms.open(coefficients_MJ)
+
+
+def _has_head(lm: Any, adapters: Sequence[AdapterWeights]) -> bool:
+    """Whether any adapter adds to the LM head."""
+    head = lm.get_output_embeddings()
+    names = {name for name, module in lm.named_modules() if module is head}
+    return any(names & adapter.layers.keys() for adapter in adapters)
 
 
 def _starts(adapters: Sequence[AdapterWeights]) -> list[int]:
