@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +145,31 @@ def train_with_processes(
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=on_cpu)
     assert len(json.loads(done.stdout)) == 1  # the first process alone prints
     return load_file(output / "adapter_model.safetensors")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def untouched_models() -> Iterator[None]:
+    """Engines leave the weights as they are: the specification runs the same models.
+
+    What packed weights give is tested apart (`packing`).
+    """
+    from trimtab.engines.local import loading
+
+    before = loading.may_pack
+    loading.may_pack = lambda models: False
+    yield
+    loading.may_pack = before
+
+
+@contextmanager
+def packing() -> Iterator[None]:
+    """Engines pack weights, as they do for users."""
+    from trimtab.engines.local import loading
+
+    before = loading.may_pack
+    loading.may_pack = lambda models: True
+    yield
+    loading.may_pack = before
 
 
 @pytest.fixture(scope="session")

@@ -91,16 +91,23 @@ def _own_of_base(stream: Stream) -> Tensor:
 
 def specified(engine: LocalEngine, request: Request) -> list[int]:
     """The tokens that the specification gives for a request."""
-    plan = engine.plan(request)
-    arms = [next_logits(arm, plan.conditions[arm.name]) for arm in engine.arms]
-    return reference.generate(
-        next_logits(engine.base),
-        arms,
-        _prompts(engine, request),
-        plan.weights,
-        request.sampling,
-        [*engine.ends],
-    )
+    base, *guides = specification(engine, request)
+    weights = engine.plan(request).weights
+    return reference.generate(base, guides, weights, request.sampling, [*engine.ends])
+
+
+def specification(engine: LocalEngine, request: Request) -> list[reference.Stream]:
+    """Base and guides as the specification takes them; a draft model has no part in it."""
+    conditions = engine.plan(request).conditions
+
+    def specify(stream: Stream) -> reference.Stream:
+        return reference.Stream(
+            next_logits(stream, conditions.get(stream.name, (1.0,))),
+            stream.prompt_ids(request.prompt),
+            specify(stream.reference) if stream.reference else None,
+        )
+
+    return [specify(stream) for stream in (engine.base, *engine.arms)]
 
 
 def is_specified(engine: LocalEngine, request: Request, ids: Sequence[int]) -> bool:
@@ -153,11 +160,8 @@ def _allowed_logps(engine: LocalEngine, request: Request, generated: list[int]) 
     plan, gate, budget = engine.plan(request), request.gate, request.kl_budget
     if gate is None and budget is None:
         return [specified_logp(engine, request, generated)]
-    streams, prompts = (engine.base, *engine.arms), _prompts(engine, request)
-    base, *arms = [
-        next_logp(stream, prompt + generated, plan.conditions.get(stream.name, (1.0,)))[None]
-        for stream, prompt in zip(streams, prompts, strict=True)
-    ]
+    streams = specification(engine, request)
+    base, *arms = [stream.reward(generated)[None] for stream in streams]
     weights = torch.tensor([plan.weights])
     sure = 0.0 if gate is None else float(base.max()) - math.log(gate)
     allowed = [base] if gate is not None and sure > -NATS else []
@@ -170,15 +174,8 @@ def _allowed_logps(engine: LocalEngine, request: Request, generated: list[int]) 
 
 def specified_logp(engine: LocalEngine, request: Request, generated: list[int]) -> Tensor:
     """The specification's fused log-probs after `generated`, [V]."""
-    plan = engine.plan(request)
-    arms = [next_logits(arm, plan.conditions[arm.name]) for arm in engine.arms]
-    prompts = _prompts(engine, request)
-    return reference.next_logp(next_logits(engine.base), arms, prompts, generated, plan.weights)
-
-
-def _prompts(engine: LocalEngine, request: Request) -> list[list[int]]:
-    """What the base and the ARMs read; a draft model has no part in the specification."""
-    return [stream.prompt_ids(request.prompt) for stream in (engine.base, *engine.arms)]
+    base, *guides = specification(engine, request)
+    return reference.next_logp(base, guides, generated, engine.plan(request).weights)
 
 
 def word_tokenizer(size: int) -> Any:

@@ -5,7 +5,7 @@
 
 Every row decodes the same prompts greedily for the same number of tokens, in one process, the rows
 in turn in every repeat; a ratio is the median of the repeats' ratios. LoRAs are random, of rank 8:
-speed does not depend on what they say. Writes `results.json` and the tables in `README.md`.
+speed does not depend on what they say. Writes `DTYPE.json` and its table in `README.md`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import json
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,10 @@ from trimtab.models.packaged import fetch_packaged
 from trimtab.models.vocabulary import VocabularyMap
 
 HERE = Path(__file__).parent
-BEGIN, END = "<!-- results: written by run.py -->", "<!-- end of results -->"
+BEGIN, END = "<!-- {}: written by run.py -->", "<!-- end of results -->"
 BASE, GENERATE, LOOP = "base", "transformers", "two models, transformers"
 QKV = ("q_proj", "k_proj", "v_proj")
+INSTRUCTION = "Use short words and short sentences."
 
 
 class Models:
@@ -46,12 +48,21 @@ class Models:
         """The model."""
         return load_model(self.folder, dtype=self.dtype)
 
-    def engine(self, loras: int = 0, copies: int = 0, layers: tuple[str, ...] = ()) -> LocalEngine:
-        """A base with some LoRAs on it, and some ARMs of their own weights."""
+    def engine(
+        self, loras: int = 0, copies: int = 0, layers: tuple[str, ...] = (), instruction: str = ""
+    ) -> LocalEngine:
+        """A base with some LoRAs on it, some ARMs of their own weights, and an instruction."""
         model = self.load()
         arms = [self._stream(f"lora{i}", model, _lora(model, i, layers)) for i in range(loras)]
         arms += [self._stream(f"copy{i}", self.load()) for i in range(copies)]
-        return LocalEngine(self._stream(BASE, model), arms, pack=self.dtype == "bfloat16")
+        base = self._stream(BASE, model)
+        if instruction:
+            arms.append(replace(base, name="told", instruction=instruction, reference=base))
+        return LocalEngine(base, arms, pack=True)
+
+    def instruction(self) -> list[int]:
+        """Ids of the instruction."""
+        return list(self.tokenizer(INSTRUCTION)["input_ids"])
 
     def _stream(self, name: str, model: Any, adapter: AdapterWeights | None = None) -> Stream:
         size = model.config.vocab_size
@@ -71,6 +82,8 @@ def makers(models: Models) -> dict[str, Callable[[], Contender]]:
         BASE: lambda: Engine(models.engine()),
         GENERATE: lambda: Generate(models.load()),
         LOOP: lambda: TwoModels(models.load(), models.load()),
+        "1 instruction": lambda: Engine(models.engine(instruction=INSTRUCTION)),
+        "transformers, guidance_scale": lambda: Generate(models.load(), models.instruction()),
         "1 LoRA on q, k, v": lambda: Engine(models.engine(1, layers=QKV)),
         "1 LoRA on all layers": lambda: Engine(models.engine(1)),
         "4 LoRAs on q, k, v": lambda: Engine(models.engine(4, layers=QKV)),
@@ -172,10 +185,11 @@ def main() -> None:
     if options.no_write:
         return
     results = {"conditions": conditions("cpu"), "settings": vars(options), "rows": found}
-    (HERE / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    (HERE / f"{options.dtype}.json").write_text(json.dumps(results, indent=2) + "\n")
     readme = HERE / "README.md"
-    before, _, rest = readme.read_text().partition(BEGIN)
-    readme.write_text(f"{before}{BEGIN}\n{table(found)}\n{END}{rest.partition(END)[2]}")
+    begin = BEGIN.format(options.dtype)
+    before, _, rest = readme.read_text().partition(begin)
+    readme.write_text(f"{before}{begin}\n{table(found)}\n{END}{rest.partition(END)[2]}")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ def fuse(logp_base_BV: Tensor, logp_arms_KBV: Tensor, weights_BK: Tensor) -> Ten
 
     Args:
         logp_base_BV: log-probs of the base, [B, V].
-        logp_arms_KBV: log-probs of each ARM over the base's vocabulary, [K, B, V].
+        logp_arms_KBV: log-probs of each ARM over the base's vocabulary, [K, B, V]; of other guides
+            their `contrast`.
         weights_BK: w = strength · preference · scale, [B, K].
 
     Returns:
@@ -57,6 +58,20 @@ def _pull(logp_arms_KBV: Tensor, weights_BK: Tensor) -> Tensor:
         # +inf is w < 0 times −inf; a NaN is a broken model's, and stays
         pull_BV += term_BV.nan_to_num_(nan=torch.nan, posinf=0.0, neginf=NEVER)
     return pull_BV
+
+
+def contrast(logp_BV: Tensor, reference_BV: Tensor) -> Tensor:
+    """The reward log π_i − log π_ref of a guide that is set against a reference.
+
+    Args:
+        logp_BV: log-probs of the guide's stream, [B, V].
+        reference_BV: of its reference, [B, V].
+
+    Returns:
+        [B, V]; 0 for a token that the reference cannot give, −inf for one that the guide's stream
+        alone cannot. Never +inf.
+    """
+    return torch.where(reference_BV == NEVER, 0.0, logp_BV - reference_BV)
 
 
 def strength_within(

@@ -197,7 +197,11 @@ def _say_normalised_once(total: float) -> None:
 def _weight(name: str, value: float | str) -> float:
     number = _number(value, f"the weight of {name!r}")
     if number < 0:
-        raise PreferenceError(f"the weight of {name!r} is negative ({value})", "use 0 or more")
+        raise PreferenceError(
+            f"the weight of {name!r} is negative ({value})",
+            "use 0 or more; to steer away, give the sign to an instruction or a contrast "
+            f"({name}=-0.5:...)",
+        )
     return number
 
 

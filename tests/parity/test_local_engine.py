@@ -80,8 +80,11 @@ def held_storages(*models: Any) -> dict[int, int]:
             tensors = [*module.parameters(False), *module.buffers(False)]
             joint = getattr(module, "_joint", None)
             for tensor in [*tensors, *([joint._weight] if joint else [])]:
-                storage = tensor.untyped_storage()
-                found[storage.data_ptr()] = storage.nbytes()
+                if tensor.is_mkldnn:  # packed: it has no storage that can be seen
+                    found[id(tensor)] = tensor.nbytes
+                else:
+                    storage = tensor.untyped_storage()
+                    found[storage.data_ptr()] = storage.nbytes()
     return found
 
 

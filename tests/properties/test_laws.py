@@ -379,7 +379,8 @@ def test_tables_without_a_model() -> None:
     u = .39 falls to token 0, .41 to token 1, .61 to token 2.
     """
     base, arm = torch.tensor([0.5, 0.25, 0.25]).log(), torch.tensor([0.25, 0.25, 0.5]).log()
-    logp = reference.next_logp(lambda ids: base, [lambda ids: arm], [[1], [2]], [], [1.0])
+    streams = reference.Stream(lambda ids: base, [1]), reference.Stream(lambda ids: arm, [2])
+    logp = reference.next_logp(streams[0], streams[1:], [], [1.0])
     assert logp.exp().tolist() == pytest.approx([0.4, 0.2, 0.4])
     u = torch.tensor([0.39, 0.41, 0.61], dtype=torch.float64)
     assert fusion.draw(logp.expand(3, 3), u).tolist() == [0, 1, 2]

@@ -94,6 +94,18 @@ def test_greedy_text_is_transformers_in_float32(real: str) -> None:
         assert answer.text.strip()
 
 
+def test_an_instruction_at_1_is_the_instructed_model(smollm2: str) -> None:
+    """Greedily the tokens are those that transformers gives under the system message."""
+    said = "Use short words."
+    engine = trimtab.load(smollm2, dtype="float32", instruct={"plain": said})
+    answers = engine.generate(PROMPTS[:2], max_new_tokens=TOKENS, temperature=0)
+    plain = engine.generate(PROMPTS[:2], max_new_tokens=TOKENS, temperature=0, strength=0)
+    for prompt, answer, untold in zip(PROMPTS, answers, plain, strict=False):
+        chat: Any = [{"role": "system", "content": said}, {"role": "user", "content": prompt}]
+        expected = by_transformers(smollm2, engine.base.prompt_ids(chat), TOKENS)
+        assert answer.token_ids == expected != untold.token_ids
+
+
 def test_bfloat16_is_within_the_noise_of_the_format(real: str) -> None:
     """Along its own text the engine's log-probs are as near to transformers' as its two ways are
     to each other (`Reference.bar`, which is what loading allows)."""

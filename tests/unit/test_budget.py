@@ -10,7 +10,7 @@ import torch
 from conftest import examples
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import GREEDY, next_logits, next_logp, specified, stream, templated, with_lora
+from oracle import GREEDY, specification, specified, stream, templated, with_lora
 from rounding import nats
 from torch import Tensor
 
@@ -204,11 +204,9 @@ class TestBudget:
                 if token.strength < request.strength:
                     assert token.kl == pytest.approx(budget, rel=0.02)
         for t, token in enumerate(answer.tokens):
-            said, prompts = list(answer.token_ids[:t]), engine.plan(request).prompts
-            logp = reference.next_logp(
-                next_logits(engine.base), [next_logits(arm) for arm in engine.arms],
-                [*prompts.values()], said, [token.strength / 3] * 3,
-            )  # fmt: skip
+            base, *arms = specification(engine, request)
+            weights = [token.strength / 3] * 3
+            logp = reference.next_logp(base, arms, list(answer.token_ids[:t]), weights)
             assert token.logp_fused == nats(float(logp[token.token_id]))
 
     def test_no_budget_is_the_base(self, engine: LocalEngine, speculate: Any) -> None:
@@ -227,14 +225,14 @@ def gated(engine: LocalEngine, request: Request) -> tuple[list[int], int]:
     """The specification with weights of 0 where the base is surer than the gate; and how often."""
     plan, sampling, gate = engine.plan(request), request.sampling, request.gate
     assert gate is not None
-    base, arms = next_logits(engine.base), [next_logits(arm) for arm in engine.arms]
+    base, *arms = specification(engine, request)
     said: list[int] = []
     shut = 0
     while len(said) < sampling.max_new_tokens:
-        sure = next_logp(engine.base, plan.prompts["base"] + said).exp().max() > gate
+        sure = base.logp(said).exp().max() > gate
         weights = [0.0] * len(arms) if sure else plan.weights
         shut += bool(sure)
-        logp = reference.next_logp(base, arms, [*plan.prompts.values()], said, weights)[None]
+        logp = reference.next_logp(base, arms, said, weights)[None]
         u = torch.tensor([fusion.uniform(sampling.seed, len(said))], dtype=torch.float64)
         said.append(int(fusion.choose(logp, torch.tensor([sampling.temperature]), u)))
     return said, shut

@@ -44,6 +44,29 @@ BASE = (1 / 2, 1 / 4, 1 / 4)
 ARM = (1 / 4, 1 / 4, 1 / 2)
 
 
+class TestContrast:
+    def test_zeros(self) -> None:
+        """Tuned (½, ½, 0, 0) against untuned (¼, 0, ¾, 0): log 2; nothing to compare with; never;
+        nothing again."""
+        tuned, untuned = logp((1 / 2, 1 / 2, 0, 0)), logp((1 / 4, 0, 3 / 4, 0))
+        found = fusion.contrast(tuned, untuned)
+        assert found.tolist() == [[pytest.approx(math.log(2)), 0.0, NEVER, 0.0]]
+
+    @pytest.mark.parametrize(("weight", "expected"), [(1.0, [2, 1, 0]), (-1.0, [1 / 2, 1, 1])])
+    def test_signs(self, weight: float, expected: list[float]) -> None:
+        """A base of thirds: times 2, 1 and 0 at w = 1; what the tuned model cannot give is left
+        alone at w = −1."""
+        reward = fusion.contrast(logp((1 / 2, 1 / 2, 0)), logp((1 / 4, 0, 3 / 4)))
+        thirds = logp((1 / 3, 1 / 3, 1 / 3))
+        found = fusion.fuse(thirds, reward[None], torch.tensor([[weight]]))
+        total = sum(expected)
+        assert probs(found) == [[share / total for share in expected]]
+
+    def test_a_broken_stream_is_seen(self) -> None:
+        for one, other in ((math.nan, -1.0), (-1.0, math.nan)):
+            assert fusion.contrast(torch.tensor([[one]]), torch.tensor([[other]])).isnan().all()
+
+
 class TestLogSoftmax:
     def test_cuts_before_the_softmax(self) -> None:
         """Logits ln 1, ln 2, ln 5 and a padding of 50: over three tokens p = (1, 2, 5) / 8.

@@ -53,9 +53,9 @@ def named_arms(
     return named
 
 
-def left_to_load(revisions: Mapping[str, str]) -> dict[str, str]:
-    """The revisions that naming ARMs leaves to an engine: the base's and the draft model's."""
-    return {name: pin for name, pin in revisions.items() if name in ("base", "draft")}
+def left_to_load(revisions: Mapping[str, str], others: Sequence[str] = ()) -> dict[str, str]:
+    """The revisions that naming ARMs leaves to an engine: those of base, draft and other models."""
+    return {name: pin for name, pin in revisions.items() if name in ("base", "draft", *others)}
 
 
 def objectives_of(arms: Mapping[str, str]) -> list[str]:

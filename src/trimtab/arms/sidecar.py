@@ -89,9 +89,9 @@ def store_scale(folder: str | Path, scale: float) -> None:
     write_json(path, {**facts, "scale": scale})
 
 
-def arm_facts(name: str) -> Sidecar:
+def arm_facts(name: str, what: str = "ARM") -> Sidecar:
     """An ARM folder's sidecar, after checking that the folder can be loaded and is an ARM's."""
-    check_folder(name, what="ARM")
+    check_folder(name, what=what)
     sidecar = Sidecar.load(name)
     if sidecar.method == "trajectory":
         raise ModelLoadError(

@@ -76,26 +76,36 @@ class Engine:
         shares = [steering.share(arm.objectives, arm.scale) for arm in engine.arms]
         conditions = {arm.name: inner for arm, (_, inner) in zip(engine.arms, shares, strict=True)}
         sampling = Sampling(max_new_tokens=new_tokens, temperature=0, ignore_eos=True)
-        prompts = {name: ids for group in engine.groups for name in group.index}
+        told = {arm.name: arm.tokenizer(arm.instruction)["input_ids"] for arm in engine.arms}
+        names = [name for group in engine.groups for name in group.index]
+        prompts = {name: [*told.get(name, ()), *ids] for name in names}
         weights = [weight for weight, _ in shares]
         request = Request("…", sampling=sampling, speculate=self._speculate)
         return RowPlan(request, steering, sampling, weights, prompts, conditions)
 
 
 class Generate:
-    """`transformers`' own `generate` with its default cache: the base alone."""
+    """`transformers`' own `generate` with its default cache: the base alone.
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        self._model = model
+    Args:
+        model: what is run.
+        instruction: ids before every prompt, towards which it is guided (`guidance_scale`).
+    """
+
+    def __init__(self, model: PreTrainedModel, instruction: Sequence[int] = ()) -> None:
+        self._model, self._instruction = model, list(instruction)
 
     def run(self, prompts: Prompts, new_tokens: int) -> Run:
         """As `Contender`."""
         clock = _Clock()
-        ids = torch.tensor(list(prompts), device=self._model.device)
+        told = [[*self._instruction, *ids] for ids in prompts]
+        ids = torch.tensor(told, device=self._model.device)
+        guided = {"guidance_scale": 1.5, "negative_prompt_ids": ids[:, len(self._instruction) :]}
         start = time.perf_counter()
         with torch.inference_mode():
             self._model.generate(
                 ids,
+                **(guided if self._instruction else {}),
                 attention_mask=torch.ones_like(ids),
                 max_new_tokens=new_tokens,
                 min_new_tokens=new_tokens,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from trimtab.arms.named import left_to_load, named_arms, objectives_of
+from trimtab.engines.guides import REFERENCE, contrasts, instructions, require_distinct
 from trimtab.engines.types import LoadSettings, Sampling, Speculate
 from trimtab.entries import parse_descriptions, parse_revisions
 from trimtab.errors import ConfigError
@@ -119,6 +120,14 @@ class EngineOptions(BaseOptions, ModelsOptions):
     describe: list[str] = field(default_factory=list)
     """Further objectives of a UniARM that it was not trained for, as NAME=TEXT. Experimental."""
 
+    instruct: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
+    """Steer without training, towards what the base says under an instruction:
+    NAME="Use short words.", or NAME=-0.5:"..." to steer away; repeat the option for several."""
+
+    contrast: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
+    """Steer by the difference of two models, NAME=TUNED:UNTUNED (proxy-tuning), with a weight
+    before it where it is not 1; repeat the option for several."""
+
     preference: str | None = None
     """Weight per objective, such as `helpful=0.7,harmless=0.3`; all alike by default."""
 
@@ -164,7 +173,10 @@ class EngineOptions(BaseOptions, ModelsOptions):
     @property
     def objectives(self) -> list[str]:
         """What can be steered to, in the engine's order."""
-        return [*objectives_of(self.arms), *parse_descriptions(self.describe)]
+        opposed, instructed = contrasts(self.contrast), instructions(self.instruct)
+        require_distinct(self.arms, opposed, instructed)
+        described = parse_descriptions(self.describe)
+        return [*objectives_of(self.arms), *opposed, *instructed, *described]
 
     def steering(self) -> Steering:
         """The default steering, validated before anything is loaded."""
@@ -191,6 +203,8 @@ class EngineOptions(BaseOptions, ModelsOptions):
             "quantization": self.quantization,
             "combine": self.combine,
             "describe": parse_descriptions(self.describe),
+            "instruct": instructions(self.instruct),
+            "contrast": contrasts(self.contrast),
         }
 
     def load(self) -> LocalEngine:
@@ -199,9 +213,12 @@ class EngineOptions(BaseOptions, ModelsOptions):
         from trimtab.engines.local import load_engine
 
         self.require_draft()
-        Origins.of(["base", "draft", *self.arms, *self.arm], (), self.revisions)
+        opposed = contrasts(self.contrast)
+        others = [*opposed, *(name + REFERENCE for name in opposed)]
+        Origins.of(["base", "draft", *self.arms, *self.arm, *others], (), self.revisions)
         quiet_libraries()
-        loading: LoadSettings = {**self.loading(), "revisions": left_to_load(self.revisions)}
+        left = left_to_load(self.revisions, others)
+        loading: LoadSettings = {**self.loading(), "revisions": left}
         return load_engine(self.base, self.arms, **loading)
 
 

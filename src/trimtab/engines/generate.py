@@ -13,6 +13,14 @@ from typing import TYPE_CHECKING, Any
 from trimtab.arms.named import left_to_load, named_arms, objectives_of
 from trimtab.arms.sidecar import Sidecar
 from trimtab.data.sources import fingerprint, read_rows
+from trimtab.engines.guides import (
+    REFERENCE,
+    ContrastLike,
+    InstructionLike,
+    contrasts,
+    instructions,
+    require_distinct,
+)
 from trimtab.engines.input_rows import naming, request_of
 from trimtab.engines.types import Completion, LoadSettings, Request, Sampling, Speculate
 from trimtab.entries import as_entries, parse_bytes
@@ -31,6 +39,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Rows = Sequence[Mapping[str, Any]]
+_APART = ("cache_memory", "instruct", "contrast")
+"""No token depends on the first; the others are written as they were read."""
 
 
 def generate(
@@ -45,6 +55,8 @@ def generate(
     gate: float | None = None,
     combine: Combine = "fusion",
     describe: Mapping[str, str] | None = None,
+    instruct: Mapping[str, InstructionLike] | Sequence[str] = (),
+    contrast: Mapping[str, ContrastLike] | Sequence[str] = (),
     max_new_tokens: int = 128,
     temperature: float = 1.0,
     top_k: int = 0,
@@ -83,6 +95,8 @@ def generate(
         output: JSONL file; rows are appended as they are done, and a killed run goes on where it
             stopped.
         preference, strength, kl_budget, gate: of rows that have none; see `Steering`.
+        instruct, contrast: as for `load`, or texts like `plain=Use short words.` and
+            `safe=TUNED:UNTUNED`, with a weight before it where it is not 1 (`plain=-0.5:...`).
         combine, describe, draft, max_length, cache_memory, quantization: as for `load`.
         prompt_format, dtype, device, trust_remote_code, revisions: as for `load`.
         max_new_tokens, temperature, top_k, top_p, min_p, seed, stop: see `Sampling`; row number i
@@ -105,8 +119,11 @@ def generate(
     if batch_size < 1:
         raise ConfigError(f"--batch-size is {batch_size}", "it must be 1 or more")
     named = named_arms(as_entries(arms), revisions)
-    Origins.of(["base", "draft", *named, *as_entries(arms)], (), revisions or {})
-    objectives = [*objectives_of(named), *(describe or {})]
+    opposed, instructed = contrasts(contrast), instructions(instruct)
+    require_distinct(named, opposed, instructed)
+    others = [*opposed, *(name + REFERENCE for name in opposed)]
+    Origins.of(["base", "draft", *named, *as_entries(arms), *others], (), revisions or {})
+    objectives = [*objectives_of(named), *opposed, *instructed, *(describe or {})]
     sampling = Sampling(max_new_tokens, temperature, top_k, top_p, min_p, seed, tuple(stop))
     common = Request(
         "", preference, strength, sampling, kl_budget, gate, report=report, speculate=speculate
@@ -126,13 +143,15 @@ def generate(
         "device": device,
         "prompt_format": prompt_format,
         "trust_remote_code": list(trust_remote_code),
-        "revisions": left_to_load(revisions or {}),
+        "revisions": left_to_load(revisions or {}, others),
         "draft": draft,
         "max_length": max_length,
         "cache_memory": cache_memory,
         "quantization": quantization,
         "combine": combine,
         "describe": dict(describe or {}),
+        "instruct": instructed,
+        "contrast": opposed,
     }
     run = _Run(base, named, loading, batch_size, requests, rows, places, each)
     if output is None:
@@ -142,7 +161,9 @@ def generate(
         "command": "generate",
         "base": base,
         "arms": named,
-        "loading": {k: v for k, v in loading.items() if k != "cache_memory"},  # no token depends
+        "loading": {k: v for k, v in loading.items() if k not in _APART},
+        "instruct": {name: asdict(instruction) for name, instruction in instructed.items()},
+        "contrast": {name: asdict(pair) for name, pair in opposed.items()},
         "common": asdict(common),
         "input_sha256": fingerprint([input])
         if isinstance(input, str)
@@ -170,6 +191,8 @@ class _Run:
         """Of the models, as they are now."""
         draft = self.loading["draft"]
         models = [self.base, *self.arms.values()]
+        for pair in contrasts(self.loading["contrast"]).values():
+            models += [pair.tuned, pair.untuned]
         models += [draft] if draft and draft != "ngram" else []
         return {
             "weights": [weights_fingerprint(model) for model in models],

@@ -6,6 +6,7 @@ Everything faster must give the same greedy tokens and, sampling, the same distr
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,28 +18,39 @@ NextLogits = Callable[[list[int]], Tensor]
 """Token ids so far -> logits of the next token, [V]."""
 
 
+@dataclass(frozen=True)
+class Stream:
+    """A model and the prompt that it reads, in its own ids; of a guide perhaps its reference."""
+
+    logits: NextLogits
+    prompt: list[int]
+    reference: Stream | None = None
+
+    def logp(self, generated: list[int]) -> Tensor:
+        """Log-probs of the next token, [V]."""
+        return fusion.log_softmax(self.logits(self.prompt + generated))
+
+    def reward(self, generated: list[int]) -> Tensor:
+        """What it gives as a guide, [V]."""
+        if self.reference is None:
+            return self.logp(generated)
+        return fusion.contrast(self.logp(generated), self.reference.logp(generated))
+
+
 def next_logp(
-    base: NextLogits,
-    arms: Sequence[NextLogits],
-    prompts: Sequence[list[int]],
-    generated: list[int],
-    weights: Sequence[float],
+    base: Stream, guides: Sequence[Stream], generated: list[int], weights: Sequence[float]
 ) -> Tensor:
-    """Fused log-probs of the next token, [V]; `prompts` holds each stream's own ids, base first."""
-    logp_base = fusion.log_softmax(base(prompts[0] + generated))
-    logp_arms = [
-        fusion.log_softmax(arm(prompt + generated))
-        for arm, prompt in zip(arms, prompts[1:], strict=True)
-    ]
-    stacked = torch.stack(logp_arms) if logp_arms else logp_base.new_zeros(0, len(logp_base))
+    """Fused log-probs of the next token, [V]."""
+    logp_base = base.logp(generated)
+    rewards = [guide.reward(generated) for guide in guides]
+    stacked = torch.stack(rewards) if rewards else logp_base.new_zeros(0, len(logp_base))
     weights_BK = torch.tensor([list(weights)], dtype=torch.float32)
     return fusion.fuse(logp_base[None], stacked[:, None], weights_BK)[0]
 
 
 def generate(
-    base: NextLogits,
-    arms: Sequence[NextLogits],
-    prompts: Sequence[list[int]],
+    base: Stream,
+    guides: Sequence[Stream],
     weights: Sequence[float],
     sampling: Sampling,
     ends: Sequence[int] = (),
@@ -49,7 +61,7 @@ def generate(
     temperature, top_p, min_p = row
     generated: list[int] = []
     while len(generated) < sampling.max_new_tokens:
-        logp = next_logp(base, arms, prompts, generated, weights)[None]
+        logp = next_logp(base, guides, generated, weights)[None]
         shaped = fusion.shape(logp, temperature, torch.tensor([sampling.top_k]), top_p, min_p)
         uniform = torch.tensor([fusion.uniform(sampling.seed, len(generated))], dtype=torch.float64)
         generated.append(int(fusion.choose(shaped, temperature, uniform)))

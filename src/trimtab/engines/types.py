@@ -8,6 +8,7 @@ from numbers import Integral, Real
 from typing import Any, Literal, TypedDict
 
 from trimtab.bounds import TINY, Bound
+from trimtab.engines.guides import ContrastLike, InstructionLike
 from trimtab.errors import ConfigError
 from trimtab.models.messages import Prompt
 from trimtab.models.types import DType, PromptFormat, Quantization
@@ -45,6 +46,8 @@ class LoadSettings(TypedDict, total=False):
     quantization: Quantization | None
     combine: Combine
     describe: dict[str, str]
+    instruct: Mapping[str, InstructionLike]
+    contrast: Mapping[str, ContrastLike]
 
 
 @dataclass(frozen=True)

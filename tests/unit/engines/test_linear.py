@@ -177,6 +177,25 @@ class TestJointLinear:
             for other in (plain, expected):
                 close(packed.bfloat16(), other.bfloat16(), terms=3, factor=4)
 
+    @pytest.mark.parametrize("rows", [1, 2, 9])
+    def test_packed_in_float32(self, rows: int) -> None:
+        """The same products in another order of summation; each layer's weight is still there."""
+        layers = layers_of((32, 16), (True, False), inside=64)
+        weights = [layer.weight.detach().clone() for layer in layers]
+        generator = torch.Generator().manual_seed(2)
+        x = torch.randn(rows, 1, 64, generator=generator)
+        own: Terms = [pair(4, 64, 32, generator)]
+        terms = terms_of(1)
+        with torch.no_grad():
+            exact = [separate(a, b, x, 1) for a, b in zip(layers, (own, None), strict=True)]
+            joint = JointLinear(layers, [own, None], terms, pack=True)
+            terms.open(rows_of(rows, 1, 1))
+            found = [joint.output(i, x) for i in range(2)]
+        for one, other in zip(found, exact, strict=True):
+            close(one, other)
+        for index, weight in enumerate(weights):
+            assert Piece(joint, index, layers[index]).weight.equal(weight)
+
 
 class TestJoinLayers:
     def adapter(self, seed: int, rank: int, names: Sequence[str], model: Any) -> AdapterWeights:

@@ -194,7 +194,7 @@ def draft_engine(kind: str) -> tuple[LocalEngine, Any]:
         return LocalEngine(base, [arm]), NgramDrafter()
     if kind == "arm":
         engine = LocalEngine(base, [with_lora(base, "a", 3), replace(arm, name="b")])
-        return engine, ModelDrafter(1, engine.groups[1], engine.objectives)
+        return engine, ModelDrafter(1, engine.groups[1], engine._model)
     drafts = {
         "the base itself": lambda: stream("draft", 1, SIZE),
         "a flatter base": lambda: with_head(base, 0.4 * base.model.lm_head.weight, "draft"),
@@ -202,7 +202,7 @@ def draft_engine(kind: str) -> tuple[LocalEngine, Any]:
     }
     arms = [] if kind == "the base itself" else [arm]
     engine = LocalEngine(base, arms, draft=drafts[kind]())
-    return engine, ModelDrafter(len(arms) + 1, engine.groups[-1], engine.objectives)
+    return engine, ModelDrafter(len(arms) + 1, engine.groups[-1], engine._model)
 
 
 def request(**sampling: Any) -> Request:

@@ -19,6 +19,7 @@ from trimtab.engines.local.drafts import Wish, best_lengths
 from trimtab.engines.local.forwards import (
     Logps,
     Reading,
+    contrasted,
     forward_group,
     joined,
     pending,
@@ -155,6 +156,9 @@ class Batch:
                 asked = self._asked(rows, logps[BASE].logp_NMV, settings, wanted)
         if not rows or settings is None:
             return None
+        for name, reference in self._model.references.items():
+            if name in logps:
+                logps[name] = contrasted(logps[name], logps[reference])
         fused = fuse(
             settings.repeat(positions) if positions > 1 else settings, logps, self._model.arms
         )

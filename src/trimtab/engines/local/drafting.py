@@ -18,6 +18,7 @@ from trimtab import fusion
 from trimtab.engines.local.choosing import Settings, shape, uniforms
 from trimtab.engines.local.forwards import Logps, StreamLogps, forward_group, pending
 from trimtab.engines.local.group_cache import GroupCache
+from trimtab.engines.local.guided_model import GuidedModel
 from trimtab.engines.local.rows import Row
 from trimtab.engines.local.streams import DRAFT, Group
 
@@ -44,7 +45,7 @@ class Draft:
 
     Attributes:
         tokens: per row, base ids; possibly none.
-        logps: of the ARMs that drafting has read: their successors', too.
+        logps: of the guides that drafting has read: their successors', too.
     """
 
     tokens: list[list[int]]
@@ -110,19 +111,23 @@ class ModelDrafter:
     """Chooses from small models: ARMs, whose log-probs are needed anyway, a draft model, or both.
 
     The target is π_b · Π π_i^{w_i}. The draft model stands in for the base and for those ARMs that
-    are not in this group; without one the group's ARMs stand in for the base.
+    are not in this group; without one the group's ARMs stand in for the base. Guides with a
+    reference have no part in the guess.
 
     Args:
         index: the group's place among all groups.
         group: what it runs through.
-        arms: names of all ARMs, in the order of the weights.
+        model: what is steered, and its guides.
     """
 
-    def __init__(self, index: int, group: Group, arms: Sequence[str]) -> None:
+    def __init__(self, index: int, group: Group, model: GuidedModel) -> None:
         self._index = index
+        arms = [name for name in model.arms if name not in model.references]
+        self._all = [model.arms.index(name) for name in arms]
         self._arms = [name for name in arms if name in group.index]
-        self._columns = [arms.index(name) for name in self._arms]
+        self._columns = [model.arms.index(name) for name in self._arms]
         self._has_draft = DRAFT in group.index
+        self._read = [name for name in group.index if name != DRAFT]
 
     def offer(self, row: Row, most: int) -> Offer:
         """As `Drafter.offer`."""
@@ -135,8 +140,8 @@ class ModelDrafter:
         settings: Settings,
         caches: Sequence[GroupCache],
     ) -> Draft:
-        """As `Drafter.propose`; ARMs also read the last of the drafts."""
-        also_last = bool(self._arms)
+        """As `Drafter.propose`; guides also read the last of the drafts."""
+        also_last = bool(self._read)
         drafts: list[list[int]] = [[] for _ in rows]
         logps: list[Logps] = []
         for k in range(max(lengths) + also_last):
@@ -153,7 +158,7 @@ class ModelDrafter:
             ):
                 drafts[i].append(token)
         return Draft(
-            drafts, {name: _joined(logps, name) for name in self._arms if name in logps[0]}
+            drafts, {name: _joined(logps, name) for name in self._read if name in logps[0]}
         )
 
     def _draw(
@@ -175,7 +180,7 @@ class ModelDrafter:
         device = settings.temperature_B.device
         weights_BK = settings.weights_BK[:, self._columns]
         own_B1 = weights_BK.sum(-1, keepdim=True)
-        missing_B1 = 1 + settings.weights_BK.sum(-1, keepdim=True) - own_B1
+        missing_B1 = 1 + settings.weights_BK[:, self._all].sum(-1, keepdim=True) - own_B1
         arms = [_of(logps.get(name), drawing, device) for name in self._arms]
         if self._has_draft:
             first_BV = _of(logps[DRAFT], drawing, device)

@@ -32,7 +32,7 @@ MOST_RUNNING, MOST_WAITING = 64, 1024
 
 
 class LocalEngine:
-    """A frozen base steered by ARMs, in this process.
+    """A frozen base steered by guides, in this process.
 
     One thread of its own runs the models. Any number of threads (and event loops) may ask at once:
     their requests run together, in the order of arrival, each with its own prompt, preference,
@@ -40,7 +40,8 @@ class LocalEngine:
 
     Args:
         base: the frozen model.
-        arms: each for one objective, or conditioned on several.
+        arms: the guides: ARMs, each for one objective or conditioned on several, and streams that
+            have a reference.
         draft: a small model with the base's vocabulary that proposes tokens, called `draft`; or
             `ngram`. None lets a small ARM and its backbone propose them, or else the text so far.
         max_length: tokens that a request may have, prompt and response; None for the models' own
@@ -76,11 +77,13 @@ class LocalEngine:
             drafter = own_drafter(base, arms)
         if drafter and drafter.model is base.model:  # it drafts before the base verifies
             drafter = replace(drafter, model=share_weights(base.model))
-        self.streams = [base, *arms, *([drafter] if drafter else [])]
+        references = [reference for arm in arms if (reference := arm.named_reference())]
+        self.streams = [base, *arms, *references, *([drafter] if drafter else [])]
         self.groups = group_streams(self.streams, pack=pack)
         names = [arm.name for arm in arms]
-        self._model = GuidedModel(self.groups, names, base.tokenizer, self.ends)
-        self._speculation = Speculation(self.groups, names, ngram=draft == "ngram")
+        against = {arm.name: ref.name for arm in arms if (ref := arm.named_reference())}
+        self._model = GuidedModel(self.groups, names, against, base.tokenizer, self.ends)
+        self._speculation = Speculation(self._model, ngram=draft == "ngram")
         self.cache_memory = cache_memory
         if cache_memory is not None:
             open_caches(self.groups, CacheMemory())  # measures what a token takes

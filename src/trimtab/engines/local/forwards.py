@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trimtab import fusion
 from trimtab.engines.local.group_cache import Entry, GroupCache
 from trimtab.engines.local.rows import Row
 from trimtab.engines.local.stream_rows import StreamRow
@@ -92,6 +93,20 @@ def with_caches(caches: Sequence[GroupCache], row: Row) -> Iterator[tuple[GroupC
     for cache, streams in zip(caches, row.streams, strict=True):
         for mine in streams:
             yield cache, mine
+
+
+def contrasted(guide: StreamLogps, reference: StreamLogps) -> StreamLogps:
+    """A guide's reward against its reference, for the rows that run both."""
+    rows = [row for row in guide.rows if row in {*reference.rows}]
+    one, other = (_of_rows(logps, rows) for logps in (guide, reference))
+    return StreamLogps(rows, fusion.contrast(one, other.to(one.device)))
+
+
+def _of_rows(logps: StreamLogps, rows: Sequence[int]) -> Tensor:
+    if logps.rows == list(rows):
+        return logps.logp_NMV
+    place = {row: n for n, row in enumerate(logps.rows)}
+    return logps.logp_NMV[on_device([place[row] for row in rows], logps.logp_NMV.device)]
 
 
 def joined(one: StreamLogps, other: StreamLogps) -> StreamLogps:

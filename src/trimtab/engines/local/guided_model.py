@@ -1,8 +1,8 @@
-"""The base and its ARMs as the one model that a scheduler runs."""
+"""The base and its guides as the one model that a scheduler runs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from trimtab.engines.local.group_cache import GroupCache
@@ -15,17 +15,19 @@ from trimtab.models.protocols import Tokenizer
 
 @dataclass(frozen=True)
 class GuidedModel:
-    """The base and its ARMs, in groups that share weights.
+    """The base and its guides, in groups that share weights.
 
     Attributes:
         groups: the base's first.
-        arms: names of the ARMs, in the order of the weights.
+        arms: names of the guides, in the order of the weights.
+        references: guide -> its reference, for those that have one.
         tokenizer: the base's.
         ends: ids that end a turn.
     """
 
     groups: Sequence[Group]
     arms: Sequence[str]
+    references: Mapping[str, str]
     tokenizer: Tokenizer
     ends: frozenset[int]
 

@@ -4,7 +4,8 @@
   low-rank factors A of their adapters are further rows of the same matrix.
 - On a CPU oneDNN reads the weights once for all rows, where PyTorch's default for float32 (MKL)
   reads them once per row or two on some processors.
-- In bfloat16 on a CPU oneDNN rearranges the weights at every call, unless that is done once.
+- Packed for oneDNN once, a matrix costs eight rows hardly more than one; in bfloat16 oneDNN would
+  rearrange it at every call.
 
 docs/log.md has the measurements.
 """
@@ -62,10 +63,9 @@ class JointLinear:
         self._bias = _joint_bias(layers, len(weight))
         has_onednn = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
         self._onednn = weight.device.type == "cpu" and has_onednn
-        if weight.dtype != torch.float32 and not (pack and _packable(weight)):
-            self._onednn = False  # PyTorch's default
-        self.packed = self._onednn and weight.dtype != torch.float32
-        if self.packed:
+        self._packed = pack and self._onednn and _packable(weight)
+        self._onednn &= self._packed or weight.dtype == torch.float32
+        if self._packed:
             weight = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS_HINT)
         self._weight = weight
         self._input: Tensor | None = None
@@ -80,9 +80,14 @@ class JointLinear:
             self._input, self._outputs = None, ()
         return y
 
+    def weight(self, index: int) -> Tensor:
+        """One layer's weight, [out, in]; a copy where the matrix is packed."""
+        weight = self._weight.to_dense() if self._packed else self._weight
+        return weight.narrow(0, sum(self._outs[:index]), self._outs[index])
+
     def _product(self, x: Tensor) -> Sequence[Tensor]:
         small = self._weight.nbytes < _SMALL
-        few = 0 if self.packed else _FEW_ROWS_AMX if _HAS_AMX else _FEW_ROWS if small else 0
+        few = 0 if self._packed else _FEW_ROWS_AMX if _HAS_AMX else _FEW_ROWS if small else 0
         if self._onednn and x.numel() > few * x.shape[-1]:
             y = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
         else:
@@ -150,25 +155,23 @@ class Piece(nn.Module):
         joint: what computes.
         index: which of its layers this is.
         layer: as it was.
-        keep: hold on to its weight, for models that look at it.
     """
 
-    def __init__(self, joint: JointLinear, index: int, layer: nn.Linear, *, keep: bool) -> None:
+    def __init__(self, joint: JointLinear, index: int, layer: nn.Linear) -> None:
         super().__init__()
         self._joint, self._index = joint, index
         self.in_features, self.out_features = layer.in_features, layer.out_features
-        weight = layer.weight if keep else layer.weight.detach().new_empty(0)
-        self._own = (weight, layer.bias)  # a tuple: the parameters stay the layer's
+        self._bias = (layer.bias,)  # a tuple: the parameter stays the layer's
 
     @property
     def weight(self) -> Tensor:
         """The layer's weight, for models that multiply by it themselves."""
-        return self._own[0]
+        return self._joint.weight(self._index)
 
     @property
     def bias(self) -> Tensor | None:
         """The layer's bias."""
-        return self._own[1]
+        return self._bias[0]
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, T, in] -> [N, T, out]."""
@@ -176,9 +179,11 @@ class Piece(nn.Module):
 
 
 def _packable(weight: Tensor) -> bool:
-    """Whether oneDNN has kernels for this type on this machine."""
+    """Whether oneDNN has kernels for this type on this machine that are faster so."""
+    if weight.dtype == torch.float32:
+        return not _HAS_AMX
     supported = torch.ops.mkldnn._is_mkldnn_bf16_supported
-    return weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and bool(supported())
+    return weight.dtype == torch.bfloat16 and bool(supported())
 
 
 def _joint_bias(layers: Sequence[nn.Linear], rows: int) -> Tensor | None:
@@ -210,7 +215,7 @@ def join_layers(model: Any, adapters: Sequence[AdapterWeights], *, pack: bool) -
             added = [_own(name, adapters) for name in names]
             joint = JointLinear(layers, added, terms, pack=pack)
             for index, (name, layer) in enumerate(zip(names, layers, strict=True)):
-                model.set_submodule(name, Piece(joint, index, layer, keep=not joint.packed))
+                model.set_submodule(name, Piece(joint, index, layer))
         for name in sorted({name for adapter in adapters for name in adapter.layers}):
             layer, layer_terms = model.get_submodule(name), _own(name, adapters)
             if not isinstance(layer, Piece) and terms and layer_terms:

@@ -11,10 +11,24 @@ import torch
 
 from trimtab.arms.load import backbone_of
 from trimtab.arms.sidecar import Sidecar, arm_facts
+from trimtab.engines.guides import (
+    ContrastLike,
+    InstructionLike,
+    contrasts,
+    instructions,
+    require_distinct,
+)
 from trimtab.engines.local.check import Case, check_groups
 from trimtab.engines.local.drafting import NGRAM
 from trimtab.engines.local.engine import LocalEngine
 from trimtab.engines.local.guides import Loading, load_guides
+from trimtab.engines.local.opposed import (
+    contrast_stream,
+    instruction_stream,
+    models_of,
+    require_unconditioned,
+    what_is,
+)
 from trimtab.engines.local.references import of_model, say_unverified
 from trimtab.engines.local.streams import BASE, DRAFT, Stream
 from trimtab.engines.local.tokenization import Tokenization, load_tokenizations
@@ -49,8 +63,10 @@ def load_engine(
     quantization: Quantization | None = None,
     combine: Combine = "fusion",
     describe: Mapping[str, str] | None = None,
+    instruct: Mapping[str, InstructionLike] | None = None,
+    contrast: Mapping[str, ContrastLike] | None = None,
 ) -> LocalEngine:
-    """Load a frozen base and the ARMs that steer it.
+    """Load a frozen base and the guides that steer it.
 
     Every stream is compared, once, with what the library that owns its format computes on
     ordinary text; one that differs by more than the noise of its type is refused.
@@ -78,19 +94,31 @@ def load_engine(
             (rewarded soups).
         describe: further objectives of a UniARM that it was not trained for, name -> description.
             Experimental.
+        instruct: objective -> a text that steers the base towards what it would say under it:
+            `"Use short words."`, or `{"text": ..., "weight": -0.5}` to steer away.
+        contrast: objective -> a tuned and an untuned model (`("TUNED", "UNTUNED")`), the difference
+            of whose log-probs is the reward. Their revisions and their code are asked for by the
+            names NAME and NAME.reference.
 
     Raises:
         VocabularyError: an ARM whose tokens are not the base's, named.
         ModelLoadError, MissingFileError: a folder that cannot be loaded.
         ConfigError: a stream that is not computed here as by its library.
     """
-    origins = _origins(arms or {}, trust_remote_code, revisions or {})
+    contrasted, instructed = contrasts(contrast), instructions(instruct)
+    require_distinct(arms or {}, contrasted, instructed)
+    models = {**(arms or {}), **models_of(contrasted)}
+    origins = Origins.of([BASE, *models, DRAFT], trust_remote_code, revisions or {})
     budget = parse_bytes(cache_memory, "--cache-memory")
     base = str(base)
-    arms = {n: fetch(str(f), revision=origins.revision(n)) for n, f in (arms or {}).items()}
+    models = {
+        name: fetch(str(place), what=what_is(name, arms or {}), revision=origins.revision(name))
+        for name, place in models.items()
+    }
+    arms = {name: models[name] for name in arms or {}}
     draft = _checked_draft(draft, origins)
     kind = {"dtype": dtype, "device": require_device(device) if device else default_device()}
-    facts, tokenizations = _checked(base, arms, draft, combine, origins)
+    facts, tokenizations = _checked(base, arms, models, draft, combine, origins)
     streams = _Streams(tokenizations, facts, prompt_format)
     quantized = quantized_loading(quantization, dtype) if quantization else {}
     model = load_model(base, **{**kind, **origins.options(BASE), **quantized})
@@ -99,8 +127,13 @@ def load_engine(
     half = frozen.model.dtype in _HALF or quantization is not None
     loading = _loading(base, model, kind, streams, cases[BASE][0], half=half, origins=origins)
     guides = load_guides(arms, facts, loading, combine=combine, describe=describe)
-    cases |= {guide.name: list(guide.cases) for guide in guides}
+    others = {name: place for name, place in models.items() if name not in arms}
+    opposed = load_guides(others, facts, loading)
+    cases |= {guide.name: list(guide.cases) for guide in (*guides, *opposed)}
     guided = [streams.of(g.name, g.model, g.adapter, g.source) for g in guides]
+    parts = {g.name: streams.of(g.name, g.model, g.adapter) for g in opposed}
+    guided += [contrast_stream(name, c, parts) for name, c in contrasted.items()]
+    guided += [instruction_stream(name, i, frozen) for name, i in instructed.items()]
     drafter: Stream | Literal["ngram"] | None = None
     if draft == NGRAM:
         drafter = NGRAM
@@ -111,24 +144,22 @@ def load_engine(
     return _checked_engine(frozen, guided, drafter, max_length, budget, cases)
 
 
-def _origins(
-    arms: Mapping[str, str], trust_remote_code: Collection[str], revisions: Mapping[str, str]
-) -> Origins:
-    """Where the engine's models come from, by their names, which are checked."""
-    for taken in {BASE, DRAFT} & {*arms}:
-        raise ConfigError(f"an ARM is called {taken!r}", "that name is taken: give it another")
-    return Origins.of([BASE, *arms, DRAFT], trust_remote_code, revisions)
-
-
 def _checked(
-    base: str, arms: Mapping[str, str], draft: str | None, combine: Combine, origins: Origins
+    base: str,
+    arms: Mapping[str, str],
+    models: Mapping[str, str],
+    draft: str | None,
+    combine: Combine,
+    origins: Origins,
 ) -> tuple[dict[str, Sidecar], dict[str, Tokenization]]:
     """What the folders say, once all that can be refused without a weight is refused."""
     check_folder(base, what="base model")
     require_language_model(base)
-    facts = {objective: arm_facts(folder) for objective, folder in arms.items()}
+    facts = {name: arm_facts(folder, what_is(name, arms)) for name, folder in models.items()}
+    for name in models.keys() - arms.keys():
+        require_unconditioned(name, models[name])
     drafts = {DRAFT: draft} if draft and draft != NGRAM else {}
-    tokenizations = load_tokenizations(base, {**arms, **drafts}, origins)
+    tokenizations = load_tokenizations(base, {**models, **drafts}, origins)
     templates = {tokenizations[name].tokenizer.chat_template for name in arms}
     if combine == "soup" and len(templates) > 1:
         raise ConfigError("the ARMs of a soup have different chat templates", "train them alike")
@@ -232,14 +263,16 @@ def _checked_engine(
     The base's case is from before any ARM was loaded, so it shows, too, that none changed it.
     """
     drafters = [draft] if isinstance(draft, Stream) else []
-    models = {id(stream.model): stream.model for stream in (base, *arms, *drafters)}
+    references = [arm.reference for arm in arms if arm.reference]
+    streams = (base, *arms, *references, *drafters)
+    models = {id(stream.model): stream.model for stream in streams}
     engine = LocalEngine(
         base,
         arms,
         draft=draft,
         max_length=max_length,
         cache_memory=cache_memory,
-        pack=_may_pack([*models.values()]),
+        pack=may_pack([*models.values()]),
     )
     check_groups(engine.groups, cases)
     return engine
@@ -295,11 +328,9 @@ def _checked_draft(draft: str | None, origins: Origins) -> str | None:
     return draft
 
 
-def _may_pack(models: Sequence[Any]) -> bool:
+def may_pack(models: Sequence[Any]) -> bool:
     """Whether the weights may be rearranged: not while PEFT works on the same ones."""
-    return not any(
-        hasattr(model, "get_base_model") or model.dtype != torch.bfloat16 for model in models
-    )
+    return not any(hasattr(model, "get_base_model") for model in models)
 
 
 def _warn_of_other_objectives(arms: Mapping[str, str], facts: Mapping[str, Sidecar]) -> None:

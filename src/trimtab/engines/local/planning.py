@@ -61,7 +61,9 @@ class Planner:
         sampling = request.sampling
         if sampling.seed is None:
             sampling = sampling.but(seed=secrets.randbits(63))
-        prompts = {s.name: s.prompt_ids(request.prompt) for s in (self._base, *used, *drafting)}
+        references = [reference for arm in used if (reference := arm.named_reference())]
+        streams = [self._base, *used, *references, *drafting]
+        prompts = {stream.name: stream.prompt_ids(request.prompt) for stream in streams}
         for name, ids in prompts.items():
             self._require_room(name, len(ids), sampling.max_new_tokens)
         conditions = {arm.name: inner for arm, (_, inner) in zip(self._arms, shares, strict=True)}

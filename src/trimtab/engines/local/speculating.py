@@ -8,8 +8,9 @@ from typing import get_args
 
 from trimtab.engines.local.drafting import Drafter, ModelDrafter, NgramDrafter
 from trimtab.engines.local.drafts import LONGEST, DraftRates, PassCosts, RowDrafts, Wish
+from trimtab.engines.local.guided_model import GuidedModel
 from trimtab.engines.local.rows import Row
-from trimtab.engines.local.streams import BASE, DRAFT, Group, Stream, pass_cost
+from trimtab.engines.local.streams import BASE, DRAFT, Stream, pass_cost
 from trimtab.engines.types import Speculate
 from trimtab.errors import ConfigError
 
@@ -24,16 +25,16 @@ class Speculation:
     """Drafts for the requests that want it.
 
     Args:
-        groups: the base's first.
-        arms: names of the ARMs.
+        model: what is steered, and its guides.
         ngram: propose from the text so far even if there is a small model.
     """
 
-    def __init__(self, groups: Sequence[Group], arms: Sequence[str], *, ngram: bool) -> None:
+    def __init__(self, model: GuidedModel, *, ngram: bool) -> None:
+        groups = model.groups
         sizes = [group.cost for group in groups]
-        index = None if ngram else _smallest(groups, sizes)
+        index = None if ngram else _smallest(model, sizes)
         self.drafter: Drafter = (
-            NgramDrafter() if index is None else ModelDrafter(index, groups[index], arms)
+            NgramDrafter() if index is None else ModelDrafter(index, groups[index], model)
         )
         self._stuck = [group for group in groups if not group.packable]
         self._draft_share = 0.0 if index is None else sizes[index] / (sum(sizes) - sizes[index])
@@ -84,12 +85,17 @@ class Speculation:
         self._costs.learn(tokens, seconds / (1 + longest * self._draft_share))
 
 
-def _smallest(groups: Sequence[Group], sizes: Sequence[float]) -> int | None:
+def _smallest(model: GuidedModel, sizes: Sequence[float]) -> int | None:
     """The group that drafts: that of the drafting stream, or small ARMs; None if there is none."""
-    for index, group in enumerate(groups):
+    for index, group in enumerate(model.groups):
         if DRAFT in group.index:
             return index
-    others = [i for i, group in enumerate(groups) if BASE not in group.index]
+    arms = {*model.arms} - {*model.references}
+    others = [
+        i
+        for i, group in enumerate(model.groups)
+        if BASE not in group.index and arms & {*group.index}
+    ]
     best = min(others, key=lambda i: sizes[i], default=None)
     return best if best is not None and sizes[best] < _SMALL * (sum(sizes) - sizes[best]) else None
 
@@ -103,4 +109,4 @@ def own_drafter(base: Stream, arms: Sequence[Stream]) -> Stream | None:
     best = min(small, key=lambda arm: pass_cost(arm.model), default=None)
     if best is None or pass_cost(best.model) >= _SMALL * pass_cost(base.model):
         return None
-    return replace(best, name=DRAFT, adapter=None)
+    return replace(best, name=DRAFT, adapter=None, reference=None)

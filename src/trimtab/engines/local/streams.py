@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from trimtab.arms.adapter import AdapterWeights
+from trimtab.engines.guides import REFERENCE
 from trimtab.engines.local import attention
 from trimtab.engines.local.linear import join_layers
 from trimtab.errors import ConfigError
 from trimtab.models import ropes
+from trimtab.models.instructions import instructed
 from trimtab.models.limits import context_limit
 from trimtab.models.lm_head import causal_lm
 from trimtab.models.messages import Prompt
@@ -40,6 +42,8 @@ class Stream:
         prompt_format: how it reads plain-text prompts.
         scale: calibration; multiplies the strength.
         adapter: low-rank terms added to the model for this stream alone.
+        instruction: under which it reads every prompt.
+        reference: a guide's, whose log-probs are taken from its own; None for an ARM.
     """
 
     name: str
@@ -49,6 +53,8 @@ class Stream:
     prompt_format: PromptFormat = "auto"
     scale: float = 1.0
     adapter: AdapterWeights | None = None
+    instruction: str = ""
+    reference: Stream | None = None
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -62,11 +68,17 @@ class Stream:
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """The prompt in this model's own template; an empty one is a `ConfigError`."""
+        if self.instruction:
+            prompt = instructed(self.tokenizer, prompt, self.instruction, self.prompt_format)
         ids = prompt_ids(self.tokenizer, prompt, self.prompt_format)
         if not ids:
             raise ConfigError("the prompt is empty", "give at least one character")
         require_embedded(ids, self.model.config.get_text_config().vocab_size, self.tokenizer)
         return ids
+
+    def named_reference(self) -> Stream | None:
+        """A guide's reference, called after it."""
+        return self.reference and replace(self.reference, name=self.name + REFERENCE)
 
     def is_same_as(self, other: Stream) -> bool:
         """Whether the other stream's tokens and log-probs are always these."""
@@ -76,6 +88,7 @@ class Stream:
             and self.tokenizer is other.tokenizer
             and self.vocabulary == other.vocabulary
             and self.prompt_format == other.prompt_format
+            and self.instruction == other.instruction
         )
 
 

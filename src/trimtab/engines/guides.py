@@ -1,0 +1,172 @@
+"""Guides that need no reward model, as users write them: contrasts and instructions.
+
+Each gives the reward log π_i − log π_ref(i): a contrast that of a tuned model against an untuned
+one, an instruction that of the base under it against the base itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+from trimtab.bounds import Bound
+from trimtab.entries import named_entries
+from trimtab.errors import ConfigError
+from trimtab.steering import STRONGEST, require_name
+
+REFERENCE = ".reference"
+"""What the name of a guide's reference ends with, where that is a model of its own."""
+_WEIGHT = Bound(Real, -STRONGEST, STRONGEST, f"-{STRONGEST:.0f} to {STRONGEST:.0f}, and not 0")
+_NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?):(.*)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """A text that steers the base towards what it would say under it (classifier-free guidance).
+
+    Attributes:
+        text: goes in as a system message, or before the prompt where a template has none.
+        weight: multiplies the strength; a negative one steers away.
+    """
+
+    text: str
+    weight: float = 1.0
+
+    @classmethod
+    def of(cls, name: str, given: Any) -> Instruction:
+        """From `TEXT`, `WEIGHT:TEXT` or `{"text": TEXT, "weight": WEIGHT}`.
+
+        Raises:
+            ConfigError: it is none of these.
+        """
+        if isinstance(given, Instruction):
+            return given
+        usage = f'write --instruct {name}="Use short words."'
+        if isinstance(given, Mapping):
+            values = _fields(given, {"text", "weight"}, f"the instruction {name!r}", usage)
+            text, weight = values.get("text"), values.get("weight", 1.0)
+        elif isinstance(given, str):
+            weight, text = _weighed(given)
+        else:
+            raise ConfigError(f"cannot read the instruction {name!r}", usage)
+        if not isinstance(text, str) or not text.strip():
+            raise ConfigError(f"the instruction {name!r} has no text", usage)
+        return cls(text.strip(), _weight(name, weight))
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A tuned and an untuned model: the difference of their log-probs is the reward.
+
+    EFT (arXiv 2310.12962), proxy-tuning (arXiv 2401.08565), DExperts (arXiv 2105.03023).
+
+    Attributes:
+        tuned: folder, GGUF file or hub id of a whole model or an adapter.
+        untuned: likewise; the base itself costs nothing more.
+        weight: multiplies the strength; a negative one steers away.
+    """
+
+    tuned: str
+    untuned: str
+    weight: float = 1.0
+
+    @classmethod
+    def of(cls, name: str, given: Any) -> Contrast:
+        """From `TUNED:UNTUNED`, `WEIGHT:TUNED:UNTUNED`, a pair of places, or a mapping of these.
+
+        Raises:
+            ConfigError: it is none of these.
+        """
+        if isinstance(given, Contrast):
+            return given
+        usage = f"write --contrast {name}=TUNED:UNTUNED"
+        weight: Any = 1.0
+        if isinstance(given, Mapping):
+            known = {"tuned", "untuned", "weight"}
+            values = _fields(given, known, f"the contrast {name!r}", usage)
+            places, weight = [values.get("tuned"), values.get("untuned")], values.get("weight", 1.0)
+        elif isinstance(given, str):
+            weight, text = _weighed(given)
+            places = [*text.split(":")]
+        else:
+            places = [*given] if isinstance(given, Sequence) else []
+        if len(places) != 2 or not all(isinstance(p, str) and p.strip() for p in places):
+            raise ConfigError(f"the contrast {name!r} is not of two models", usage)
+        tuned, untuned = (str(place).strip() for place in places)
+        return cls(tuned, untuned, _weight(name, weight))
+
+
+InstructionLike = str | Mapping[str, Any] | Instruction
+ContrastLike = str | Sequence[str] | Mapping[str, Any] | Contrast
+
+
+def instructions(
+    given: Mapping[str, InstructionLike] | Iterable[str] | None,
+) -> dict[str, Instruction]:
+    """By name, from a mapping or from `NAME=[WEIGHT:]TEXT` entries.
+
+    Raises:
+        ConfigError: one that cannot be read.
+    """
+    example = 'plain="Use short words."'
+    return {n: Instruction.of(n, g) for n, g in _named(given, "--instruct", example).items()}
+
+
+def contrasts(given: Mapping[str, ContrastLike] | Iterable[str] | None) -> dict[str, Contrast]:
+    """By name, from a mapping or from `NAME=[WEIGHT:]TUNED:UNTUNED` entries.
+
+    Raises:
+        ConfigError: one that cannot be read.
+    """
+    example = "safe=TUNED:UNTUNED"
+    return {n: Contrast.of(n, g) for n, g in _named(given, "--contrast", example).items()}
+
+
+def require_distinct(*guides: Iterable[str]) -> None:
+    """Refuse guides that could not be told apart.
+
+    Args:
+        guides: names of ARMs, of contrasts, of instructions.
+
+    Raises:
+        ConfigError: a name comes twice, or is that of the base or the draft model.
+    """
+    seen: set[str] = set()
+    for name in (name for names in guides for name in names):
+        if name in ("base", "draft"):
+            raise ConfigError(f"a guide is called {name!r}", "that name is taken: give it another")
+        if name in seen:
+            raise ConfigError(f"two guides are called {name!r}", "name each once")
+        seen.add(name)
+
+
+def _named(given: Any, option: str, example: str) -> dict[str, Any]:
+    if given is None or isinstance(given, Mapping):
+        named: dict[str, Any] = dict(given or {})
+    else:
+        named = dict(named_entries(given, option, example))
+    for name in named:
+        require_name(name)
+    return named
+
+
+def _weighed(text: str) -> tuple[float, str]:
+    found = _NUMBER.fullmatch(text)
+    return (float(found[1]), found[2]) if found else (1.0, text)
+
+
+def _fields(given: Mapping[str, Any], known: set[str], what: str, usage: str) -> Mapping[str, Any]:
+    unknown = sorted(set(given) - known)
+    if unknown:
+        raise ConfigError(f"{what} has no {unknown[0]!r}", usage)
+    return given
+
+
+def _weight(name: str, value: Any) -> float:
+    _WEIGHT.require(f"the weight of {name!r}", value)
+    if value == 0:
+        raise ConfigError(f"the weight of {name!r} is 0", "leave it out, or weigh it -1 or 1")
+    return float(value)

@@ -1,0 +1,55 @@
+"""Streams of guides that have a reference: contrasts and instructions."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+from trimtab.arms.objectives import conditioned_on
+from trimtab.engines.guides import REFERENCE, Contrast, Instruction
+from trimtab.engines.local.streams import Stream
+from trimtab.errors import ConfigError
+
+
+def models_of(contrasts: Mapping[str, Contrast]) -> dict[str, str]:
+    """Name -> place of the models of contrasts."""
+    tuned = {name: contrast.tuned for name, contrast in contrasts.items()}
+    return tuned | {name + REFERENCE: contrast.untuned for name, contrast in contrasts.items()}
+
+
+def what_is(name: str, arms: Collection[str]) -> str:
+    """A model of an ARM or a contrast, in messages."""
+    return "ARM" if name in arms else f"model of the contrast {name.removesuffix(REFERENCE)}"
+
+
+def require_unconditioned(name: str, folder: str) -> None:
+    """Refuse a model of a contrast that takes a preference.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if objectives := conditioned_on(folder):
+        raise ConfigError(
+            f"{folder} of the contrast {name.removesuffix(REFERENCE)} is conditioned on "
+            f"{', '.join(objectives)}",
+            "export it at one preference first (trimtab export --preference)",
+        )
+
+
+def contrast_stream(name: str, contrast: Contrast, parts: Mapping[str, Stream]) -> Stream:
+    """The tuned model's stream, against the untuned one's.
+
+    Args:
+        name: of the guide.
+        contrast: as it was asked for.
+        parts: streams of its models, by their names (`models_of`).
+    """
+    reference = replace(parts[name + REFERENCE], scale=1.0)
+    return replace(parts[name], scale=contrast.weight, reference=reference)
+
+
+def instruction_stream(name: str, instruction: Instruction, base: Stream) -> Stream:
+    """The base under an instruction, against the base: one more row of the same forward."""
+    return replace(
+        base, name=name, scale=instruction.weight, instruction=instruction.text, reference=base
+    )
