@@ -41,7 +41,18 @@ def commands_of(page: str) -> list[list[str]]:
     return [shlex.split(line) for line in lines]
 
 
+MODEL_NAMES = ("MODEL", "TUNED", "UNTUNED", "LARGE", "SMALL", "SMALL_INSTRUCT")
 PAGES = [ROOT / "README.md", ROOT / "docs/data.md", *sorted((ROOT / "docs/methods").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", ["instructions", "contrasts"])
+def test_the_python_of_a_page_runs(page: str, tmp_path: Path) -> None:
+    text = (ROOT / f"docs/methods/{page}.md").read_text(encoding="utf-8")
+    names = {name: str(save_model(tmp_path / name, i)) for i, name in enumerate(MODEL_NAMES)}
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(block, dict(names))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -51,7 +62,8 @@ def test_the_command_lines_of_a_page_run(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    save_model(tmp_path / "MODEL")
+    for seed, name in enumerate(MODEL_NAMES):
+        save_model(tmp_path / name, seed)
     write_gguf(tmp_path / "SmolLM2-135M-Instruct.Q4_1.gguf")  # tests/real runs the real one
     monkeypatch.setenv("TRIMTAB_CACHE", str(tmp_path / "cache"))
     rows = [
@@ -67,7 +79,7 @@ def test_the_command_lines_of_a_page_run(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("builtins.input", _end_of_input)
     commands = commands_of(page.read_text(encoding="utf-8"))
-    assert len(commands) >= 3
+    assert commands
     for command in commands:
         if command[0] == "train" and (tmp_path / "arms").exists():
             command += ["--overwrite"]  # the README's second train line shows another way

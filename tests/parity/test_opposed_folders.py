@@ -69,7 +69,7 @@ def test_bad_input(base_dir: Path, lora_dir: str, tmp_path: Path) -> None:
     parm = str(save_arm(tmp_path / "parm", base_dir, "bilinear"))
     none = str(tmp_path / "none")
     refused("conditioned on a, b, c", ConfigError, base_dir, contrast={"x": (parm, base)})
-    refused("model of the contrast x", MissingFileError, base_dir, contrast={"x": (lora_dir, none)})
+    refused("untuned model of x", MissingFileError, base_dir, contrast={"x": (lora_dir, none)})
     big = {"a": "be big"}
     refused("called 'base'", ConfigError, base_dir, instruct={"base": "be big"})
     refused("two guides are called 'a'", ConfigError, base_dir, instruct=big, arms={"a": lora_dir})

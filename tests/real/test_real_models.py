@@ -15,6 +15,7 @@ from conftest import write_jsonl
 
 import trimtab
 from trimtab.arms.load import tokenizer_of
+from trimtab.demo import WARM
 from trimtab.engines import reference as specification
 from trimtab.engines.local import LocalEngine
 from trimtab.engines.types import Sampling
@@ -73,9 +74,9 @@ def gguf_file() -> Path:
     return path
 
 
-def by_transformers(folder: str, prompt_ids: list[int], tokens: int) -> list[int]:
-    """Greedy ids from `generate`."""
-    model = load_model(folder, dtype="float32")
+def by_transformers(model: Any, prompt_ids: list[int], tokens: int) -> list[int]:
+    """Greedy ids from `generate` of a model, or of a folder's."""
+    model = load_model(model, dtype="float32") if isinstance(model, str) else model
     ids = torch.tensor([prompt_ids])
     with torch.no_grad():
         out = model.generate(
@@ -104,6 +105,16 @@ def test_an_instruction_at_1_is_the_instructed_model(smollm2: str) -> None:
         chat: Any = [{"role": "system", "content": said}, {"role": "user", "content": prompt}]
         expected = by_transformers(smollm2, engine.base.prompt_ids(chat), TOKENS)
         assert answer.token_ids == expected != untold.token_ids
+
+
+def test_a_contrast_with_the_base_is_the_tuned_model(smollm2: str) -> None:
+    """The shipped ARM against the model that it was trained on: what PEFT generates with it."""
+    engine = trimtab.load(smollm2, dtype="float32", contrast={"warm": (WARM, smollm2)})
+    assert len(engine.groups) == 1
+    [answer] = engine.generate([QUESTION], max_new_tokens=TOKENS, temperature=0)
+    tuned = peft.PeftModel.from_pretrained(load_model(smollm2, dtype="float32"), WARM)
+    expected = by_transformers(tuned.eval(), engine.base.prompt_ids(QUESTION), TOKENS)
+    assert answer.token_ids == expected
 
 
 def test_bfloat16_is_within_the_noise_of_the_format(real: str) -> None:
@@ -284,7 +295,6 @@ def test_the_shipped_arm_makes_answers_warmer(smollm2: str) -> None:
 
     Other arithmetic draws other answers; an ARM as good as this one fails once in five thousand.
     """
-    from trimtab.demo import WARM
     from trimtab.demo.smollm2.questions import HELD_OUT
     from trimtab.demo.smollm2.scorers import warm
 
@@ -302,8 +312,6 @@ def test_the_shipped_arm_makes_answers_warmer(smollm2: str) -> None:
 
 def test_the_shipped_arm_in_transformers_own_generate(smollm2: str) -> None:
     """A left-padded batch, greedy: the tokens that the engine gives. The ARM names a hub id."""
-    from trimtab.demo import WARM
-
     model = load_model(smollm2, dtype="float32")
     tokenizer = tokenizer_of(smollm2)
     tokenizer.padding_side = "left"

@@ -76,7 +76,11 @@ class Engine:
         shares = [steering.share(arm.objectives, arm.scale) for arm in engine.arms]
         conditions = {arm.name: inner for arm, (_, inner) in zip(engine.arms, shares, strict=True)}
         sampling = Sampling(max_new_tokens=new_tokens, temperature=0, ignore_eos=True)
-        told = {arm.name: arm.tokenizer(arm.instruction)["input_ids"] for arm in engine.arms}
+        told = {
+            arm.name: arm.tokenizer(arm.instruction)["input_ids"]
+            for arm in engine.arms
+            if arm.instruction
+        }
         names = [name for group in engine.groups for name in group.index]
         prompts = {name: [*told.get(name, ()), *ids] for name in names}
         weights = [weight for weight, _ in shares]

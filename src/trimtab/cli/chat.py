@@ -85,7 +85,7 @@ class Session:
     def show(self) -> None:
         """Print the preference and the strength in force."""
         steering = Steering.of(self._engine.objectives, self.preference, self.strength)
-        weights = ", ".join(f"{k}={v:.2g}" for k, v in steering.preference.items()) or "no ARM"
+        weights = ", ".join(f"{k}={v:.2g}" for k, v in steering.preference.items()) or "no guide"
         print(f"[preference {weights}; strength {steering.strength:g}]")
 
 

@@ -7,7 +7,7 @@ one, an instruction that of the base under it against the base itself.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -123,6 +123,20 @@ def contrasts(given: Mapping[str, ContrastLike] | Iterable[str] | None) -> dict[
     """
     example = "safe=TUNED:UNTUNED"
     return {n: Contrast.of(n, g) for n, g in _named(given, "--contrast", example).items()}
+
+
+def model_label(name: str, models: Collection[str]) -> str:
+    """An engine's model, in messages: `ARM x`, `draft model`, `tuned model of x`.
+
+    Args:
+        name: the model's.
+        models: names of all of them.
+    """
+    if name == "draft":
+        return "draft model"
+    if name.endswith(REFERENCE):
+        return f"untuned model of {name.removesuffix(REFERENCE)}"
+    return f"tuned model of {name}" if name + REFERENCE in models else f"ARM {name}"
 
 
 def require_distinct(*guides: Iterable[str]) -> None:

@@ -86,7 +86,7 @@ class TestSharing:
 
     def test_an_objective_twice(self, base_dir: Path, uniarm: str, loras: dict[str, str]) -> None:
         for arms in ({"x": uniarm, "a": loras["one"]}, {"x": uniarm, "y": uniarm}):
-            with pytest.raises(ConfigError, match="two ARMs share an objective"):
+            with pytest.raises(ConfigError, match="two guides share an objective"):
                 trimtab.load(str(base_dir), arms)
 
     def test_its_objectives_are_not_its_name(self, base_dir: Path, uniarm: str) -> None:

@@ -77,11 +77,11 @@ class LocalEngine:
             drafter = own_drafter(base, arms)
         if drafter and drafter.model is base.model:  # it drafts before the base verifies
             drafter = replace(drafter, model=share_weights(base.model))
-        references = [reference for arm in arms if (reference := arm.named_reference())]
-        self.streams = [base, *arms, *references, *([drafter] if drafter else [])]
+        references = {arm.name: ref for arm in arms if (ref := arm.named_reference())}
+        self.streams = [base, *arms, *references.values(), *([drafter] if drafter else [])]
         self.groups = group_streams(self.streams, pack=pack)
         names = [arm.name for arm in arms]
-        against = {arm.name: ref.name for arm in arms if (ref := arm.named_reference())}
+        against = {name: reference.name for name, reference in references.items()}
         self._model = GuidedModel(self.groups, names, against, base.tokenizer, self.ends)
         self._speculation = Speculation(self._model, ngram=draft == "ngram")
         self.cache_memory = cache_memory

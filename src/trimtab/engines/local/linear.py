@@ -12,6 +12,7 @@ docs/log.md has the measurements.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -181,7 +182,7 @@ class Piece(nn.Module):
 def _packable(weight: Tensor) -> bool:
     """Whether oneDNN has kernels for this type on this machine that are faster so."""
     if weight.dtype == torch.float32:
-        return not _HAS_AMX
+        return not _HAS_AMX and platform.machine() in ("x86_64", "AMD64")  # seen nowhere else
     supported = torch.ops.mkldnn._is_mkldnn_bf16_supported
     return weight.dtype == torch.bfloat16 and bool(supported())
 

@@ -16,6 +16,7 @@ from trimtab.engines.guides import (
     InstructionLike,
     contrasts,
     instructions,
+    model_label,
     require_distinct,
 )
 from trimtab.engines.local.check import Case, check_groups
@@ -27,7 +28,6 @@ from trimtab.engines.local.opposed import (
     instruction_stream,
     models_of,
     require_unconditioned,
-    what_is,
 )
 from trimtab.engines.local.references import of_model, say_unverified
 from trimtab.engines.local.streams import BASE, DRAFT, Stream
@@ -112,7 +112,7 @@ def load_engine(
     budget = parse_bytes(cache_memory, "--cache-memory")
     base = str(base)
     models = {
-        name: fetch(str(place), what=what_is(name, arms or {}), revision=origins.revision(name))
+        name: fetch(str(place), what=model_label(name, models), revision=origins.revision(name))
         for name, place in models.items()
     }
     arms = {name: models[name] for name in arms or {}}
@@ -155,9 +155,9 @@ def _checked(
     """What the folders say, once all that can be refused without a weight is refused."""
     check_folder(base, what="base model")
     require_language_model(base)
-    facts = {name: arm_facts(folder, what_is(name, arms)) for name, folder in models.items()}
+    facts = {name: arm_facts(folder, model_label(name, models)) for name, folder in models.items()}
     for name in models.keys() - arms.keys():
-        require_unconditioned(name, models[name])
+        require_unconditioned(model_label(name, models), models[name])
     drafts = {DRAFT: draft} if draft and draft != NGRAM else {}
     tokenizations = load_tokenizations(base, {**models, **drafts}, origins)
     templates = {tokenizations[name].tokenizer.chat_template for name in arms}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from trimtab.arms.objectives import conditioned_on
@@ -17,12 +17,7 @@ def models_of(contrasts: Mapping[str, Contrast]) -> dict[str, str]:
     return tuned | {name + REFERENCE: contrast.untuned for name, contrast in contrasts.items()}
 
 
-def what_is(name: str, arms: Collection[str]) -> str:
-    """A model of an ARM or a contrast, in messages."""
-    return "ARM" if name in arms else f"model of the contrast {name.removesuffix(REFERENCE)}"
-
-
-def require_unconditioned(name: str, folder: str) -> None:
+def require_unconditioned(label: str, folder: str) -> None:
     """Refuse a model of a contrast that takes a preference.
 
     Raises:
@@ -30,8 +25,7 @@ def require_unconditioned(name: str, folder: str) -> None:
     """
     if objectives := conditioned_on(folder):
         raise ConfigError(
-            f"{folder} of the contrast {name.removesuffix(REFERENCE)} is conditioned on "
-            f"{', '.join(objectives)}",
+            f"the {label} ({folder}) is conditioned on {', '.join(objectives)}",
             "export it at one preference first (trimtab export --preference)",
         )
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import secrets
 from collections.abc import Collection, Sequence
 
+from trimtab.engines.guides import require_distinct
 from trimtab.engines.local.packed_rows import row_bytes
 from trimtab.engines.local.rows import RowPlan
 from trimtab.engines.local.speculating import Speculation
-from trimtab.engines.local.streams import BASE, DRAFT, Group, Stream
+from trimtab.engines.local.streams import Group, Stream
 from trimtab.engines.types import Request
 from trimtab.errors import ConfigError
 
@@ -104,16 +105,11 @@ def _first_names(group: Group, names: Collection[str]) -> list[str]:
 
 
 def require_names(arms: Sequence[Stream]) -> None:
-    """Refuse ARMs that could not be told apart."""
-    names = [arm.name for arm in arms]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"two ARMs share a name ({', '.join(names)})", "name each once")
+    """Refuse guides that could not be told apart."""
+    require_distinct(arm.name for arm in arms)
     objectives = [objective for arm in arms for objective in arm.objectives]
     if len(set(objectives)) < len(objectives):
         raise ConfigError(
-            f"two ARMs share an objective (all: {', '.join(objectives)})",
-            "steer each objective by one ARM",
+            f"two guides share an objective (all: {', '.join(objectives)})",
+            "steer each objective by one guide",
         )
-    for taken, owner in ((BASE, "frozen model"), (DRAFT, "drafter")):
-        if taken in names:
-            raise ConfigError(f"an ARM is called {taken!r}", f"that is the {owner}'s name")

@@ -11,8 +11,8 @@ import transformers
 
 from trimtab.arms.load import config_of, has_tokenizer, tokenizer_of
 from trimtab.arms.sidecar import same_backbone
-from trimtab.engines.guides import REFERENCE
-from trimtab.engines.local.streams import BASE, DRAFT
+from trimtab.engines.guides import model_label
+from trimtab.engines.local.streams import BASE
 from trimtab.errors import ModelLoadError, first_line
 from trimtab.models.dequantize import facts_folder
 from trimtab.models.folder import is_adapter
@@ -87,17 +87,9 @@ def load_tokenizations(
             base_head=heads[BASE],
             arm_head=heads[name],
             base_ends=ends,
-            arm_name=f"{_what(name, others)} ({folder})",
+            arm_name=f"the {model_label(name, others)} ({folder})",
         )
     return {n: Tokenization(tokenizers[n], maps[n], context_limit(configs[n])) for n in folders}
-
-
-def _what(name: str, others: Mapping[str, str]) -> str:
-    if name == DRAFT:
-        return "the draft model"
-    if name.endswith(REFERENCE):
-        return f"the untuned model of {name.removesuffix(REFERENCE)}"
-    return f"the {'tuned model of' if name + REFERENCE in others else 'ARM'} {name}"
 
 
 def _local(origins: Origins, name: str) -> dict[str, Any]:
