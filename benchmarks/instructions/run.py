@@ -60,9 +60,7 @@ def table(rows: dict[str, Measured]) -> str:
     ]
     for name, row in rows.items():
         scores = [cell(row.scores["plain"], 1), cell(row.scores["warm"]), cell(row.base_nll)]
-        lines.append(
-            f"| {' | '.join([name, *scores, cell(row.words, 0), cell(row.distinct_2)])} |"
-        )
+        lines.append(f"| {' | '.join([name, *scores, cell(row.words, 0), cell(row.distinct_2)])} |")
     return "\n".join(lines)
 
 
