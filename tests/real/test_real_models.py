@@ -212,21 +212,20 @@ def test_guided_text_is_the_specifications(smollm2: str, arm: Path) -> None:
     base, theirs = load_model(smollm2, dtype="float32"), plain_peft(smollm2, arm)
     for strength, temperature in ((1.0, 0.0), (0.5, 1.0)):
         sampling = Sampling(max_new_tokens=10, temperature=temperature, seed=11)
-        prompts = [v.prompt_ids(QUESTION) for v in (engine.base, *engine.arms)]
-        expected = specification.generate(
-            lambda ids: forward(base, ids)[-1],
-            [lambda ids: forward(theirs, ids)[-1]],
-            prompts,
-            [strength],
-            sampling,
-            ends=engine.ends,
-        )
+        told = [
+            specification.Stream(
+                lambda ids, model=model: forward(model, ids)[-1],  # type: ignore[misc]
+                stream.prompt_ids(QUESTION),
+            )
+            for model, stream in zip((base, theirs), (engine.base, *engine.arms), strict=True)
+        ]
+        expected = specification.generate(told[0], told[1:], [strength], sampling, [*engine.ends])
         [answer] = engine.generate(
             [QUESTION], strength=strength, max_new_tokens=10, temperature=temperature, seed=11
         )
         assert answer.token_ids == expected
         if temperature == 0:
-            assert in_generate(base, smollm2, arm, prompts[0], len(expected)) == expected
+            assert in_generate(base, smollm2, arm, told[0].prompt, len(expected)) == expected
 
 
 def in_generate(base: Any, smollm2: str, arm: Path, prompt: list[int], tokens: int) -> list[int]:
