@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from trimtab.arms.named import left_to_load, named_arms, objectives_of
-from trimtab.engines.guides import REFERENCE, contrasts, instructions, require_distinct
+from trimtab.engines.guides import (
+    Contrast,
+    Instruction,
+    contrasts,
+    instructions,
+    models_of,
+    require_distinct,
+)
 from trimtab.engines.types import LoadSettings, Sampling, Speculate
 from trimtab.entries import parse_descriptions, parse_revisions
 from trimtab.errors import ConfigError
@@ -165,6 +172,16 @@ class EngineOptions(BaseOptions, ModelsOptions):
         """Objective -> folder."""
         return named_arms(self.arm, self.revisions)
 
+    @cached_property
+    def instructions(self) -> dict[str, Instruction]:
+        """By objective."""
+        return instructions(self.instruct)
+
+    @cached_property
+    def contrasts(self) -> dict[str, Contrast]:
+        """By objective."""
+        return contrasts(self.contrast)
+
     @property
     def revisions(self) -> dict[str, str]:
         """Name -> revision."""
@@ -173,10 +190,9 @@ class EngineOptions(BaseOptions, ModelsOptions):
     @property
     def objectives(self) -> list[str]:
         """What can be steered to, in the engine's order."""
-        opposed, instructed = contrasts(self.contrast), instructions(self.instruct)
-        require_distinct(self.arms, opposed, instructed)
-        described = parse_descriptions(self.describe)
-        return [*objectives_of(self.arms), *opposed, *instructed, *described]
+        require_distinct(self.arms, self.contrasts, self.instructions)
+        guides = [*objectives_of(self.arms), *self.contrasts, *self.instructions]
+        return [*guides, *parse_descriptions(self.describe)]
 
     def steering(self) -> Steering:
         """The default steering, validated before anything is loaded."""
@@ -203,8 +219,8 @@ class EngineOptions(BaseOptions, ModelsOptions):
             "quantization": self.quantization,
             "combine": self.combine,
             "describe": parse_descriptions(self.describe),
-            "instruct": instructions(self.instruct),
-            "contrast": contrasts(self.contrast),
+            "instruct": self.instructions,
+            "contrast": self.contrasts,
         }
 
     def load(self) -> LocalEngine:
@@ -213,8 +229,7 @@ class EngineOptions(BaseOptions, ModelsOptions):
         from trimtab.engines.local import load_engine
 
         self.require_draft()
-        opposed = contrasts(self.contrast)
-        others = [*opposed, *(name + REFERENCE for name in opposed)]
+        others = [*models_of(self.contrasts)]
         Origins.of(["base", "draft", *self.arms, *self.arm, *others], (), self.revisions)
         quiet_libraries()
         left = left_to_load(self.revisions, others)

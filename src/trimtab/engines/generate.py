@@ -14,11 +14,11 @@ from trimtab.arms.named import left_to_load, named_arms, objectives_of
 from trimtab.arms.sidecar import Sidecar
 from trimtab.data.sources import fingerprint, read_rows
 from trimtab.engines.guides import (
-    REFERENCE,
     ContrastLike,
     InstructionLike,
     contrasts,
     instructions,
+    models_of,
     require_distinct,
 )
 from trimtab.engines.input_rows import naming, request_of
@@ -121,7 +121,7 @@ def generate(
     named = named_arms(as_entries(arms), revisions)
     opposed, instructed = contrasts(contrast), instructions(instruct)
     require_distinct(named, opposed, instructed)
-    others = [*opposed, *(name + REFERENCE for name in opposed)]
+    others = [*models_of(opposed)]
     Origins.of(["base", "draft", *named, *as_entries(arms), *others], (), revisions or {})
     objectives = [*objectives_of(named), *opposed, *instructed, *(describe or {})]
     sampling = Sampling(max_new_tokens, temperature, top_k, top_p, min_p, seed, tuple(stop))
@@ -191,8 +191,7 @@ class _Run:
         """Of the models, as they are now."""
         draft = self.loading["draft"]
         models = [self.base, *self.arms.values()]
-        for pair in contrasts(self.loading["contrast"]).values():
-            models += [pair.tuned, pair.untuned]
+        models += models_of(contrasts(self.loading["contrast"])).values()
         models += [draft] if draft and draft != "ngram" else []
         return {
             "weights": [weights_fingerprint(model) for model in models],

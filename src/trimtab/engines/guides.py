@@ -125,6 +125,12 @@ def contrasts(given: Mapping[str, ContrastLike] | Iterable[str] | None) -> dict[
     return {n: Contrast.of(n, g) for n, g in _named(given, "--contrast", example).items()}
 
 
+def models_of(contrasts: Mapping[str, Contrast]) -> dict[str, str]:
+    """Name -> place of the models of contrasts: NAME and NAME.reference."""
+    tuned = {name: contrast.tuned for name, contrast in contrasts.items()}
+    return tuned | {name + REFERENCE: contrast.untuned for name, contrast in contrasts.items()}
+
+
 def model_label(name: str, models: Collection[str]) -> str:
     """An engine's model, in messages: `ARM x`, `draft model`, `tuned model of x`.
 

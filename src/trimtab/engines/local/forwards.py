@@ -97,7 +97,8 @@ def with_caches(caches: Sequence[GroupCache], row: Row) -> Iterator[tuple[GroupC
 
 def contrasted(guide: StreamLogps, reference: StreamLogps) -> StreamLogps:
     """A guide's reward against its reference, for the rows that run both."""
-    rows = [row for row in guide.rows if row in {*reference.rows}]
+    known = {*reference.rows}
+    rows = [row for row in guide.rows if row in known]
     one, other = (_of_rows(logps, rows) for logps in (guide, reference))
     return StreamLogps(rows, fusion.contrast(one, other.to(one.device)))
 

@@ -17,6 +17,7 @@ from trimtab.engines.guides import (
     contrasts,
     instructions,
     model_label,
+    models_of,
     require_distinct,
 )
 from trimtab.engines.local.check import Case, check_groups
@@ -26,7 +27,6 @@ from trimtab.engines.local.guides import Loading, load_guides
 from trimtab.engines.local.opposed import (
     contrast_stream,
     instruction_stream,
-    models_of,
     require_unconditioned,
 )
 from trimtab.engines.local.references import of_model, say_unverified

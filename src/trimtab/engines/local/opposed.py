@@ -11,12 +11,6 @@ from trimtab.engines.local.streams import Stream
 from trimtab.errors import ConfigError
 
 
-def models_of(contrasts: Mapping[str, Contrast]) -> dict[str, str]:
-    """Name -> place of the models of contrasts."""
-    tuned = {name: contrast.tuned for name, contrast in contrasts.items()}
-    return tuned | {name + REFERENCE: contrast.untuned for name, contrast in contrasts.items()}
-
-
 def require_unconditioned(label: str, folder: str) -> None:
     """Refuse a model of a contrast that takes a preference.
 
