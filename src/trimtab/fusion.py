@@ -160,6 +160,12 @@ def mean_under(logp_BV: Tensor, logp_base_BV: Tensor) -> Tensor:
     return torch.where(both_BV, share_BV * logp_BV, 0.0).sum(-1)
 
 
+def entropy(logp_V: Tensor) -> float:
+    """Entropy of one distribution, nats."""
+    p_V = logp_V.exp()
+    return -float(torch.where(p_V > 0, p_V * logp_V, 0.0).sum())
+
+
 def divergence(logp_BV: Tensor, logp_base_BV: Tensor) -> Tensor:
     """KL(fused || base) of each row in nats, [B]."""
     p_BV = logp_BV.exp()

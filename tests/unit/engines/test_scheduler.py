@@ -263,7 +263,7 @@ class TestSharedBeginnings:
         Together they read 40 + 1 + 2 + 3 + 4 words of prompts, and 2 of every 3 tokens.
         """
         monkeypatch.setattr(batch, "CHUNK", chunk)
-        shared = words(3, 40)
+        shared = words(chunk, 40)  # another test may have read the others
         requests = [guided(i, f"{shared} w{i}" + " w7" * i, 3, i % 2) for i in range(4)]
         answers = pair.generate(requests, batch_size=4)
         assert reads.of(pair) == 2 * (40 + 1 + 2 + 3 + 4 + 4 * 2)

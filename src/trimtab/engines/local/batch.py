@@ -32,6 +32,7 @@ from trimtab.engines.local.reports import record
 from trimtab.engines.local.rows import Pushed, Row
 from trimtab.engines.local.speculating import Speculation
 from trimtab.engines.local.streams import BASE, DRAFT
+from trimtab.engines.local.watching import pauses, watched
 
 CHUNK = 512
 """Tokens of all streams in one step, if the rows that get tokens leave room for prompts."""
@@ -149,7 +150,9 @@ class Batch:
                 for row, ids, go in zip(rows, drafts, asked, strict=False)
             ]
             readings += [_chunks(row, g, n) for row, n in others]
-            new = forward_group(cache, g, every, self._left(g, readings, logps), wanted, positions)
+            left = self._left(g, readings, logps)
+            _count(every, left, g)
+            new = forward_group(cache, g, every, left, wanted, positions)
             for name, found in new.items():
                 logps[name] = joined(logps[name], found) if name in logps else found
             if g == 0 and settings and settings.gates:
@@ -214,6 +217,8 @@ class Batch:
         tokens = []
         for i, (row, ids) in enumerate(zip(rows, drafts, strict=True)):
             kept = next((m for m, token in enumerate(ids) if token != chosen[i][m]), len(ids))
+            if not ids and not broken[i][0] and pauses(row, fused, i * positions):
+                row.finish_reason, kept = "length", -1
             if any(broken[i][: kept + 1]):
                 at = range(i * positions, i * positions + kept + 1)
                 _fail(row, broken_streams(fused, [*at], self._model.arms))
@@ -227,6 +232,7 @@ class Batch:
         reports = record(chosen.rows, chosen.tokens, reported, chosen.fused, self._model)
         gated_B = chosen.fused.gated_B
         shut = [] if gated_B is None else gated_B.view(len(chosen.rows), -1).tolist()
+        positions = len(chosen.fused.logp_BV) // len(chosen.rows)
         pushed = []
         for i, row in enumerate(chosen.rows):
             tokens, drafted = chosen.tokens[i], len(chosen.draft.tokens[i])
@@ -241,7 +247,10 @@ class Batch:
             row.accepted += min(len(new), max(len(tokens) - 1, 0))  # the last is the target's own
             row.gated += sum(shut[i][: len(new)]) if shut else 0
             self._settle(row)
-            pushed.append(Pushed.of(row, new, reports.get(i, [])[: len(new)]))
+            seen = watched(
+                row, new, chosen.fused, i * (len(chosen.fused.logp_BV) // len(chosen.rows))
+            )
+            pushed.append(Pushed.of(row, new, reports.get(i, [])[: len(new)], seen))
         return pushed
 
     def _settle(self, row: Row) -> None:
@@ -255,6 +264,17 @@ class Batch:
 def _chunks(row: Row, g: int, width: int) -> list[list[int]]:
     """What a row's streams read of their prompts now; the last token waits for all."""
     return [ids[: min(width, len(ids) - 1)] for ids in pending(row, g)]
+
+
+def _count(rows: Sequence[Row], readings: Sequence[Reading], g: int) -> None:
+    """Note what rows read in a group; the base's stream is the first of the first."""
+    for row, reading in zip(rows, readings, strict=True):
+        lengths = [len(ids) for ids in reading or ()]
+        if g == 0 and lengths:
+            row.passes += 1
+            row.read[0] += lengths[0]
+            lengths = lengths[1:]
+        row.read[1] += sum(lengths)
 
 
 def _fail(row: Row, streams: Sequence[Sequence[str]]) -> None:

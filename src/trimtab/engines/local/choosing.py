@@ -198,6 +198,6 @@ def uniforms(rows: Sequence[Row], positions: int, device: torch.device, ahead: i
     """Each row's random numbers for its next positions, [B, M] float64."""
     steps = range(ahead, ahead + positions)
     values = [
-        [fusion.uniform(row.sampling.seed or 0, len(row.ids) + m) for m in steps] for row in rows
+        [fusion.uniform(row.sampling.seed or 0, row.position + m) for m in steps] for row in rows
     ]
     return on_device(values, device, torch.float64)

@@ -8,9 +8,11 @@ import queue
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
+from trimtab.engines.local.drawing import Drawn
 from trimtab.engines.local.rows import RowPlan
 from trimtab.engines.local.worker import Worker
 from trimtab.engines.types import Event
+from trimtab.errors import ConfigError
 
 
 class EventStream:
@@ -79,3 +81,25 @@ async def read_events(
     finally:
         for key in running.values():
             worker.cancel(key)
+
+
+def draw_all(worker: Worker, plans: Sequence[RowPlan], most: int) -> list[Drawn]:
+    """Draw continuations together, and wait for all.
+
+    Args:
+        worker: of an engine.
+        plans: each with its `watch`.
+        most: that run at once.
+
+    Raises:
+        ConfigError: one of them went wrong.
+    """
+    if not plans:
+        return []
+    done: queue.SimpleQueue[tuple[int, Drawn]] = queue.SimpleQueue()
+    worker.add(plans, lambda number, drawn: done.put((number, drawn)), most)
+    drawn = dict(done.get() for _ in plans)
+    for one in drawn.values():
+        if one.error:
+            raise ConfigError(one.error, "the answers before this one are whole")
+    return [drawn[number] for number in range(len(plans))]

@@ -8,7 +8,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
-from trimtab.engines.local.clients import EventStream, read_events
+from trimtab.engines.local.clients import EventStream, draw_all, read_events
+from trimtab.engines.local.drawing import Drawn
 from trimtab.engines.local.guided_model import GuidedModel, open_caches
 from trimtab.engines.local.planning import Planner, require_names
 from trimtab.engines.local.rows import RowPlan
@@ -269,6 +270,14 @@ class LocalEngine:
     def plan(self, request: Request) -> RowPlan:
         """One answer of a request, checked and tokenised."""
         return self._planner.plan(request)
+
+    def draw(self, plans: Sequence[RowPlan]) -> list[Drawn]:
+        """Continuations for a search, all of them; each plan says what is watched.
+
+        Raises:
+            ConfigError: one went wrong.
+        """
+        return draw_all(self.worker, plans, MOST_RUNNING)
 
     def scheduler(self, *, most: int = MOST_RUNNING) -> Scheduler:
         """A scheduler of its own, to be stepped by hand: for measurements and tests."""

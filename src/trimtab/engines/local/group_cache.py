@@ -67,6 +67,9 @@ class GroupCache(Protocol):
     def rewind(self, row: StreamRow, length: int) -> None:
         """Forget what was computed of a row beyond a length."""
 
+    def expect(self, row: StreamRow) -> None:
+        """A new row comes soon: what it could take over is the last to be given up."""
+
     def reuse_prefix(self, row: StreamRow) -> None:
         """Let a new row take over the longest beginning of it that was ever computed, if any."""
 

@@ -108,6 +108,9 @@ class OwnCaches:
         if row.computed > length:
             self.drop(row)
 
+    def expect(self, row: StreamRow) -> None:
+        """Nothing: see `reuse_prefix`."""
+
     def reuse_prefix(self, row: StreamRow) -> None:
         """Nothing: what a recurrent state has read cannot be shared in part."""
 

@@ -155,6 +155,12 @@ class PackedRows:
         """As `GroupCache.rewind`."""
         row.computed = min(row.computed, length)
 
+    def expect(self, row: StreamRow) -> None:
+        """As `GroupCache.expect`."""
+        found = self._beginnings.find(_seed(row), row.sequence[:-1])
+        if found is not None:
+            self._shelves.touch(found)
+
     def reuse_prefix(self, row: StreamRow) -> None:
         """As `GroupCache.reuse_prefix`. The last id is always left, as its successor is wanted."""
         ids = row.sequence[:-1]
@@ -166,7 +172,10 @@ class PackedRows:
             return
         if not self._shelves.runs(found):
             self._shelves.take_over(row, found)
+            kept = found.registered[: length // BLOCK]
             self._forget(found)
+            row.registered = kept  # others that begin so find it here
+            self._beginnings.add(kept, row)
         else:
             self._shelves.hold(row, len(row.sequence))
             self._shelves.copy(found, row, length)

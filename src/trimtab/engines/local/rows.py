@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+from torch import Tensor
 
 from trimtab.engines.local.drafts import RowDrafts
 from trimtab.engines.local.stream_rows import StreamRow, own_ids
 from trimtab.engines.local.streams import Group
 from trimtab.engines.types import FinishReason, Request, Sampling, TokenReport
 from trimtab.steering import Steering
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What a search wants of a request beside its tokens.
+
+    Attributes:
+        rewards: the reward of every token under every guide.
+        entropy: nats; the request pauses before a token whose fused distribution, before
+            temperature and filters, has so much or more. 0 pauses at once, infinity never.
+        after: tokens that it has before it may pause.
+    """
+
+    rewards: bool = False
+    entropy: float = math.inf
+    after: int = 0
 
 
 @dataclass(frozen=True)
@@ -24,6 +43,9 @@ class RowPlan:
         weights: fusion weight per ARM, [K].
         prompts: stream name -> the prompt's ids in its own template.
         conditions: ARM name -> the preference inside it, for conditioned ARMs.
+        begun: tokens that the response has already, in the base's ids; more follow, with the random
+            numbers of their places.
+        watch: what else is wanted of it; then no text is made of its tokens.
     """
 
     request: Request
@@ -32,11 +54,14 @@ class RowPlan:
     weights: list[float]
     prompts: Mapping[str, list[int]]
     conditions: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    begun: Sequence[int] = ()
+    watch: Watch | None = None
 
     @property
     def length(self) -> int:
         """Tokens that the longest stream may come to."""
-        return max(map(len, self.prompts.values())) + self.sampling.max_new_tokens
+        begun = len(self.begun)
+        return max(map(len, self.prompts.values())) + begun + self.sampling.max_new_tokens
 
 
 class Row:
@@ -52,6 +77,8 @@ class Row:
         starved: tokens that it had when it was last put off for want of memory, running alone.
         finish_reason: set at the end.
         error: what went wrong with this request alone.
+        read: tokens that were computed for it: of the base, and of all other streams.
+        passes: steps that it had a part in.
     """
 
     def __init__(
@@ -69,6 +96,8 @@ class Row:
         self.finish_reason: FinishReason | None = None
         self.error = ""
         self.starved = -1
+        self.read = [0, 0]
+        self.passes = 0
         self.prefilling = True
         self.prefix_of: tuple[Row, int] | None = None
         self.streams = [_streams_of(group, plan) for group in groups]
@@ -82,6 +111,11 @@ class Row:
     def unread(self) -> int:
         """The most that any stream has still to read of its sequence."""
         return max(row.unread for rows in self.streams for row in rows)
+
+    @property
+    def position(self) -> int:
+        """Tokens of the response so far."""
+        return len(self.plan.begun) + len(self.ids)
 
     def push(self, token: int, ends: frozenset[int]) -> None:
         """Take one token; sets `finish_reason` at the end."""
@@ -100,10 +134,13 @@ def _streams_of(group: Group, plan: RowPlan) -> list[StreamRow]:
     wanted = sorted({i for name, i in group.index.items() if name in plan.prompts})
     coefficients = group.coefficients(plan.conditions).tolist()
     named = {i: name for name, i in group.index.items() if name in plan.prompts}
-    return [
+    rows = [
         StreamRow(i, plan.prompts[named[i]], group.streams[i].vocabulary, tuple(coefficients[i]))
         for i in wanted
     ]
+    for row in rows:
+        row.sequence += own_ids(plan.begun, row.vocabulary)
+    return rows
 
 
 @dataclass
@@ -122,6 +159,21 @@ class Crowd:
 
 
 @dataclass(frozen=True)
+class Seen:
+    """What was watched of a request in one step.
+
+    Attributes:
+        rewards_NK: of its new tokens, under each guide, nats; empty unless they are wanted.
+        logp_V: fused log-probs of the token before which it paused; None if it goes on.
+        rewards_KV: what the guides give that token.
+    """
+
+    rewards_NK: Sequence[Sequence[float]] = ()
+    logp_V: Tensor | None = None
+    rewards_KV: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Pushed:
     """What a step gave to one request.
 
@@ -131,6 +183,7 @@ class Pushed:
         reports: one per new token, where the request asked for them.
         finish_reason: if these are the last ones.
         counts: tokens so far that were gated, drafted and accepted, by these names.
+        seen: of a request that is watched.
     """
 
     row: Row
@@ -138,9 +191,16 @@ class Pushed:
     reports: Sequence[TokenReport]
     finish_reason: FinishReason | None
     counts: Mapping[str, int]
+    seen: Seen | None = None
 
     @classmethod
-    def of(cls, row: Row, ids: Sequence[int] = (), reports: Sequence[TokenReport] = ()) -> Pushed:
+    def of(
+        cls,
+        row: Row,
+        ids: Sequence[int] = (),
+        reports: Sequence[TokenReport] = (),
+        seen: Seen | None = None,
+    ) -> Pushed:
         """What a request has been given, as it stands now."""
         counts = {"gated": row.gated, "drafted": row.drafted, "accepted": row.accepted}
-        return cls(row, ids, reports, row.finish_reason, counts)
+        return cls(row, ids, reports, row.finish_reason, counts, seen)

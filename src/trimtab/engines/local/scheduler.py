@@ -115,6 +115,9 @@ class Scheduler:
     # --- who runs ------------------------------------------------------------------------------
 
     def _admit(self) -> None:
+        for row in self.waiting[: max(self._limit - len(self.running), 0)]:
+            for cache, mine in with_caches(self._caches, row):
+                cache.expect(mine)
         while self.waiting and len(self.running) < self._limit:
             row = self.waiting.pop(0)
             for cache, mine in with_caches(self._caches, row):

@@ -209,6 +209,11 @@ class Shelves:
             self._ends += 1
             self.by_length[length].ended[slot] = self._ends
 
+    def touch(self, row: StreamRow) -> None:
+        """If its row has ended, it is the latest to have done so."""
+        if row.place and not self.runs(row):
+            self.release(row)
+
     def drop(self, row: StreamRow) -> None:
         """Forget what a row computed."""
         if row.place:

@@ -10,12 +10,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from trimtab.engines.local.answers import Answer
+from trimtab.engines.local.drawing import Drawing
 from trimtab.engines.local.guided_model import GuidedModel
 from trimtab.engines.local.rows import Crowd, Pushed, RowPlan
 from trimtab.engines.local.scheduler import Scheduler
-from trimtab.engines.types import Event
 from trimtab.errors import BusyError, first_line
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ class Worker:
         self._keys = itertools.count()
         self._ready = threading.Condition()
         self._inbox: deque[_Added | _Ended] = deque()
-        self._answers: dict[int, Answer] = {}
+        self._answers: dict[int, Answer | Drawing] = {}
         self._tokens: queue.SimpleQueue[Sequence[Pushed] | _Ended | None] = queue.SimpleQueue()
         self.threads: list[threading.Thread] = []
         self._waiting = self._steps = self._written = 0
@@ -73,14 +74,15 @@ class Worker:
     def add(
         self,
         plans: Sequence[RowPlan],
-        deliver: Callable[[int, Event], None],
+        deliver: Callable[[int, Any], None],
         most: int | None = None,
     ) -> list[int]:
         """Queue some answers together; returns their keys.
 
         Args:
             plans: checked and tokenised.
-            deliver: takes an answer's number and its events, in another thread; it must not wait.
+            deliver: takes an answer's number and its events, or what was drawn where it is watched,
+                in another thread; it must not wait.
             most: answers of these that run at once; then they do not count as waiting.
 
         Raises:
@@ -96,12 +98,14 @@ class Worker:
             self._start()
             keys = [next(self._keys) for _ in plans]
             for number, (key, plan) in enumerate(zip(keys, plans, strict=True)):
-                to = partial(deliver, number)
-                self._answers[key] = Answer(plan, self._model.tokenizer, to)
+                self._answers[key] = self._new_answer(plan, partial(deliver, number))
             self._waiting += 0 if most else len(plans)
             self._inbox.append(_Added(keys, plans, Crowd(most) if most else None))
             self._ready.notify_all()
         return keys
+
+    def _new_answer(self, plan: RowPlan, deliver: Callable[[Any], None]) -> Answer | Drawing:
+        return Drawing(deliver) if plan.watch else Answer(plan, self._model.tokenizer, deliver)
 
     @property
     def busy(self) -> bool:

@@ -1,0 +1,72 @@
+"""Continuations that a search draws: their tokens, and what was watched of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from trimtab.engines.local.rows import Pushed
+
+
+@dataclass
+class Drawn:
+    """One continuation.
+
+    Attributes:
+        ids: its tokens, an end-of-turn token included.
+        ended: whether the turn is over with them.
+        rewards_TK: of each token under each guide, nats, where they are wanted.
+        logp_V: fused log-probs of the token before which it paused; None if it did not.
+        rewards_KV: what the guides give that token.
+        base_tokens: that the base computed for it.
+        other_tokens: that all other streams computed for it.
+        passes: of the base's weights that it had a part in.
+        error: what went wrong with it.
+    """
+
+    ids: list[int] = field(default_factory=list)
+    ended: bool = False
+    rewards_TK: list[Sequence[float]] = field(default_factory=list)
+    logp_V: Tensor | None = None
+    rewards_KV: Tensor | None = None
+    base_tokens: int = 0
+    other_tokens: int = 0
+    passes: int = 0
+    error: str = ""
+
+
+class Drawing:
+    """A continuation while it comes in: of no interest before its end, and never text.
+
+    Args:
+        deliver: takes it, once.
+    """
+
+    def __init__(self, deliver: Callable[[Drawn], None]) -> None:
+        self._deliver, self._drawn = deliver, Drawn()
+
+    def take(self, pushed: Pushed) -> bool:
+        """Take new tokens; whether these are the last."""
+        drawn, row = self._drawn, pushed.row
+        drawn.ids += pushed.ids
+        if pushed.seen:
+            drawn.rewards_TK += pushed.seen.rewards_NK
+            drawn.logp_V, drawn.rewards_KV = pushed.seen.logp_V, pushed.seen.rewards_KV
+        if pushed.finish_reason is None:
+            return False
+        drawn.base_tokens, drawn.other_tokens = row.read
+        drawn.passes, drawn.ended = row.passes, pushed.finish_reason == "stop"
+        drawn.error = row.error
+        self._deliver(drawn)
+        return True
+
+    def cancel(self) -> None:
+        """The engine is closed."""
+        self.fail("the engine was closed")
+
+    def fail(self, error: str) -> None:
+        """It cannot go on."""
+        self._drawn.error = error
+        self._deliver(self._drawn)
