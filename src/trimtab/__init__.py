@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from trimtab.arms.export import export
     from trimtab.bench.run import bench_speed
     from trimtab.calibration.calibrate import calibrate
-    from trimtab.engines.generate import generate
     from trimtab.engines.local.loading import load_engine as load
     from trimtab.engines.processor import ArmLogitsProcessor
     from trimtab.engines.types import Completion, Event, Request, Sampling
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
     from trimtab.evaluation.accuracy import accuracy
     from trimtab.evaluation.data_facts import inspect_data
     from trimtab.fronts.run import pareto
+    from trimtab.methods.generate import generate
+    from trimtab.methods.search import search
     from trimtab.scoring.label import label
     from trimtab.scoring.score import score, score_file
     from trimtab.steering import Steering
@@ -36,13 +37,14 @@ _HOME = {
     "bench_speed": "trimtab.bench.run",
     "calibrate": "trimtab.calibration.calibrate",
     "export": "trimtab.arms.export",
-    "generate": "trimtab.engines.generate",
+    "generate": "trimtab.methods.generate",
     "inspect_data": "trimtab.evaluation.data_facts",
     "label": "trimtab.scoring.label",
     "load": "trimtab.engines.local.loading:load_engine",
     "pareto": "trimtab.fronts.run",
     "score": "trimtab.scoring.score",
     "score_file": "trimtab.scoring.score",
+    "search": "trimtab.methods.search",
     "train": "trimtab.training.run",
 }
 """Public name -> its module, and its name there where that says more."""
@@ -66,6 +68,7 @@ __all__ = [
     "pareto",
     "score",
     "score_file",
+    "search",
     "train",
 ]
 

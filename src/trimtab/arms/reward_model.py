@@ -146,14 +146,30 @@ class RewardModel:
         ]
 
     def _judge_batch(self, rows: list[Row]) -> list[Scored]:
-        """The head reads the last token that is not the *config's* pad; rows are filled with it.
+        return [Scored(reward) for reward in self.rate_rows([[*p, *r] for p, r in rows])]
 
-        A model that names none reads the last token, and so takes one row at a time.
+    def rate_rows(self, rows: Sequence[list[int]]) -> list[float]:
+        """The scalar head's value for rows of ids, read together.
+
+        The head reads the last token that is not the *config's* pad; rows are filled with it. A
+        model that names none reads the last token, and so takes one row at a time.
         """
-        pad_id = self.model.config.get_text_config().pad_token_id
-        groups = [rows] if pad_id is not None else [[row] for row in rows]
-        batches = [self._padded(group, pad_id or 0) for group in groups]
-        return [Scored(r) for b in batches for r in trajectory_rewards(self.model, b).tolist()]
+        groups = [rows] if self._pad_id is not None else [[row] for row in rows]
+        whole = [[(row, list[int]()) for row in group] for group in groups]
+        batches = [self._padded(group, self._pad_id or 0) for group in whole]
+        return [reward for b in batches for reward in trajectory_rewards(self.model, b).tolist()]
+
+    def up_to_padding(self, ids: list[int]) -> list[int]:
+        """A row as far as the head looks: to the last token that is not the config's pad."""
+        end = len(ids)
+        while end > 1 and ids[end - 1] == self._pad_id:
+            end -= 1
+        return ids[:end]
+
+    @property
+    def _pad_id(self) -> int | None:
+        pad_id: int | None = self.model.config.get_text_config().pad_token_id
+        return pad_id
 
     def _padded(self, rows: list[Row], pad_id: int) -> dict[str, Tensor]:
         return {k: v.to(self.model.device) for k, v in pad_rows(rows, pad_id).items()}

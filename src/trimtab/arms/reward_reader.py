@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import transformers
@@ -15,7 +16,12 @@ from trimtab.models.classifiers import is_classifier, require_one_output
 from trimtab.models.folder import fetch
 from trimtab.models.limits import context_limit
 from trimtab.models.messages import Prompt
-from trimtab.models.prompts import conversation_ids, require_embedded, response_ids
+from trimtab.models.prompts import (
+    StartedPrompt,
+    conversation_ids,
+    require_embedded,
+    response_ids,
+)
 from trimtab.models.types import PromptFormat
 
 Row = tuple[list[int], list[int]]  # ids of the prompt and of the response
@@ -97,10 +103,25 @@ class RewardReader:
                 f"the model reads {self.context}",
                 "shorten it; nothing is cut in silence",
             )
-        embedded = self._config.get_text_config().vocab_size
         for prompt_ids, answer_ids in rows:
-            require_embedded([*prompt_ids, *answer_ids], embedded, self.tokenizer)
+            require_embedded([*prompt_ids, *answer_ids], self.embedded, self.tokenizer)
         return rows
+
+    @property
+    def embedded(self) -> int:
+        """Tokens that the model has embeddings for."""
+        return int(self._config.get_text_config().vocab_size)
+
+    def beginning(self, prompt: Prompt) -> Beginning:
+        """A prompt whose response is under way.
+
+        Raises:
+            ConfigError: nobody knows how it reads.
+        """
+        style = self.sidecar.prompt_format
+        started = StartedPrompt.of(self.tokenizer, prompt, style)
+        self.read([prompt], [""], style)  # refuses what it cannot read
+        return Beginning(self, prompt, started)
 
     def _row(self, prompt: Prompt, response: str, style: PromptFormat) -> Row:
         if not self._reads_chats_whole:
@@ -120,6 +141,53 @@ class RewardReader:
                 self._config, trust_remote_code=self._trusted
             )
         return hasattr(skeleton, "score")
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """A prompt, and how responses to it are read while they grow.
+
+    Attributes:
+        reader: of the reward model.
+        prompt: as it was given.
+        started: ready for its responses.
+    """
+
+    reader: RewardReader
+    prompt: Prompt
+    started: StartedPrompt
+
+    @property
+    def ids(self) -> list[int]:
+        """Of the prompt."""
+        return self.started.ids
+
+    def so_far(self, text: str) -> list[int]:
+        """Ids of the prompt and of a response that goes on.
+
+        Raises:
+            ConfigError: it is longer than the model reads.
+        """
+        ids = self.started.beginning(self.reader.tokenizer, text)
+        return self._within(ids)
+
+    def whole(self, text: str) -> list[int]:
+        """Ids of the prompt and of a whole response, as `RewardReader.read` has them.
+
+        Raises:
+            ConfigError: it is longer than the model reads.
+        """
+        [(prompt, response)] = self.reader.read([self.prompt], [text])
+        return [*prompt, *response]
+
+    def _within(self, ids: list[int]) -> list[int]:
+        context = self.reader.context
+        if context and len(ids) > context:
+            raise ConfigError(
+                f"an answer comes to {len(ids)} tokens, {self.reader.folder} reads {context}",
+                "lower --max-new-tokens",
+            )
+        return ids
 
 
 def place_of(places: Sequence[str], i: int) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from trimtab.errors import MissingFileError, ModelLoadError
 from trimtab.files import write_json
+from trimtab.models.classifiers import is_classifier, require_one_output
 from trimtab.models.folder import (
     adapter_base,
     adapter_revision,
@@ -99,6 +100,26 @@ def arm_facts(name: str, what: str = "ARM") -> Sidecar:
             "guide with an ARM (--method genarm, parm, uniarm); a trajectory model can only judge",
         )
     return sidecar
+
+
+def require_scalar(folder: str, label: str) -> None:
+    """Refuse what gives no scalar reward, from its files alone.
+
+    Args:
+        folder: the model's.
+        label: what it is, for a message.
+
+    Raises:
+        ModelLoadError: it is a language model, or a classifier with several outputs.
+    """
+    check_folder(folder, what=label)
+    if not (Sidecar.load(folder).method == "trajectory" or is_classifier(folder)):
+        raise ModelLoadError(
+            f"the {label} {folder} is a language model, which gives no scalar reward",
+            "name a sequence classifier with one output (trimtab train --method trajectory); an "
+            "ARM guides (--arm)",
+        )
+    require_one_output(folder)
 
 
 def same_backbone(adapter: str, backbone: str, revision: str | None = None) -> bool:

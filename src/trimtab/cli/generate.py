@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from trimtab.cli import show
 from trimtab.cli.options import EngineOptions, JsonOptions, RowFileOptions, SamplingOptions
 from trimtab.cli.parse import parse, quiet_libraries
-from trimtab.engines.generate import generate
 from trimtab.engines.input_rows import request_of
-from trimtab.engines.types import Request
+from trimtab.engines.types import Request, Sampling
 from trimtab.errors import ConfigError
+from trimtab.methods.generate import FUSION, generate
 
 DESCRIPTION = "Answer prompts with a frozen base steered by ARMs."
 
@@ -41,6 +41,42 @@ class GenerateOptions(RowFileOptions, JsonOptions, EngineOptions, SamplingOption
     report: bool = False
     """Add base log-prob, rewards and fused log-prob of every token."""
 
+    method: str = FUSION
+    """How answers are found. `fusion`: the guided base, token by token. Searches with a reward
+    model: `best-of-n`, `rejection`, `args`, `transfer-q`, `cards`, `vas`, `controlled-decoding`,
+    `blockwise-decoding`, `cbs`, `mcts` (docs/methods/search.md); best-of-n, cbs and mcts also take
+    the guides as scorers."""
+
+    reward_model: str | None = None
+    """Of a search: folder or hub id of a trajectory or value model, or of any sequence classifier
+    with one output."""
+
+    baseline_reward_model: str | None = None
+    """transfer-q, the indirect form: what the policy that completes answers was aligned to."""
+
+    method_options: list[str] = field(default_factory=list)
+    """Options of the search method, as NAME=VALUE."""
+
+    as_released: bool = False
+    """Take the authors' code for a search method's defaults where it differs from the paper."""
+
+    temperature: float | None = None  # type: ignore[assignment]  # a method may have its own
+    """Divides the fused log-probs; 0 is greedy. By default 1, or the search method's own."""
+
+    top_k: int | None = None  # type: ignore[assignment]
+    """Keep this many of the likeliest tokens; 0 keeps all, as is the default without a search
+    method that has its own."""
+
+    ignore_eos: bool = False
+    """Go on after the end-of-turn token, as the code of some search methods does."""
+
+    def sampling(self) -> Sampling:
+        """The options as `Sampling`, where no search has defaults of its own."""
+        common = Sampling(self.max_new_tokens, top_p=self.top_p, min_p=self.min_p, seed=self.seed)
+        given = {"temperature": self.temperature, "top_k": self.top_k, "stop": tuple(self.stop)}
+        known = {name: value for name, value in given.items() if value is not None}
+        return common.but(ignore_eos=self.ignore_eos, **known)
+
 
 def main(argv: Sequence[str]) -> int:
     """Parse, answer, show."""
@@ -50,8 +86,9 @@ def main(argv: Sequence[str]) -> int:
     if options.prompt == "":
         raise ConfigError("the prompt is empty", "give at least one character")
     as_json = options.json or options.report
-    if options.prompt is not None and options.output is None and not as_json:
-        return _stream(options, options.prompt)
+    shows_text = options.prompt is not None and options.output is None and not as_json
+    if shows_text and options.method == FUSION and not options.reward_model:
+        return _stream(options, str(options.prompt))
     options.require_draft()
     quiet_libraries()
     with show.progress() as progress:
@@ -64,6 +101,12 @@ def main(argv: Sequence[str]) -> int:
             strength=options.strength,
             kl_budget=options.kl_budget,
             gate=options.gate,
+            method=options.method,
+            reward_model=options.reward_model,
+            baseline_reward_model=options.baseline_reward_model,
+            method_options=options.method_options,
+            as_released=options.as_released,
+            ignore_eos=options.ignore_eos,
             max_new_tokens=options.max_new_tokens,
             temperature=options.temperature,
             top_k=options.top_k,
@@ -76,7 +119,7 @@ def main(argv: Sequence[str]) -> int:
             speculate=options.speculate,
             overwrite=options.overwrite,
             progress=progress,
-            each=_print if options.output is None and not as_json else lambda row: None,
+            each=_shower(options, as_json=as_json, shows_text=shows_text),
             say=show.say,
             **options.loading(),
         )
@@ -102,6 +145,15 @@ def _stream(options: GenerateOptions, prompt: str) -> int:
             raise ConfigError(event.completion.error, "the answer ends here")
     print()
     return 0
+
+
+def _shower(
+    options: GenerateOptions, *, as_json: bool, shows_text: bool
+) -> Callable[[dict[str, Any]], None]:
+    """What is shown of a row as soon as it is done."""
+    if shows_text:
+        return lambda row: print(row["text"])
+    return _print if options.output is None and not as_json else lambda row: None
 
 
 def _print(row: dict[str, Any]) -> None:

@@ -142,7 +142,9 @@ class Request:
             replace(
                 self,
                 n=1,
-                sampling=self.sampling if seed is None else self.sampling.but(seed=_nth(seed, i)),
+                sampling=self.sampling
+                if seed is None
+                else self.sampling.but(seed=nth_seed(seed, i)),
             )
             for i in range(self.n)
         ]
@@ -156,7 +158,7 @@ class Request:
         return Steering.of(objectives, self.preference, self.strength, self.kl_budget, self.gate)
 
 
-def _nth(seed: int, sample: int) -> int:
+def nth_seed(seed: int, sample: int) -> int:
     """The seed of a request's further answers: far from those of the prompts beside it."""
     return (seed + 2**63 + sample * 0x9E3779B97F4A7C15) % 2**64 - 2**63
 
@@ -205,6 +207,25 @@ class TokenReport(Alternative):
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What a search took for one answer.
+
+    Attributes:
+        base_tokens: tokens that the base read or proposed.
+        guide_tokens: tokens that all guides' streams read.
+        reward_tokens: tokens that reward models read.
+        base_passes: passes of the base's weights, as many as the answer takes by itself.
+        reward_passes: passes of reward models' weights, likewise.
+    """
+
+    base_tokens: int
+    guide_tokens: int
+    reward_tokens: int
+    base_passes: int
+    reward_passes: int
+
+
+@dataclass(frozen=True)
 class Completion:
     """One finished response.
 
@@ -220,6 +241,9 @@ class Completion:
         accepted: those of them that were kept.
         seed: that the tokens were drawn with.
         error: what went wrong, where `finish_reason` is `error`.
+        reward: what a search method thinks of it.
+        cost: what a search method took for it.
+        details: what else a search method says of it.
     """
 
     text: str
@@ -233,6 +257,9 @@ class Completion:
     accepted: int = 0
     seed: int = 0
     error: str = ""
+    reward: float | None = None
+    cost: Cost | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -167,6 +167,17 @@ class StartedPrompt:
             after.pop()
         return [*after, end]
 
+    def beginning(self, tokenizer: Tokenizer, response: str) -> list[int]:
+        """Ids of the prompt and of a response so far: nothing ends there."""
+        require_characters(response, "the request", "response")
+        raw = self.messages is None
+        joined = list(tokenizer(self.text + response, add_special_tokens=raw)["input_ids"])
+        if joined[: len(self.ids)] != self.ids:
+            joined = [*self.ids, *tokenizer(response, add_special_tokens=False)["input_ids"]]
+        while raw and len(joined) > len(self.ids) and joined[-1] == tokenizer.eos_token_id:
+            joined.pop()  # some tokenizers write one themselves
+        return joined
+
     def _bare(self, response: str, eos: str | None) -> str:
         """A response without the ends of its turn that it carries as text: one is added."""
         ends = [end for end in (self.end, eos) if end]

@@ -38,9 +38,10 @@ def engine() -> LocalEngine:
     )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def pair() -> LocalEngine:
-    """A base with one LoRA: one group of two streams that read the same prompts."""
+    """A base with one LoRA: one group of two streams that read the same prompts, and that have
+    read nothing yet."""
     base = stream("base", 1, SIZE)
     engine = LocalEngine(base, [with_lora(base, "a", 3)])
     engine.scheduler()  # measures what a token takes, by reading one
@@ -263,7 +264,7 @@ class TestSharedBeginnings:
         Together they read 40 + 1 + 2 + 3 + 4 words of prompts, and 2 of every 3 tokens.
         """
         monkeypatch.setattr(batch, "CHUNK", chunk)
-        shared = words(chunk, 40)  # another test may have read the others
+        shared = words(3, 40)
         requests = [guided(i, f"{shared} w{i}" + " w7" * i, 3, i % 2) for i in range(4)]
         answers = pair.generate(requests, batch_size=4)
         assert reads.of(pair) == 2 * (40 + 1 + 2 + 3 + 4 + 4 * 2)

@@ -78,7 +78,9 @@ class Answer:
             steering.preference,
             steering.strength,
             self._reports,
-            **self._counts,
+            gated=self._counts.get("gated", 0),
+            drafted=self._counts.get("drafted", 0),
+            accepted=self._counts.get("accepted", 0),
             seed=self._plan.sampling.seed or 0,
             error=error,
         )

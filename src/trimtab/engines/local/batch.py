@@ -247,9 +247,7 @@ class Batch:
             row.accepted += min(len(new), max(len(tokens) - 1, 0))  # the last is the target's own
             row.gated += sum(shut[i][: len(new)]) if shut else 0
             self._settle(row)
-            seen = watched(
-                row, new, chosen.fused, i * (len(chosen.fused.logp_BV) // len(chosen.rows))
-            )
+            seen = watched(row, new, chosen.fused, i * positions)
             pushed.append(Pushed.of(row, new, reports.get(i, [])[: len(new)], seen))
         return pushed
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,6 +30,10 @@ class Entry:
     row: StreamRow
     ids: Sequence[int]
     wanted: int
+
+
+Head = Callable[[Group, Tensor, Sequence[StreamRow], Sequence[Sequence[int]]], Tensor]
+"""As `log_probs`: what is made of the hidden states of some rows, [E, M, …]."""
 
 
 class GroupCache(Protocol):

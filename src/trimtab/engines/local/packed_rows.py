@@ -14,9 +14,9 @@ from torch import Tensor
 from trimtab.engines.local import attention
 from trimtab.engines.local.cache import PackedCache, Sees, Span, places
 from trimtab.engines.local.graphs import graphs_of
-from trimtab.engines.local.group_cache import Entry, log_probs
+from trimtab.engines.local.group_cache import Entry, Head, log_probs
 from trimtab.engines.local.prefixes import BLOCK, PrefixIndex, block_keys
-from trimtab.engines.local.shelves import SHORTEST, CacheMemory, Shelves, slot_length
+from trimtab.engines.local.shelves import SHORTEST, CacheMemory, Move, Shelves, slot_length
 from trimtab.engines.local.stream_rows import StreamRow, common_prefix
 from trimtab.engines.local.streams import Group
 from trimtab.engines.local.transfer import on_device
@@ -29,12 +29,13 @@ class PackedRows:
     Args:
         group: its streams.
         memory: for keys and values, shared by all groups.
+        head: what is made of the hidden states that are wanted.
     """
 
     can_rewind = True
 
-    def __init__(self, group: Group, memory: CacheMemory) -> None:
-        self.group = group
+    def __init__(self, group: Group, memory: CacheMemory, head: Head = log_probs) -> None:
+        self.group, self._head = group, head
         self._config = group.lm.config.get_text_config()
         self._kinds = attention.kinds_of(self._config)
         self._window = getattr(self._config, "sliding_window", None)
@@ -68,7 +69,7 @@ class PackedRows:
         if not wanted:
             return hidden_MH.new_empty(0)
         at = [_last(starts[id(e.row)], len(e.ids), e.wanted, positions) for e in wanted]
-        return log_probs(self.group, hidden_MH, [entry.row for entry in wanted], at)
+        return self._head(self.group, hidden_MH, [entry.row for entry in wanted], at)
 
     def _forward(self, packed: Sequence[Entry]) -> tuple[dict[int, int], Tensor]:
         """Where each row's tokens begin among the M, and the hidden states of all, [M, H]."""
@@ -180,6 +181,12 @@ class PackedRows:
             self._shelves.hold(row, len(row.sequence))
             self._shelves.copy(found, row, length)
         row.computed = length
+
+    def share(self, moves: Sequence[Move]) -> None:
+        """Let rows have what others have computed, all at once."""
+        for move in moves:
+            self._shelves.hold(move.target, move.room)
+        self._shelves.share(moves)
 
     def release(self, row: StreamRow) -> None:
         """As `GroupCache.release`."""

@@ -41,6 +41,25 @@ class CacheMemory:
         return float("inf") if self.budget is None else self.budget - self.used
 
 
+@dataclass(frozen=True)
+class Move:
+    """What one row takes over of another.
+
+    Attributes:
+        source: has computed it.
+        target: has computed the same up to `start`.
+        start: the first token.
+        stop: behind the last one.
+        room: tokens that the target will come to.
+    """
+
+    source: StreamRow
+    target: StreamRow
+    start: int
+    stop: int
+    room: int
+
+
 @dataclass
 class Shelf:
     """Slots of one length.
@@ -114,10 +133,32 @@ class Shelf:
         """Make the first positions of a slot those of another one, perhaps of another shelf."""
         for mine, theirs in ((self.keys, source.keys), (self.values, source.values)):
             for layer, stored in theirs.items():
-                if layer not in mine:
-                    shape = (len(self.holders), self.length, *stored.shape[2:])
-                    mine[layer] = stored.new_zeros(shape)
-                mine[layer][slot, :length] = stored[source_slot, :length]
+                self._like(mine, layer, stored)[slot, :length] = stored[source_slot, :length]
+
+    def _like(self, mine: dict[int, Tensor], layer: int, stored: Tensor) -> Tensor:
+        """A layer's own tensor, made like another shelf's if there is none."""
+        if layer not in mine:
+            mine[layer] = stored.new_zeros((len(self.holders), self.length, *stored.shape[2:]))
+        return mine[layer]
+
+    def places(self, slot: int, start: int, stop: int) -> range:
+        """Of some positions of a slot, where all slots lie one after the other."""
+        return range(slot * self.length + start, slot * self.length + stop)
+
+    def take(self, places: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values at some places, per layer."""
+        return [
+            (_flat(keys)[places], _flat(self.values[layer])[places])
+            for layer, keys in self.keys.items()
+        ]
+
+    def put(self, places: Tensor, taken: list[tuple[Tensor, Tensor]], source: Shelf) -> None:
+        """Write what was taken of another shelf, or of this one."""
+        for layer, pair in zip(source.keys, taken, strict=True):
+            for mine, theirs, new in zip(
+                (self.keys, self.values), (source.keys, source.values), pair, strict=True
+            ):
+                _flat(self._like(mine, layer, theirs[layer])).index_copy_(0, places, new)
 
 
 class Shelves:
@@ -228,6 +269,27 @@ class Shelves:
         (here, slot), (there, source_slot) = target.place, source.place
         self[here].copy(slot, self[there], source_slot, length)
 
+    def share(self, moves: Sequence[Move]) -> None:
+        """Copy what rows take over; all is read before anything is written.
+
+        Args:
+            moves: the targets have slots already.
+        """
+        by_shelves: dict[tuple[int, int], tuple[list[int], list[int]]] = {}
+        for move in moves:
+            assert move.source.place is not None and move.target.place is not None
+            (there, source), (here, target) = move.source.place, move.target.place
+            sources, targets = by_shelves.setdefault((there, here), ([], []))
+            sources += self[there].places(source, move.start, move.stop)
+            targets += self[here].places(target, move.start, move.stop)
+        taken = []
+        for (there, here), (sources, targets) in by_shelves.items():
+            device = next(iter(self[there].keys.values())).device
+            pair = self[there].take(torch.tensor(sources, device=device))
+            taken.append((self[here], torch.tensor(targets, device=device), pair, self[there]))
+        for shelf, places, pair, source_shelf in taken:
+            shelf.put(places, pair, source_shelf)
+
     def size(self, row: StreamRow) -> int:
         """Numbers that one of its tokens comes to."""
         assert row.place is not None
@@ -242,6 +304,10 @@ class Shelves:
         shelf = self.by_length[length]
         shelf.holders[slot], shelf.ended[slot] = row, None
         row.place, ended.place = ended.place, None
+
+
+def _flat(stored: Tensor) -> Tensor:
+    return stored.view(-1, *stored.shape[2:])
 
 
 def slot_length(tokens: int) -> int:

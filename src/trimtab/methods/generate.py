@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trimtab.arms.named import left_to_load, named_arms, objectives_of
-from trimtab.arms.sidecar import Sidecar
 from trimtab.data.sources import fingerprint, read_rows
 from trimtab.engines.guides import (
     ContrastLike,
@@ -21,24 +20,24 @@ from trimtab.engines.guides import (
     models_of,
     require_distinct,
 )
-from trimtab.engines.input_rows import naming, request_of
-from trimtab.engines.types import Completion, LoadSettings, Request, Sampling, Speculate
+from trimtab.engines.input_rows import request_of
+from trimtab.engines.types import LoadSettings, Request, Sampling, Speculate
 from trimtab.entries import as_entries, parse_bytes
 from trimtab.errors import ConfigError
-from trimtab.files import only_writer
-from trimtab.jobs import Progress, RowFile, Say, going_on, unseen
-from trimtab.models.folder import weights_fingerprint
+from trimtab.jobs import Progress, Say, unseen
+from trimtab.methods.judges import JUDGES, JudgeLoading, judges_of
+from trimtab.methods.protocol import Judge, Method
+from trimtab.methods.registry import choose
+from trimtab.methods.row_run import RowRun, Rows, SearchPlan
 from trimtab.models.origins import Origins
 from trimtab.models.types import DType, PromptFormat, Quantization
 from trimtab.steering import Combine, PreferenceLike
 
-if TYPE_CHECKING:
-    from trimtab.engines.local import LocalEngine
-    from trimtab.engines.local.rows import RowPlan
-
 logger = logging.getLogger(__name__)
 
-Rows = Sequence[Mapping[str, Any]]
+FUSION = "fusion"
+"""The method that is no search: the guided base decodes token by token."""
+ASK = "add --method, such as best-of-n"
 _APART = ("cache_memory", "instruct", "contrast")
 """No token depends on the first; the others are written as they were read."""
 
@@ -57,13 +56,19 @@ def generate(
     describe: Mapping[str, str] | None = None,
     instruct: Mapping[str, InstructionLike] | Sequence[str] = (),
     contrast: Mapping[str, ContrastLike] | Sequence[str] = (),
+    method: str | Method = FUSION,
+    reward_model: str | None = None,
+    baseline_reward_model: str | None = None,
+    method_options: Mapping[str, Any] | Sequence[str] = (),
+    as_released: bool = False,
     max_new_tokens: int = 128,
-    temperature: float = 1.0,
-    top_k: int = 0,
+    temperature: float | None = None,
+    top_k: int | None = None,
     top_p: float = 1.0,
     min_p: float = 0.0,
     seed: int = 0,
     stop: Sequence[str] = (),
+    ignore_eos: bool = False,
     batch_size: int = 8,
     report: bool = False,
     speculate: Speculate = "off",
@@ -97,10 +102,14 @@ def generate(
         preference, strength, kl_budget, gate: of rows that have none; see `Steering`.
         instruct, contrast: as for `load`, or texts like `plain=Use short words.` and
             `safe=TUNED:UNTUNED`, with a weight before it where it is not 1 (`plain=-0.5:...`).
+        method: `fusion` decodes the guided base token by token; any other searches, with the
+            arguments of `trimtab.search`.
+        reward_model, baseline_reward_model, as_released: of a search.
+        method_options: of a search method, by name.
         combine, describe, draft, max_length, cache_memory, quantization: as for `load`.
         prompt_format, dtype, device, trust_remote_code, revisions: as for `load`.
-        max_new_tokens, temperature, top_k, top_p, min_p, seed, stop: see `Sampling`; row number i
-            takes `seed + i`.
+        max_new_tokens, temperature, top_k, top_p, min_p, seed, stop, ignore_eos: see `Sampling`;
+            row number i takes `seed + i`. A search may have a temperature and top_k of its own.
         batch_size: prompts decoded together; the next one starts as soon as one is done.
         report: add base log-prob, rewards and fused log-prob of every token.
         speculate: draft tokens and verify them in one pass: the same tokens.
@@ -122,27 +131,40 @@ def generate(
     opposed, instructed = contrasts(contrast), instructions(instruct)
     require_distinct(named, opposed, instructed)
     others = [*models_of(opposed)]
-    Origins.of(["base", "draft", *named, *as_entries(arms), *others], (), revisions or {})
+    origins = [*named, *as_entries(arms), *others, *JUDGES.values()]
+    Origins.of(["base", "draft", *origins], (), revisions or {})
     objectives = [*objectives_of(named), *opposed, *instructed, *(describe or {})]
-    sampling = Sampling(max_new_tokens, temperature, top_k, top_p, min_p, seed, tuple(stop))
+    chosen = None if method == FUSION else choose(method, method_options, as_released=as_released)
+    judges: Mapping[Judge, str] = {}
+    if chosen:
+        guides = [*named, *opposed, *instructed]
+        places = reward_model, baseline_reward_model
+        judges = judges_of(chosen.method, guides, *places, revisions)
+    elif reward_model or baseline_reward_model or method_options or as_released:
+        raise ConfigError("a reward model or an option of a search, and no search", ASK)
+    own: dict[str, Any] = {"temperature": temperature, "top_k": top_k}
+    own["ignore_eos"] = ignore_eos or None
+    sampling = Sampling(max_new_tokens, top_p=top_p, min_p=min_p, seed=seed, stop=tuple(stop)).but(
+        **(chosen.sampling if chosen else {}) | {n: v for n, v in own.items() if v is not None}
+    )
     common = Request(
         "", preference, strength, sampling, kl_budget, gate, report=report, speculate=speculate
     )
     common.steering(objectives)
     rows: Rows = [row for _, row in read_rows(input)] if isinstance(input, str) else input
-    places = [
+    names = [
         f"row {i} of the input" if isinstance(input, str) or len(rows) > 1 else ""
         for i in range(1, len(rows) + 1)
     ]
     requests = [
         request_of(row, i, common, objectives, place)
-        for i, (row, place) in enumerate(zip(rows, places, strict=True))
+        for i, (row, place) in enumerate(zip(rows, names, strict=True))
     ]
     loading: LoadSettings = {
         "dtype": dtype,
         "device": device,
         "prompt_format": prompt_format,
-        "trust_remote_code": list(trust_remote_code),
+        "trust_remote_code": [n for n in trust_remote_code if n not in JUDGES.values()],
         "revisions": left_to_load(revisions or {}, others),
         "draft": draft,
         "max_length": max_length,
@@ -153,7 +175,10 @@ def generate(
         "instruct": instructed,
         "contrast": opposed,
     }
-    run = _Run(base, named, loading, batch_size, requests, rows, places, each)
+    trusted = [name for name in trust_remote_code if name in JUDGES.values()]
+    judging = JudgeLoading(judges, dtype, device, trusted)
+    search = SearchPlan(chosen, judging) if chosen else None
+    run = RowRun(base, named, loading, batch_size, requests, rows, names, each, search)
     if output is None:
         return list(run.answers(0))
     read = json.dumps(list(rows), sort_keys=True, default=str).encode()
@@ -165,6 +190,7 @@ def generate(
         "instruct": {name: asdict(instruction) for name, instruction in instructed.items()},
         "contrast": {name: asdict(pair) for name, pair in opposed.items()},
         "common": asdict(common),
+        **(search.identity() if search else {}),
         "input_sha256": fingerprint([input])
         if isinstance(input, str)
         else hashlib.sha256(read).hexdigest(),
@@ -172,98 +198,3 @@ def generate(
     }
     run.to_file(Path(output), settings, overwrite=overwrite, progress=progress, say=say)
     return []
-
-
-@dataclass(frozen=True)
-class _Run:
-    """Rows to be answered, checked before a model is loaded."""
-
-    base: str
-    arms: Mapping[str, str]
-    loading: LoadSettings
-    batch_size: int
-    requests: Sequence[Request]
-    rows: Rows
-    places: Sequence[str]
-    each: Callable[[dict[str, Any]], None]
-
-    def identity(self) -> dict[str, object]:
-        """Of the models, as they are now."""
-        draft = self.loading["draft"]
-        models = [self.base, *self.arms.values()]
-        models += models_of(contrasts(self.loading["contrast"])).values()
-        models += [draft] if draft and draft != "ngram" else []
-        return {
-            "weights": [weights_fingerprint(model) for model in models],
-            "scales": [Sidecar.load(arm).scale for arm in self.arms.values()],
-        }
-
-    def to_file(
-        self,
-        path: Path,
-        settings: Mapping[str, object],
-        *,
-        overwrite: bool,
-        progress: Progress,
-        say: Say,
-    ) -> None:
-        """Append the rows that a file lacks."""
-        with only_writer(path), going_on():
-            job = RowFile(path, settings, overwrite=overwrite)
-            if job.done >= len(self.requests):
-                say(f"{path} is complete: {job.done} rows")
-                return
-            answers = self.answers(job.done)
-            with job:
-                progress("answering", job.done, len(self.requests))
-                for row in answers:
-                    job.append(row)
-                    progress("answering", job.done, len(self.requests))
-
-    def answers(self, start: int) -> Iterator[dict[str, Any]]:
-        """The rows from one on; what is wrong with any is said before the first is answered."""
-        engine, plans = self._load()
-        return self._answers(engine, plans, start)
-
-    def _load(self) -> tuple[LocalEngine, list[RowPlan]]:
-        from trimtab.engines.local import load_engine
-
-        engine = load_engine(self.base, self.arms, **self.loading)
-        plans = []
-        for place, request in zip(self.places, self.requests, strict=True):
-            with naming(place):
-                plans.append(engine.plan(request))
-        return engine, plans
-
-    def _answers(
-        self, engine: LocalEngine, plans: Sequence[RowPlan], start: int
-    ) -> Iterator[dict[str, Any]]:
-        completions = engine.answers(plans[start:], batch_size=self.batch_size)
-        for i, completion in enumerate(completions, start):
-            row = as_row(i, self.requests[i], completion, self.rows[i].get("id"))
-            self.each(row)
-            yield row
-
-
-def as_row(
-    index: int, request: Request, completion: Completion, identity: object = None
-) -> dict[str, Any]:
-    """One answer as an output row."""
-    row: dict[str, Any] = {"index": index}
-    if identity is not None:
-        row["id"] = identity
-    row |= {
-        "prompt": request.prompt,
-        "text": completion.text,
-        "finish_reason": completion.finish_reason,
-        "preference": dict(completion.preference),
-        "strength": completion.strength,
-        "seed": completion.seed,
-    }
-    if request.gate is not None:
-        row["gated"] = completion.gated
-    if completion.drafted:
-        row |= {"drafted": completion.drafted, "accepted": completion.accepted}
-    if completion.tokens:
-        row["tokens"] = [asdict(token) for token in completion.tokens]
-    return row

@@ -1,0 +1,325 @@
+"""A reward model's scalar for responses that grow: what was read of them is not read again.
+
+A search rates many responses that begin alike, a few tokens further each time. Each response under
+way has rows of keys and values as the base's requests have; a row that is to hold another response
+keeps what both begin with and takes the rest, as far as any row has it, from there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trimtab.arms.reward_model import RewardModel
+from trimtab.arms.reward_reader import Beginning
+from trimtab.engines.local.group_cache import Entry
+from trimtab.engines.local.loading import may_pack
+from trimtab.engines.local.packed_rows import PackedRows
+from trimtab.engines.local.prefixes import BLOCK
+from trimtab.engines.local.shelves import CacheMemory, Move
+from trimtab.engines.local.stream_rows import StreamRow, common_prefix, own_ids
+from trimtab.engines.local.streams import Group, Stream
+from trimtab.engines.local.transfer import on_device
+from trimtab.errors import VocabularyError, first_line, is_out_of_memory
+from trimtab.models.lm_head import causal_lm
+from trimtab.models.memory import free_bytes
+from trimtab.models.messages import Prompt
+from trimtab.models.probe import floor, probe_ids
+from trimtab.models.protocols import Tokenizer
+from trimtab.models.vocabulary import VocabularyMap, match_vocabularies
+
+logger = logging.getLogger(__name__)
+
+CHUNK = 512
+"""Tokens in one forward."""
+
+
+@dataclass(frozen=True)
+class Response:
+    """What is rated.
+
+    Attributes:
+        ids: the response so far, in the base's ids.
+        ended: whether it is whole; then it is read as the reward model reads whole responses.
+        text: makes its text.
+    """
+
+    ids: Sequence[int]
+    ended: bool
+    text: Callable[[], str]
+
+
+@dataclass
+class UnderWay:
+    """The responses to one prompt.
+
+    Attributes:
+        beginning: the prompt as the reward model reads it.
+        rows: what is computed of responses; response number i has row number i.
+        tokens: that the reward model computed for them.
+        passes: of its weights that they had a part in.
+    """
+
+    beginning: Beginning
+    rows: list[StreamRow] = field(default_factory=list)
+    tokens: int = 0
+    passes: int = 0
+
+
+Asked = Sequence[tuple[UnderWay, Sequence[Response]]]
+"""Responses to rate, by prompt."""
+
+
+class GrowingRewards:
+    """Rates responses under way with a sequence classifier of one output.
+
+    A model that cannot be read piece by piece (an encoder, recurrent layers) reads every response
+    from its start: slow, and right.
+
+    Args:
+        load: loads the reward model, which has a scalar head.
+        tokenizer: the base's, whose ids responses have.
+        ends: ids at which the base ends a turn.
+    """
+
+    def __init__(
+        self, load: Callable[[], RewardModel], tokenizer: Tokenizer, ends: Sequence[int]
+    ) -> None:
+        self._model = load()
+        self._vocabulary = _vocabulary(self._model, tokenizer, ends)
+        self._cache = self._opened()
+        if self._cache is None:
+            self._model = load()  # the other one's weights may have been rearranged
+
+    def open(self, prompt: Prompt) -> UnderWay:
+        """Begin with a prompt.
+
+        Raises:
+            ConfigError: one that the reward model cannot read.
+        """
+        return UnderWay(self._model.reader.beginning(prompt))
+
+    def close(self, under_way: UnderWay) -> None:
+        """Forget all responses to a prompt."""
+        if self._cache:
+            for row in under_way.rows:
+                self._cache.drop(row)
+        under_way.rows.clear()
+
+    @torch.no_grad()
+    def rate(self, asked: Asked) -> list[list[float]]:
+        """The rewards of some responses, by prompt, read together.
+
+        Raises:
+            ConfigError: one that the reward model cannot read.
+        """
+        read = [[self._ids(prompt.beginning, one) for one in ones] for prompt, ones in asked]
+        if self._cache is None:
+            return self._rate_whole(asked, read)
+        self._read_shared(self._cache, asked, read)
+        entries, whose = [], []
+        for (prompt, _), sequences in zip(asked, read, strict=True):
+            entries += self._placed(self._cache, prompt, sequences)
+            whose += [prompt] * len(sequences)
+        rewards = iter(self._forward(self._cache, entries, whose))
+        return [[next(rewards) for _ in sequences] for sequences in read]
+
+    def _ids(self, beginning: Beginning, response: Response) -> list[int]:
+        """What the reward model reads of a response; at least one token."""
+        if self._vocabulary and not response.ended:
+            ids = [*beginning.ids, *own_ids(response.ids, self._vocabulary)]
+        else:
+            text = response.text()
+            ids = beginning.whole(text) if response.ended else beginning.so_far(text)
+        return self._model.up_to_padding(ids)
+
+    # --- piece by piece --------------------------------------------------------------------------
+
+    def _opened(self) -> PackedRows | None:
+        """Where rows are kept; None for a model that is not read piece by piece."""
+        model, tokenizer = self._model.model, self._model.reader.tokenizer
+        if not hasattr(causal_lm(model), "score"):  # an encoder's head is on a token of its own
+            self._say_slow("it is no decoder")
+            return None
+        wanted = self._expected()
+        size = len(tokenizer.get_vocab())
+        stream = Stream("reward", model, tokenizer, VocabularyMap(size, size))
+        try:
+            group = Group([stream], pack=may_pack([model]))
+            if not group.packable:
+                self._say_slow("its architecture keeps more than keys and values")
+                return None
+            gap = _gap(PackedRows(group, CacheMemory(), _scalars), wanted, floor(model.dtype))
+        except Exception as error:  # third-party model code raises anything
+            if is_out_of_memory(error):
+                raise
+            self._say_slow(f"{type(error).__name__}: {first_line(error)}")
+            return None
+        if not gap <= 1:
+            self._say_slow(f"piece by piece it is {gap:.2g} times its bar off")
+            return None
+        memory = CacheMemory(free_bytes(str(group.device)) // 4)
+        return PackedRows(group, memory, _scalars)
+
+    def _say_slow(self, why: str) -> None:
+        logger.warning(
+            "the reward model %s reads every response from its start: %s",
+            self._model.reader.folder,
+            why,
+        )
+
+    def _expected(self) -> list[tuple[list[int], float]]:
+        """Beginnings of ordinary text, each a little longer, and the library's rewards of them."""
+        reader = self._model.reader
+        ids, _ = probe_ids(reader.tokenizer, reader.sidecar.prompt_format, limit=reader.context)
+        ends = sorted({max(1, len(ids) * n // 4) for n in (1, 2, 3, 4)})
+        texts = [self._model.up_to_padding(ids[:end]) for end in ends]
+        return [(text, self._model.rate_rows([text])[0]) for text in texts]
+
+    def _read_shared(
+        self, cache: PackedRows, asked: Asked, read: Sequence[Sequence[list[int]]]
+    ) -> None:
+        """Read what all responses to a prompt begin with, where no row has it."""
+        entries, whose = [], []
+        for (prompt, _), sequences in zip(asked, read, strict=True):
+            if len(sequences) < 2:
+                continue
+            shared = min(common_prefix(sequences[0], other) for other in sequences[1:])
+            ids = sequences[0][:shared]
+            row = max(prompt.rows, key=lambda row: _known(row, ids), default=None)
+            if shared - (_known(row, ids) if row else 0) < BLOCK:
+                continue
+            if row is None:
+                prompt.rows.append(row := _row(cache))
+            self._turn(cache, row, ids, _known(row, ids))
+            entries.append(Entry(row, ids[row.computed :], 0))
+            whose.append(prompt)
+        self._forward(cache, entries, whose)
+
+    def _placed(
+        self, cache: PackedRows, prompt: UnderWay, sequences: Sequence[list[int]]
+    ) -> list[Entry]:
+        """Rows for some responses, each with all that any row has of it."""
+        while len(prompt.rows) < len(sequences):
+            prompt.rows.append(_row(cache))
+        moves, known = [], []
+        for row, ids in zip(prompt.rows, sequences, strict=False):
+            own = _known(row, ids[:-1])  # the last one's value is wanted
+            source = max(prompt.rows, key=lambda other: _known(other, ids[:-1]))
+            most = _known(source, ids[:-1])
+            if most > own:
+                moves.append(Move(source, row, own, most, len(ids)))
+            known.append(most)
+        cache.share(moves)
+        for row, ids, computed in zip(prompt.rows, sequences, known, strict=False):
+            self._turn(cache, row, ids, computed)
+        return [
+            Entry(row, ids[row.computed :], 1)
+            for row, ids in zip(prompt.rows, sequences, strict=False)
+        ]
+
+    def _turn(self, cache: PackedRows, row: StreamRow, ids: list[int], computed: int) -> None:
+        """Let a row be of another response, of which so much is computed."""
+        row.sequence, row.computed = list(ids), computed
+        cache.outgrown(row)
+
+    def _forward(
+        self, cache: PackedRows, entries: Sequence[Entry], whose: Sequence[UnderWay]
+    ) -> list[float]:
+        """The values that are wanted, in the order of the entries, in forwards of some tokens."""
+        values: list[Tensor] = []
+        for start, stop in _chunks(entries):
+            some = entries[start:stop]
+            found = cache.forward(some)
+            values += found.flatten().unbind() if len(found) else []
+            for prompt in {id(prompt): prompt for prompt in whose[start:stop]}.values():
+                prompt.passes += 1
+            for prompt, entry in zip(whose[start:stop], some, strict=True):
+                prompt.tokens += len(entry.ids)
+        return torch.stack(values).tolist() if values else []
+
+    # --- from the start --------------------------------------------------------------------------
+
+    def _rate_whole(self, asked: Asked, read: Sequence[Sequence[list[int]]]) -> list[list[float]]:
+        rewards = iter(self._model.rate_rows([ids for sequences in read for ids in sequences]))
+        for (prompt, _), sequences in zip(asked, read, strict=True):
+            prompt.tokens += sum(map(len, sequences))
+            prompt.passes += 1
+        return [[next(rewards) for _ in sequences] for sequences in read]
+
+
+def _row(cache: PackedRows) -> StreamRow:
+    """One that holds nothing."""
+    coefficients = tuple(cache.group.coefficients()[0].tolist())
+    return StreamRow(0, [], cache.group.streams[0].vocabulary, coefficients)
+
+
+@torch.no_grad()
+def _gap(cache: PackedRows, wanted: Sequence[tuple[list[int], float]], noise: float) -> float:
+    """How far rewards of text that is read in pieces are from those that are wanted.
+
+    Args:
+        cache: reads the pieces.
+        wanted: beginnings of a text, the shortest first, and their rewards.
+        noise: that a type may be off, of a value of 1 or of a spread of 1 over the text.
+
+    Returns:
+        The largest difference, over what it may be.
+    """
+    row, gap = _row(cache), 0.0
+    for ids, reward in wanted:
+        before, row.sequence = row.computed, ids
+        own = cache.forward([Entry(row, ids[before:], 1)]) if len(ids) > before else None
+        gap = max(gap, abs(float(own) - reward)) if own is not None else gap
+    cache.drop(row)
+    rewards = [reward for _, reward in wanted]
+    spread = max(rewards) - min(rewards)
+    return gap / (noise * max(1.0, spread, *map(abs, rewards)))
+
+
+def _known(row: StreamRow, ids: Sequence[int]) -> int:
+    """How much of a sequence a row has computed."""
+    return common_prefix(row.sequence[: row.computed], ids)
+
+
+def _chunks(entries: Sequence[Entry]) -> Iterator[tuple[int, int]]:
+    """Where to part some entries, so that no forward has many more tokens than it may."""
+    start = tokens = 0
+    for i, entry in enumerate(entries):
+        if i > start and tokens + len(entry.ids) > CHUNK:
+            yield start, i
+            start, tokens = i, 0
+        tokens += len(entry.ids)
+    if entries:
+        yield start, len(entries)
+
+
+def _scalars(
+    group: Group, hidden_MH: Tensor, rows: Sequence[StreamRow], at: Sequence[Sequence[int]]
+) -> Tensor:
+    """The head's value at some places, float32, [E, M, 1]."""
+    values: Tensor = group.lm.score(hidden_MH[on_device(at, hidden_MH.device)])
+    return values.float()
+
+
+def _vocabulary(
+    model: RewardModel, tokenizer: Tokenizer, ends: Sequence[int]
+) -> VocabularyMap | None:
+    """How the base's ids are the reward model's; None where their texts are read anew."""
+    reader: Any = model.reader
+    size = max(tokenizer.get_vocab().values()) + 1
+    try:
+        return match_vocabularies(
+            tokenizer, reader.tokenizer, base_head=size, arm_head=reader.embedded, base_ends=ends
+        )
+    except VocabularyError:
+        logger.warning(
+            "the reward model %s has another vocabulary than the base: it reads the answers' text",
+            reader.folder,
+        )
+        return None
