@@ -74,6 +74,48 @@ def contrast(logp_BV: Tensor, reference_BV: Tensor) -> Tensor:
     return torch.where(reference_BV == NEVER, 0.0, logp_BV - reference_BV)
 
 
+def forward_mean(rewards_KBV: Tensor, weights_BK: Tensor) -> tuple[Tensor, Tensor]:
+    """Policies under one preference as a single one: the forward KL's mean.
+
+    MOD (Shi et al., arXiv 2406.18853) with the forward KL gives `1 / Σ_i α_i / π_i`, up to
+    normalisation. Of rewards against one base that is `−logsumexp(−c_i + log α_i)`.
+
+    Args:
+        rewards_KBV: c_i = log π_i − log π_b of each policy, [K, B, V].
+        weights_BK: strength · α_i, [B, K].
+
+    Returns:
+        The one reward, [1, B, V], and its weight, the strength, [B, 1].
+    """
+    total_B1 = weights_BK.sum(-1, keepdim=True)
+    share_KB1 = (weights_BK / total_B1.clamp(min=_SMALLEST)).t().unsqueeze(-1)
+    terms_KBV = torch.where(share_KB1 > 0, share_KB1.log() - rewards_KBV, NEVER)
+    mean_BV = -terms_KBV.logsumexp(0)
+    return mean_BV.nan_to_num(nan=torch.nan, posinf=0.0, neginf=NEVER)[None], total_B1
+
+
+_SMALLEST = 1e-30
+
+
+def contrastive(
+    logp_base_BV: Tensor, logp_amateur_BV: Tensor, penalty: float, plausibility: float
+) -> Tensor:
+    """The reward of contrastive decoding: `−c · log π_a` where the base finds a token plausible.
+
+    Args:
+        logp_base_BV: log-probs of the base, the expert, [B, V].
+        logp_amateur_BV: of the amateur, [B, V].
+        penalty: c.
+        plausibility: α, share of the base's largest probability.
+
+    Returns:
+        [B, V]; −inf where it is not plausible, and 0 for a token that the amateur cannot give.
+    """
+    least_B1 = logp_base_BV.amax(-1, keepdim=True) + torch.tensor(plausibility).log()
+    reward_BV = torch.where(logp_amateur_BV == NEVER, 0.0, -penalty * logp_amateur_BV)
+    return torch.where(logp_base_BV >= least_B1, reward_BV, NEVER)
+
+
 def strength_within(
     logp_base_BV: Tensor, logp_arms_KBV: Tensor, weights_BK: Tensor, budget_B: Tensor
 ) -> Tensor:

@@ -27,8 +27,9 @@ _LIMITS = {
     "kl_budget": Bound(Real, 0, 1e300, "0 nats or more; leave it out for none"),
     "gate": Bound(Real, TINY, 1, "a probability in (0, 1]"),
 }
-Combine = Literal["fusion", "soup"]
-"""How several ARMs guide: each by itself, or averaged into one."""
+Combine = Literal["fusion", "soup", "factor-soup", "forward-kl"]
+"""How several ARMs or policies act: each by itself; averaged into one, by their updates or by their
+factors apart; of policies, also by the forward KL's mean."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ Plain LoRA has K = 1, Γ = 1 and no Δ; the scaling s is folded into B.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,10 +70,24 @@ class AdapterWeights:
     Attributes:
         layers: layer name -> its term.
         objectives: what the preference inside the adapter weighs, K names; none for plain LoRA.
+        squared: whether Γ and Δ have a row for every pair of objectives, [K², C], for products
+            p_i p_j.
     """
 
     layers: Mapping[str, LowRank]
     objectives: tuple[str, ...] = ()
+    squared: bool = False
+
+    @property
+    def width(self) -> int:
+        """Numbers that a preference comes to: rows of Γ."""
+        return max(1, len(self.objectives)) ** (2 if self.squared else 1)
+
+    def coefficients(self, preference: Sequence[float]) -> list[float]:
+        """What a preference inside the adapter makes the rows of Γ count."""
+        if not self.squared:
+            return list(preference)
+        return [p * q for p in preference for q in preference]
 
 
 def read_lora(folder: str, *, dtype: torch.dtype, device: str) -> AdapterWeights | None:
@@ -138,14 +152,7 @@ def soup(ingredients: Mapping[str, AdapterWeights | None]) -> AdapterWeights:
     Raises:
         ConfigError: an ARM that is no plain LoRA.
     """
-    for objective, adapter in ingredients.items():
-        if adapter is None or adapter.objectives:
-            raise ConfigError(
-                f"the ARM {objective} is no plain LoRA", "a soup is made of LoRAs on one backbone"
-            )
-    plain = [adapter for adapter in ingredients.values() if adapter is not None]
-    if not plain:
-        raise ConfigError("a soup of no ARMs", "name LoRA ARMs with --arm")
+    plain = _plain(ingredients)
     layers = {}
     for name in sorted({name for adapter in plain for name in adapter.layers}):
         terms = [(i, a.layers[name]) for i, a in enumerate(plain) if name in a.layers]
@@ -159,3 +166,59 @@ def soup(ingredients: Mapping[str, AdapterWeights | None]) -> AdapterWeights:
             torch.cat(shifts, 1) if any(term.shift is not None for _, term in terms) else None,
         )
     return AdapterWeights(layers, tuple(ingredients))
+
+
+def factor_soup(ingredients: Mapping[str, AdapterWeights | None]) -> AdapterWeights:
+    """The factors averaged apart: `ΔW(p) = (Σ_i p_i B_i) (Σ_j p_j A_j)`.
+
+    What some released code calls a rewarded soup; it has p_i p_j B_i A_j for i ≠ j as well, and
+    less of each ΔW_i. Between single objectives it is another model than `soup`.
+
+    Args:
+        ingredients: objective -> its plain LoRA, all on one backbone and of one rank.
+
+    Raises:
+        ConfigError: an ARM that is no plain LoRA, or of another rank or other layers.
+    """
+    plain = _plain(ingredients)
+    layers = {}
+    for name in plain[0].layers:
+        terms = [adapter.layers.get(name) for adapter in plain]
+        shapes = {None if t is None or t.gain is not None else (*t.a.shape,) for t in terms}
+        if None in shapes or len(shapes) > 1:
+            raise _unlike()
+        known = [term for term in terms if term is not None]
+        rank, pairs = len(known[0].a), len(known) ** 2
+        gain = torch.eye(pairs, device=known[0].a.device).repeat_interleave(rank, 1)
+        layers[name] = LowRank(
+            torch.cat([right.a for _ in known for right in known]),
+            torch.cat([left.b for left in known for _ in known], 1),
+            gain,
+        )
+    if any(adapter.layers.keys() != layers.keys() for adapter in plain):
+        raise _unlike()
+    return AdapterWeights(layers, tuple(ingredients), squared=True)
+
+
+def _unlike() -> ConfigError:
+    return ConfigError(
+        "the factors of these LoRAs cannot be averaged: they differ in layers, rank or biases",
+        "train them alike, or take --combine soup, which averages their updates",
+    )
+
+
+def _plain(ingredients: Mapping[str, AdapterWeights | None]) -> list[AdapterWeights]:
+    """The ingredients of a soup.
+
+    Raises:
+        ConfigError: one that is no plain LoRA, or none at all.
+    """
+    for objective, adapter in ingredients.items():
+        if adapter is None or adapter.objectives:
+            raise ConfigError(
+                f"the ARM {objective} is no plain LoRA", "a soup is made of LoRAs on one backbone"
+            )
+    plain = [adapter for adapter in ingredients.values() if adapter is not None]
+    if not plain:
+        raise ConfigError("a soup of no ARMs", "name LoRA ARMs with --arm")
+    return plain

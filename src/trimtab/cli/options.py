@@ -10,15 +10,19 @@ import tyro
 
 from trimtab.arms.named import left_to_load, named_arms, objectives_of
 from trimtab.engines.guides import (
+    AMATEUR,
+    Amateur,
     Contrast,
     Instruction,
     contrasts,
     instructions,
     models_of,
+    policies_of,
+    require_apart,
     require_distinct,
 )
 from trimtab.engines.types import LoadSettings, Sampling, Speculate
-from trimtab.entries import parse_descriptions, parse_revisions
+from trimtab.entries import named_entries, parse_descriptions, parse_revisions
 from trimtab.errors import ConfigError
 from trimtab.models.origins import Origins
 from trimtab.models.types import DType, PromptFormat, Quantization
@@ -120,9 +124,21 @@ class EngineOptions(BaseOptions, ModelsOptions):
     """An ARM as OBJECTIVE=FOLDER_OR_HUB_ID, or the folder of a conditioned ARM (PARM, UniARM),
     which knows its objectives; repeat the option for several ARMs."""
 
+    policy: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
+    """A policy for an objective, OBJECTIVE=MODEL (a DPO model, say): at strength 1 tokens come from
+    the policies alone, at less the base has its share; repeat the option for several."""
+
+    amateur: str | None = None
+    """Contrastive decoding: a weak model whose preferences the base is to be free of, MODEL or
+    PENALTY:MODEL (0.5 by default)."""
+
+    plausibility: float = 0.1
+    """With --amateur: keep tokens with at least this share of the base's largest probability."""
+
     combine: Combine = "fusion"
-    """`soup` averages LoRA ARMs into one, request by request, instead of running each (rewarded
-    soups)."""
+    """How several ARMs or policies act. `fusion` runs each (of policies, MOD with the reverse KL);
+    `soup` averages LoRAs into one, request by request (rewarded soups: their updates), and
+    `factor-soup` their factors A and B apart; `forward-kl` is MOD's other mean, of policies."""
 
     describe: list[str] = field(default_factory=list)
     """Further objectives of a UniARM that it was not trained for, as NAME=TEXT. Experimental."""
@@ -182,6 +198,16 @@ class EngineOptions(BaseOptions, ModelsOptions):
         """By objective."""
         return contrasts(self.contrast)
 
+    @cached_property
+    def weak(self) -> Amateur | None:
+        """The amateur."""
+        return Amateur.of(self.amateur, self.plausibility) if self.amateur is not None else None
+
+    @cached_property
+    def policies(self) -> dict[str, str]:
+        """Policies and an amateur: objective -> place."""
+        return policies_of(named_entries(self.policy, "--policy", "safe=FOLDER"), self.weak)
+
     @property
     def revisions(self) -> dict[str, str]:
         """Name -> revision."""
@@ -190,9 +216,10 @@ class EngineOptions(BaseOptions, ModelsOptions):
     @property
     def objectives(self) -> list[str]:
         """What can be steered to, in the engine's order."""
-        require_distinct(self.arms, self.contrasts, self.instructions)
+        require_distinct(self.arms, self.contrasts, self.instructions, self.policies)
         guides = [*objectives_of(self.arms), *self.contrasts, *self.instructions]
-        return [*guides, *parse_descriptions(self.describe)]
+        require_apart(self.policies, guides, self.combine)
+        return [*guides, *self.policies, *parse_descriptions(self.describe)]
 
     def steering(self) -> Steering:
         """The default steering, validated before anything is loaded."""
@@ -221,6 +248,8 @@ class EngineOptions(BaseOptions, ModelsOptions):
             "describe": parse_descriptions(self.describe),
             "instruct": self.instructions,
             "contrast": self.contrasts,
+            "policy": {name: place for name, place in self.policies.items() if name != AMATEUR},
+            "amateur": self.weak,
         }
 
     def load(self) -> LocalEngine:
@@ -229,7 +258,7 @@ class EngineOptions(BaseOptions, ModelsOptions):
         from trimtab.engines.local import load_engine
 
         self.require_draft()
-        others = [*models_of(self.contrasts)]
+        others = [*models_of(self.contrasts), *self.policies]
         Origins.of(["base", "draft", *self.arms, *self.arm, *others], (), self.revisions)
         quiet_libraries()
         left = left_to_load(self.revisions, others)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from trimtab import fusion
+from trimtab.engines.guides import Amateur
 from trimtab.engines.types import Sampling
 
 NextLogits = Callable[[list[int]], Tensor]
@@ -20,32 +21,44 @@ NextLogits = Callable[[list[int]], Tensor]
 
 @dataclass(frozen=True)
 class Stream:
-    """A model and the prompt that it reads, in its own ids; of a guide perhaps its reference."""
+    """A model and the prompt that it reads, in its own ids; of a guide perhaps its reference, or
+    how the base is contrasted with it."""
 
     logits: NextLogits
     prompt: list[int]
     reference: Stream | None = None
+    amateur: Amateur | None = None
 
     def logp(self, generated: list[int]) -> Tensor:
         """Log-probs of the next token, [V]."""
         return fusion.log_softmax(self.logits(self.prompt + generated))
 
-    def reward(self, generated: list[int]) -> Tensor:
+    def reward(self, generated: list[int], logp_base: Tensor) -> Tensor:
         """What it gives as a guide, [V]."""
+        if self.amateur:
+            penalty, plausibility = self.amateur.penalty, self.amateur.plausibility
+            return fusion.contrastive(logp_base, self.logp(generated), penalty, plausibility)
         if self.reference is None:
             return self.logp(generated)
         return fusion.contrast(self.logp(generated), self.reference.logp(generated))
 
 
 def next_logp(
-    base: Stream, guides: Sequence[Stream], generated: list[int], weights: Sequence[float]
+    base: Stream,
+    guides: Sequence[Stream],
+    generated: list[int],
+    weights: Sequence[float],
+    *,
+    forward_kl: bool = False,
 ) -> Tensor:
     """Fused log-probs of the next token, [V]."""
     logp_base = base.logp(generated)
-    rewards = [guide.reward(generated) for guide in guides]
+    rewards = [guide.reward(generated, logp_base) for guide in guides]
     stacked = torch.stack(rewards) if rewards else logp_base.new_zeros(0, len(logp_base))
-    weights_BK = torch.tensor([list(weights)], dtype=torch.float32)
-    return fusion.fuse(logp_base[None], stacked[:, None], weights_BK)[0]
+    rewards_KBV, weights_BK = stacked[:, None], torch.tensor([list(weights)], dtype=torch.float32)
+    if forward_kl:
+        rewards_KBV, weights_BK = fusion.forward_mean(rewards_KBV, weights_BK)
+    return fusion.fuse(logp_base[None], rewards_KBV, weights_BK)[0]
 
 
 def generate(
@@ -54,6 +67,8 @@ def generate(
     weights: Sequence[float],
     sampling: Sampling,
     ends: Sequence[int] = (),
+    *,
+    forward_kl: bool = False,
 ) -> list[int]:
     """Continue one prompt token by token until an end token or `max_new_tokens`."""
     assert sampling.seed is not None
@@ -61,7 +76,7 @@ def generate(
     temperature, top_p, min_p = row
     generated: list[int] = []
     while len(generated) < sampling.max_new_tokens:
-        logp = next_logp(base, guides, generated, weights)[None]
+        logp = next_logp(base, guides, generated, weights, forward_kl=forward_kl)[None]
         shaped = fusion.shape(logp, temperature, torch.tensor([sampling.top_k]), top_p, min_p)
         uniform = torch.tensor([fusion.uniform(sampling.seed, len(generated))], dtype=torch.float64)
         generated.append(int(fusion.choose(shaped, temperature, uniform)))

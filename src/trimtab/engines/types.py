@@ -8,7 +8,7 @@ from numbers import Integral, Real
 from typing import Any, Literal, TypedDict
 
 from trimtab.bounds import TINY, Bound
-from trimtab.engines.guides import ContrastLike, InstructionLike
+from trimtab.engines.guides import Amateur, ContrastLike, InstructionLike
 from trimtab.errors import ConfigError
 from trimtab.models.messages import Prompt
 from trimtab.models.types import DType, PromptFormat, Quantization
@@ -48,6 +48,8 @@ class LoadSettings(TypedDict, total=False):
     describe: dict[str, str]
     instruct: Mapping[str, InstructionLike]
     contrast: Mapping[str, ContrastLike]
+    policy: Mapping[str, str]
+    amateur: Amateur | str | None
 
 
 @dataclass(frozen=True)

@@ -13,16 +13,20 @@ from typing import Any
 from trimtab.arms.named import left_to_load, named_arms, objectives_of
 from trimtab.data.sources import fingerprint, read_rows
 from trimtab.engines.guides import (
+    AMATEUR,
+    Amateur,
     ContrastLike,
     InstructionLike,
     contrasts,
     instructions,
     models_of,
+    policies_of,
+    require_apart,
     require_distinct,
 )
 from trimtab.engines.input_rows import request_of
 from trimtab.engines.types import LoadSettings, Request, Sampling, Speculate
-from trimtab.entries import as_entries, parse_bytes
+from trimtab.entries import as_entries, named_entries, parse_bytes
 from trimtab.errors import ConfigError
 from trimtab.jobs import Progress, Say, unseen
 from trimtab.methods.judges import JUDGES, JudgeLoading, judges_of
@@ -38,7 +42,7 @@ logger = logging.getLogger(__name__)
 FUSION = "fusion"
 """The method that is no search: the guided base decodes token by token."""
 ASK = "add --method, such as best-of-n"
-_APART = ("cache_memory", "instruct", "contrast")
+_APART = ("cache_memory", "instruct", "contrast", "amateur")
 """No token depends on the first; the others are written as they were read."""
 
 
@@ -56,6 +60,8 @@ def generate(
     describe: Mapping[str, str] | None = None,
     instruct: Mapping[str, InstructionLike] | Sequence[str] = (),
     contrast: Mapping[str, ContrastLike] | Sequence[str] = (),
+    policy: Mapping[str, str] | Sequence[str] = (),
+    amateur: Amateur | str | None = None,
     method: str | Method = FUSION,
     reward_model: str | None = None,
     baseline_reward_model: str | None = None,
@@ -102,6 +108,8 @@ def generate(
         preference, strength, kl_budget, gate: of rows that have none; see `Steering`.
         instruct, contrast: as for `load`, or texts like `plain=Use short words.` and
             `safe=TUNED:UNTUNED`, with a weight before it where it is not 1 (`plain=-0.5:...`).
+        policy: objective -> folder, or `OBJECTIVE=FOLDER` texts; as for `load`.
+        amateur: as for `load`.
         method: `fusion` decodes the guided base token by token; any other searches, with the
             arguments of `trimtab.search`.
         reward_model, baseline_reward_model, as_released: of a search.
@@ -129,15 +137,21 @@ def generate(
         raise ConfigError(f"--batch-size is {batch_size}", "it must be 1 or more")
     named = named_arms(as_entries(arms), revisions)
     opposed, instructed = contrasts(contrast), instructions(instruct)
-    require_distinct(named, opposed, instructed)
-    others = [*models_of(opposed)]
+    weak = None if amateur is None else Amateur.of(amateur)
+    policies = policies_of(named_entries(as_entries(policy), "--policy", "safe=FOLDER"), weak)
+    require_distinct(named, opposed, instructed, policies)
+    require_apart(policies, [*named, *opposed, *instructed], combine)
+    others = [*models_of(opposed), *policies]
     origins = [*named, *as_entries(arms), *others, *JUDGES.values()]
     Origins.of(["base", "draft", *origins], (), revisions or {})
-    objectives = [*objectives_of(named), *opposed, *instructed, *(describe or {})]
+    objectives = [
+        *(*objectives_of(named), *opposed, *instructed, *policies),
+        *(describe or {}),
+    ]
     chosen = None if method == FUSION else choose(method, method_options, as_released=as_released)
     judges: Mapping[Judge, str] = {}
     if chosen:
-        guides = [*named, *opposed, *instructed]
+        guides = [*named, *opposed, *instructed, *policies]
         places = reward_model, baseline_reward_model
         judges = judges_of(chosen.method, guides, *places, revisions)
     elif reward_model or baseline_reward_model or method_options or as_released:
@@ -145,12 +159,14 @@ def generate(
     own: dict[str, Any] = {"temperature": temperature, "top_k": top_k}
     own["ignore_eos"] = ignore_eos or None
     sampling = Sampling(max_new_tokens, top_p=top_p, min_p=min_p, seed=seed, stop=tuple(stop)).but(
-        **(chosen.sampling if chosen else {}) | {n: v for n, v in own.items() if v is not None}
+        **{**(chosen.sampling if chosen else {}), **{n: v for n, v in own.items() if v is not None}}
     )
     common = Request(
         "", preference, strength, sampling, kl_budget, gate, report=report, speculate=speculate
     )
     common.steering(objectives)
+    if chosen:
+        chosen.require(common)
     rows: Rows = [row for _, row in read_rows(input)] if isinstance(input, str) else input
     names = [
         f"row {i} of the input" if isinstance(input, str) or len(rows) > 1 else ""
@@ -174,6 +190,8 @@ def generate(
         "describe": dict(describe or {}),
         "instruct": instructed,
         "contrast": opposed,
+        "policy": {name: place for name, place in policies.items() if name != AMATEUR},
+        "amateur": weak,
     }
     trusted = [name for name in trust_remote_code if name in JUDGES.values()]
     judging = JudgeLoading(judges, dtype, device, trusted)
@@ -189,6 +207,7 @@ def generate(
         "loading": {k: v for k, v in loading.items() if k not in _APART},
         "instruct": {name: asdict(instruction) for name, instruction in instructed.items()},
         "contrast": {name: asdict(pair) for name, pair in opposed.items()},
+        "amateur": asdict(weak) if weak else None,
         "common": asdict(common),
         **(search.identity() if search else {}),
         "input_sha256": fingerprint([input])

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from numbers import Integral
 from typing import Any
 
+from trimtab.engines.types import Request
 from trimtab.entries import named_values
 from trimtab.errors import ConfigError
 from trimtab.methods.args import Args
@@ -49,6 +50,18 @@ class Chosen:
 
     method: Method
     sampling: Mapping[str, Any] = field(default_factory=dict)
+
+    def require(self, request: Request) -> None:
+        """Refuse what has no part in a search.
+
+        Raises:
+            ConfigError: speculation, a report, or further answers.
+        """
+        if request.speculate != "off" or request.report or request.n != 1:
+            raise ConfigError(
+                f"speculation, reports and further answers have no part in {self.method.name}",
+                "leave --speculate, --report and n out",
+            )
 
 
 def choose(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.arms.sidecar import Sidecar
-from trimtab.engines.guides import contrasts, models_of
+from trimtab.engines.guides import contrasts, models_of, policies_of
 from trimtab.engines.input_rows import naming
 from trimtab.engines.types import Completion, LoadSettings, Request
 from trimtab.files import only_writer
@@ -62,6 +62,7 @@ class RowRun:
         draft = self.loading["draft"]
         models = [self.base, *self.arms.values()]
         models += models_of(contrasts(self.loading["contrast"])).values()
+        models += policies_of(self.loading["policy"], self.loading["amateur"]).values()
         models += [draft] if draft and draft != "ngram" else []
         return {
             "weights": [weights_fingerprint(model) for model in models],

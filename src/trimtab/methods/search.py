@@ -12,7 +12,6 @@ from trimtab.engines.local.drawing import Drawn
 from trimtab.engines.local.engine import LocalEngine, Prompts
 from trimtab.engines.local.growing_rewards import GrowingRewards
 from trimtab.engines.types import Completion, Request
-from trimtab.errors import ConfigError
 from trimtab.methods.judges import JUDGES, JudgeLoading, judges_of
 from trimtab.methods.protocol import Ask, Draw, Found, Judge, Method, Next, Rate, Search
 from trimtab.methods.registry import Chosen, choose
@@ -129,12 +128,7 @@ class Searcher:
         Raises:
             PreferenceError, ConfigError: it cannot be answered.
         """
-        if request.speculate != "off" or request.report or request.n != 1:
-            raise ConfigError(
-                f"speculation, reports and further answers have no part in "
-                f"{self._chosen.method.name}",
-                "leave --speculate, --report and n out",
-            )
+        self._chosen.require(request)
         plain = self._engine.plan(replace(request, strength=0.0, report=self._by_guides))
         steered = plain if self._by_guides else self._engine.plan(request)
         steering = Steering.of(self._engine.objectives, request.preference)

@@ -42,7 +42,7 @@ class RowTerms:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.widths = [max(1, len(adapter.objectives)) for adapter in adapters]
+        self.widths = [adapter.width for adapter in adapters]
         # on a CPU a small product in half precision takes three times as long as in float32
         self.dtype = torch.float32 if torch.device(device).type == "cpu" else dtype
         self._device = device

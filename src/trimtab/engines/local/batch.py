@@ -19,6 +19,7 @@ from trimtab.engines.local.drafts import Wish, best_lengths
 from trimtab.engines.local.forwards import (
     Logps,
     Reading,
+    as_amateur,
     contrasted,
     forward_group,
     joined,
@@ -162,8 +163,14 @@ class Batch:
         for name, reference in self._model.references.items():
             if name in logps:
                 logps[name] = contrasted(logps[name], logps[reference])
+        for name, how in self._model.amateurs.items():
+            if name in logps:
+                logps[name] = as_amateur(logps[name], logps[BASE], how)
         fused = fuse(
-            settings.repeat(positions) if positions > 1 else settings, logps, self._model.arms
+            settings.repeat(positions) if positions > 1 else settings,
+            logps,
+            self._model.arms,
+            forward_kl=self._model.forward_kl,
         )
         return _Chosen(rows, draft, fused, self._tokens(rows, drafts, fused, settings))
 

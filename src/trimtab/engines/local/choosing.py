@@ -122,13 +122,16 @@ def gated(logp_base_BMV: Tensor, gate_B: Tensor) -> Tensor:
     return logp_base_BMV.amax(-1) > gate_B[:, None]
 
 
-def fuse(settings: Settings, logps: Logps, arms: Sequence[str]) -> Fused:
+def fuse(
+    settings: Settings, logps: Logps, arms: Sequence[str], *, forward_kl: bool = False
+) -> Fused:
     """Fuse, within budget and gate, and shape.
 
     Args:
         settings: of the rows, each repeated for its positions.
         logps: of the base for all rows, and of the ARMs for those that run them.
         arms: names of the ARMs in the order of the weights.
+        forward_kl: the ARMs are policies that the forward KL's mean joins.
     """
     base_BMV = logps[BASE].logp_NMV
     base_BV = base_BMV.flatten(0, 1)
@@ -144,14 +147,17 @@ def fuse(settings: Settings, logps: Logps, arms: Sequence[str]) -> Fused:
         shut_B = gated(base_BV[:, None], settings.gate_B)[:, 0]
         share_B = 1.0 - shut_B.float()
         weights_BK = weights_BK * share_B[:, None]
+    pulling_KBV = arms_KBV
+    if forward_kl:
+        pulling_KBV, weights_BK = fusion.forward_mean(arms_KBV, weights_BK)
     if settings.budgets and arm_logps:
         some = settings.budget_B < math.inf
         kept_B = torch.ones_like(share_B)
         kept_B[some] = fusion.strength_within(
-            base_BV[some], arms_KBV[:, some], weights_BK[some], settings.budget_B[some]
+            base_BV[some], pulling_KBV[:, some], weights_BK[some], settings.budget_B[some]
         )
         share_B, weights_BK = share_B * kept_B, weights_BK * kept_B[:, None]
-    logp_BV = fusion.fuse(base_BV, arms_KBV, weights_BK)
+    logp_BV = fusion.fuse(base_BV, pulling_KBV, weights_BK)
     shaped_BV = shape(settings, logp_BV)
     return Fused(base_BV, arms_KBV, logp_BV, shaped_BV, share_B, shut_B)
 

@@ -51,6 +51,7 @@ class LocalEngine:
             free when the first request comes.
         max_running: requests that run together.
         max_waiting: requests that may wait for their turn; one more is refused.
+        forward_kl: the guides are policies that the forward KL's mean joins.
         pack: take the models over and rearrange their weights for this machine.
     """
 
@@ -64,6 +65,7 @@ class LocalEngine:
         cache_memory: int | None = None,
         max_running: int = MOST_RUNNING,
         max_waiting: int = MOST_WAITING,
+        forward_kl: bool = False,
         pack: bool = False,
     ) -> None:
         if max_length is not None and max_length < 2:
@@ -72,7 +74,7 @@ class LocalEngine:
         self.base = base
         self._arms = list(arms)
         self.ends = end_ids(base)
-        self.max_length = max_length
+        self.max_length, self.forward_kl = max_length, forward_kl
         drafter = draft if isinstance(draft, Stream) else None
         if drafter is None and draft != "ngram":
             drafter = own_drafter(base, arms)
@@ -83,7 +85,10 @@ class LocalEngine:
         self.groups = group_streams(self.streams, pack=pack)
         names = [arm.name for arm in arms]
         against = {name: reference.name for name, reference in references.items()}
-        self._model = GuidedModel(self.groups, names, against, base.tokenizer, self.ends)
+        amateurs = {arm.name: arm.amateur for arm in arms if arm.amateur}
+        self._model = GuidedModel(
+            self.groups, names, against, base.tokenizer, self.ends, amateurs, forward_kl
+        )
         self._speculation = Speculation(self._model, ngram=draft == "ngram")
         self.cache_memory = cache_memory
         if cache_memory is not None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from trimtab import fusion
+from trimtab.engines.guides import Amateur
 from trimtab.engines.local.group_cache import Entry, GroupCache
 from trimtab.engines.local.rows import Row
 from trimtab.engines.local.stream_rows import StreamRow
@@ -101,6 +102,15 @@ def contrasted(guide: StreamLogps, reference: StreamLogps) -> StreamLogps:
     rows = [row for row in guide.rows if row in known]
     one, other = (_of_rows(logps, rows) for logps in (guide, reference))
     return StreamLogps(rows, fusion.contrast(one, other.to(one.device)))
+
+
+def as_amateur(amateur: StreamLogps, base: StreamLogps, how: Amateur) -> StreamLogps:
+    """What contrastive decoding makes of an amateur's log-probs, for the rows that run it."""
+    base_NMV = _of_rows(base, amateur.rows)
+    reward_NMV = fusion.contrastive(
+        base_NMV, amateur.logp_NMV.to(base_NMV.device), how.penalty, how.plausibility
+    )
+    return StreamLogps(amateur.rows, reward_NMV)
 
 
 def _of_rows(logps: StreamLogps, rows: Sequence[int]) -> Tensor:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from trimtab.engines.guides import Amateur
 from trimtab.engines.local.group_cache import GroupCache
 from trimtab.engines.local.own_caches import OwnCaches
 from trimtab.engines.local.packed_rows import PackedRows
@@ -23,6 +24,8 @@ class GuidedModel:
         references: guide -> its reference, for those that have one.
         tokenizer: the base's.
         ends: ids that end a turn.
+        amateurs: name -> what its stream is contrasted by.
+        forward_kl: whether the guides are policies that the forward KL's mean joins.
     """
 
     groups: Sequence[Group]
@@ -30,6 +33,8 @@ class GuidedModel:
     references: Mapping[str, str]
     tokenizer: Tokenizer
     ends: frozenset[int]
+    amateurs: Mapping[str, Amateur] = field(default_factory=dict)
+    forward_kl: bool = False
 
     @property
     def quantized(self) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from trimtab.arms.adapter import WEIGHTS, AdapterWeights, read_lora, soup
+from trimtab.arms.adapter import WEIGHTS, AdapterWeights, factor_soup, read_lora, soup
 from trimtab.arms.conditioned import ConditionedConfig
 from trimtab.arms.conditioned_files import PROJECTION, read_conditioned
 from trimtab.arms.describe import objective_vectors
@@ -101,7 +101,7 @@ def load_guides(
         arms: name -> folder.
         facts: name -> sidecar.
         loading: where their backbones are, and how others are loaded.
-        combine: `soup` makes one ARM of all.
+        combine: `soup` and `factor-soup` make one ARM of all.
         describe: further objectives of a UniARM, name -> description.
 
     Raises:
@@ -114,7 +114,7 @@ def load_guides(
             more = (describe or {}) if folder == described else {}
             loaded[folder] = _load(name, folder, loading, more)
     guides = [replace(loaded[folder], name=name, source=name) for name, folder in arms.items()]
-    return guides if combine == "fusion" else [_soup(guides, facts)]
+    return [_soup(guides, facts, combine)] if combine in _SOUPS else guides
 
 
 def _load(name: str, folder: str, loading: Loading, describe: Mapping[str, str]) -> LoadedArm:
@@ -230,9 +230,12 @@ def _vectors(folder: str, carrier: Any, describe: Mapping[str, str]) -> dict[str
     return {name: v for name, v in zip(texts, vectors, strict=True) if name in describe}
 
 
-def _soup(guides: Sequence[LoadedArm], facts: Mapping[str, Sidecar]) -> LoadedArm:
+_SOUPS = {"soup": soup, "factor-soup": factor_soup}
+
+
+def _soup(guides: Sequence[LoadedArm], facts: Mapping[str, Sidecar], combine: Combine) -> LoadedArm:
     """All ARMs as one, called by all their names; at one name's preference it is that ARM."""
-    mixed = soup({guide.name: guide.adapter for guide in guides})
+    mixed = _SOUPS[combine]({guide.name: guide.adapter for guide in guides})
     if len({id(guide.model) for guide in guides}) != 1:
         raise ConfigError("the ARMs of a soup are not on one backbone", "train them on one model")
     if len({(facts[g.name].scale, facts[g.name].prompt_format) for g in guides}) != 1:

@@ -12,12 +12,15 @@ import torch
 from trimtab.arms.load import backbone_of
 from trimtab.arms.sidecar import Sidecar, arm_facts
 from trimtab.engines.guides import (
+    Amateur,
     ContrastLike,
     InstructionLike,
     contrasts,
     instructions,
     model_label,
     models_of,
+    policies_of,
+    require_apart,
     require_distinct,
 )
 from trimtab.engines.local.check import Case, check_groups
@@ -25,8 +28,10 @@ from trimtab.engines.local.drafting import NGRAM
 from trimtab.engines.local.engine import LocalEngine
 from trimtab.engines.local.guides import Loading, load_guides
 from trimtab.engines.local.opposed import (
+    amateur_stream,
     contrast_stream,
     instruction_stream,
+    policy_stream,
     require_unconditioned,
 )
 from trimtab.engines.local.references import of_model, say_unverified
@@ -65,6 +70,8 @@ def load_engine(
     describe: Mapping[str, str] | None = None,
     instruct: Mapping[str, InstructionLike] | None = None,
     contrast: Mapping[str, ContrastLike] | None = None,
+    policy: Mapping[str, str] | None = None,
+    amateur: Amateur | str | None = None,
 ) -> LocalEngine:
     """Load a frozen base and the guides that steer it.
 
@@ -90,8 +97,10 @@ def load_engine(
             what is free by default.
         quantization: load the base, and so the LoRA ARMs on it, with weights of so many bits
             (needs optimum-quanto). A base that was saved quantised needs no option.
-        combine: `fusion` runs every ARM; `soup` averages LoRA ARMs into one, request by request
-            (rewarded soups).
+        combine: `fusion` runs every ARM or policy (of policies this is MOD's reverse KL); `soup`
+            averages LoRAs into one, request by request (rewarded soups: their updates), and
+            `factor-soup` their factors A and B apart; `forward-kl` joins policies by MOD's forward
+            KL.
         describe: further objectives of a UniARM that it was not trained for, name -> description.
             Experimental.
         instruct: objective -> a text that steers the base towards what it would say under it:
@@ -99,6 +108,10 @@ def load_engine(
         contrast: objective -> a tuned and an untuned model (`("TUNED", "UNTUNED")`), the difference
             of whose log-probs is the reward. Their revisions and their code are asked for by the
             names NAME and NAME.reference.
+        policy: objective -> folder, GGUF file or hub id of a policy for it (a DPO model, say): at
+            strength 1 tokens come from the policies alone, at less the base has its share. Not
+            beside guides.
+        amateur: a weak model for contrastive decoding: a place, `"PENALTY:PLACE"`, or an `Amateur`.
 
     Raises:
         VocabularyError: an ARM whose tokens are not the base's, named.
@@ -106,8 +119,11 @@ def load_engine(
         ConfigError: a stream that is not computed here as by its library.
     """
     contrasted, instructed = contrasts(contrast), instructions(instruct)
-    require_distinct(arms or {}, contrasted, instructed)
-    models = {**(arms or {}), **models_of(contrasted)}
+    weak = None if amateur is None else Amateur.of(amateur)
+    policies = policies_of(policy, weak)
+    require_distinct(arms or {}, contrasted, instructed, policies)
+    require_apart(policies, [*(arms or {}), *contrasted, *instructed], combine)
+    models = {**(arms or {}), **models_of(contrasted), **policies}
     origins = Origins.of([BASE, *models, DRAFT], trust_remote_code, revisions or {})
     budget = parse_bytes(cache_memory, "--cache-memory")
     base = str(base)
@@ -115,10 +131,10 @@ def load_engine(
         name: fetch(str(place), what=model_label(name, models), revision=origins.revision(name))
         for name, place in models.items()
     }
-    arms = {name: models[name] for name in arms or {}}
+    own = {name: models[name] for name in policies or arms or {}}  # one by one, or combined
     draft = _checked_draft(draft, origins)
     kind = {"dtype": dtype, "device": require_device(device) if device else default_device()}
-    facts, tokenizations = _checked(base, arms, models, draft, combine, origins)
+    facts, tokenizations = _checked(base, own, models, draft, combine, origins)
     streams = _Streams(tokenizations, facts, prompt_format)
     quantized = quantized_loading(quantization, dtype) if quantization else {}
     model = load_model(base, **{**kind, **origins.options(BASE), **quantized})
@@ -126,11 +142,13 @@ def load_engine(
     cases = {BASE: [of_model(frozen.model, base, BASE, streams.probe)]}
     half = frozen.model.dtype in _HALF or quantization is not None
     loading = _loading(base, model, kind, streams, cases[BASE][0], half=half, origins=origins)
-    guides = load_guides(arms, facts, loading, combine=combine, describe=describe)
-    others = {name: place for name, place in models.items() if name not in arms}
+    guides = load_guides(own, facts, loading, combine=combine, describe=describe)
+    others = {name: place for name, place in models.items() if name not in own}
     opposed = load_guides(others, facts, loading)
     cases |= {guide.name: list(guide.cases) for guide in (*guides, *opposed)}
     guided = [streams.of(g.name, g.model, g.adapter, g.source) for g in guides]
+    if policies:
+        guided = [amateur_stream(s, weak) if weak else policy_stream(s, frozen) for s in guided]
     parts = {g.name: streams.of(g.name, g.model, g.adapter) for g in opposed}
     guided += [contrast_stream(name, c, parts) for name, c in contrasted.items()]
     guided += [instruction_stream(name, i, frozen) for name, i in instructed.items()]
@@ -141,7 +159,9 @@ def load_engine(
         drafting = _draft_model(draft, loading)
         drafter = streams.of(DRAFT, drafting)
         cases[DRAFT] = [of_model(drafting, draft, DRAFT, streams.probe)]
-    return _checked_engine(frozen, guided, drafter, max_length, budget, cases)
+    more: dict[str, Any] = {"draft": drafter, "max_length": max_length, "cache_memory": budget}
+    more["forward_kl"] = combine == "forward-kl"
+    return _checked_engine(frozen, guided, cases, more)
 
 
 def _checked(
@@ -161,7 +181,7 @@ def _checked(
     drafts = {DRAFT: draft} if draft and draft != NGRAM else {}
     tokenizations = load_tokenizations(base, {**models, **drafts}, origins)
     templates = {tokenizations[name].tokenizer.chat_template for name in arms}
-    if combine == "soup" and len(templates) > 1:
+    if "soup" in combine and len(templates) > 1:
         raise ConfigError("the ARMs of a soup have different chat templates", "train them alike")
     _warn_of_other_objectives(arms, facts)
     return facts, tokenizations
@@ -253,27 +273,18 @@ class _Streams:
 def _checked_engine(
     base: Stream,
     arms: Sequence[Stream],
-    draft: Any,
-    max_length: int | None,
-    cache_memory: int | None,
     cases: Mapping[str, Sequence[Case]],
+    options: Mapping[str, Any],
 ) -> LocalEngine:
     """The engine, once every stream has been seen to compute what its library does.
 
     The base's case is from before any ARM was loaded, so it shows, too, that none changed it.
     """
-    drafters = [draft] if isinstance(draft, Stream) else []
+    drafters = [options["draft"]] if isinstance(options["draft"], Stream) else []
     references = [arm.reference for arm in arms if arm.reference]
     streams = (base, *arms, *references, *drafters)
     models = {id(stream.model): stream.model for stream in streams}
-    engine = LocalEngine(
-        base,
-        arms,
-        draft=draft,
-        max_length=max_length,
-        cache_memory=cache_memory,
-        pack=may_pack([*models.values()]),
-    )
+    engine = LocalEngine(base, arms, pack=may_pack([*models.values()]), **options)
     check_groups(engine.groups, cases)
     return engine
 

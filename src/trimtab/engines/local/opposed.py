@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from trimtab.arms.objectives import conditioned_on
-from trimtab.engines.guides import REFERENCE, Contrast, Instruction
+from trimtab.engines.guides import REFERENCE, Amateur, Contrast, Instruction
 from trimtab.engines.local.streams import Stream
 from trimtab.errors import ConfigError
 
@@ -34,6 +34,19 @@ def contrast_stream(name: str, contrast: Contrast, parts: Mapping[str, Stream]) 
     """
     reference = replace(parts[name + REFERENCE], scale=1.0)
     return replace(parts[name], scale=contrast.weight, reference=reference)
+
+
+def policy_stream(part: Stream, base: Stream) -> Stream:
+    """A policy: at strength 1 it is what tokens are drawn from, at less the base has its share.
+
+    `(1 − s) log π_b + s log π_i` is the base with the reward log π_i − log π_b at strength s.
+    """
+    return replace(part, scale=1.0, reference=base, policy=True)
+
+
+def amateur_stream(part: Stream, amateur: Amateur) -> Stream:
+    """What the base is contrasted with, within what it finds plausible."""
+    return replace(part, scale=1.0, amateur=amateur)
 
 
 def instruction_stream(name: str, instruction: Instruction, base: Stream) -> Stream:

@@ -11,7 +11,7 @@ from trimtab.engines.local.rows import RowPlan
 from trimtab.engines.local.speculating import Speculation
 from trimtab.engines.local.streams import Group, Stream
 from trimtab.engines.types import Request
-from trimtab.errors import ConfigError
+from trimtab.errors import ConfigError, PreferenceError
 
 
 class Planner:
@@ -51,6 +51,11 @@ class Planner:
             PreferenceError, ConfigError: the request cannot be answered.
         """
         steering = request.steering(self._objectives)
+        if steering.strength > 1 and any(arm.policy or arm.amateur for arm in self._arms):
+            raise PreferenceError(
+                f"strength {steering.strength:g} with a policy",
+                "use 0 (the base) to 1 (the policy)",
+            )
         shares = [steering.share(arm.objectives, arm.scale) for arm in self._arms]
         drafts = self._speculation.of_row(request.speculate)
         used = [

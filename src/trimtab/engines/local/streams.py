@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from trimtab.arms.adapter import AdapterWeights
-from trimtab.engines.guides import REFERENCE
+from trimtab.engines.guides import REFERENCE, Amateur
 from trimtab.engines.local import attention
 from trimtab.engines.local.linear import join_layers
 from trimtab.errors import ConfigError
@@ -44,6 +44,9 @@ class Stream:
         adapter: low-rank terms added to the model for this stream alone.
         instruction: under which it reads every prompt.
         reference: a guide's, whose log-probs are taken from its own; None for an ARM.
+        policy: it is no guide but what is to be sampled from, at strength 1; its reference is the
+            base.
+        amateur: it is what the base is contrasted with, within what is plausible.
     """
 
     name: str
@@ -55,6 +58,8 @@ class Stream:
     adapter: AdapterWeights | None = None
     instruction: str = ""
     reference: Stream | None = None
+    policy: bool = False
+    amateur: Amateur | None = None
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -152,8 +157,9 @@ class Group:
         for s, stream in enumerate(self.streams):
             if stream.adapter is not None and total:
                 count, first = len(stream.objectives), self._first[id(stream.adapter)]
-                weights = conditions.get(stream.name, [1 / count] * count)
-                rows[s, first : first + count] = torch.tensor(weights)
+                inner = conditions.get(stream.name, [1 / count] * count)
+                weights = stream.adapter.coefficients(inner)
+                rows[s, first : first + len(weights)] = torch.tensor(weights)
         return rows
 
     def open_rows(self, coefficients_MJ: Tensor) -> None:
@@ -171,7 +177,7 @@ def _has_head(lm: Any, adapters: Sequence[AdapterWeights]) -> bool:
 
 def _starts(adapters: Sequence[AdapterWeights]) -> list[int]:
     """Where each adapter's coefficients begin."""
-    widths = [max(1, len(adapter.objectives)) for adapter in adapters]
+    widths = [adapter.width for adapter in adapters]
     return [sum(widths[:i]) for i in range(len(widths))]
 
 
