@@ -56,10 +56,10 @@ class Mcts(Method):
     """PUCT search (after AlphaZero; for text PPO-MCTS, Liu et al., arXiv 2309.15028).
 
     No single paper: the variant here is ours. A simulation descends to a node without children by
-    `Q + c · p(v) · √N / (1 + n)`, Q scaled to [0, 1] over the tree (MuZero, arXiv 1911.08265). The
-    node gets its k likeliest tokens, whose values (the reward of each unfinished response, or after
-    some greedy tokens more) are found together; their mean under the base goes up the path. After
-    so many simulations the most visited token comes, and its part of the tree stays.
+    `Q + c · p(v) · √N / (1 + n)`, Q scaled to [0, 1] over the tree (MuZero, arXiv 1911.08265). Its
+    value goes up the path, and it gets its k likeliest tokens as children, whose values (the reward
+    of each unfinished response, or after some greedy tokens more) are found together. After so many
+    simulations the most visited token comes, and its part of the tree stays.
 
     Attributes:
         simulations: for each token.
@@ -92,10 +92,9 @@ class Mcts(Method):
         leaf = path[-1]
         if not leaf.response.ended:
             yield from self._expand(task, leaf)
-        found = sum(c.prior * c.value for c in leaf.children) if leaf.children else leaf.value
         for node in path:
             node.visits += 1
-            node.total += found
+            node.total += leaf.value
 
     def _next(self, node: Node, root: Node) -> Node:
         """The child to look into."""
