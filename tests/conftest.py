@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,10 @@ def examples(count: int) -> settings:
 
 
 def make_tokenizer(
-    extra: tuple[str, ...] = (), end: str = "<|end|>", template: str | None = TEMPLATE
+    extra: tuple[str, ...] = (),
+    end: str = "<|end|>",
+    template: str | None = TEMPLATE,
+    words: Sequence[str] = WORDS,
 ) -> Any:
     """A small byte-level BPE tokenizer with a chat template; `extra` tokens come last."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -74,7 +77,7 @@ def make_tokenizer(
         special_tokens=special,
         show_progress=False,
     )
-    raw.train_from_iterator([" ".join(WORDS)] * 20, trainer)
+    raw.train_from_iterator([" ".join(words)] * 20, trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<|pad|>", eos_token=end)
     if extra:
         tokenizer.add_special_tokens({"additional_special_tokens": list(extra)})

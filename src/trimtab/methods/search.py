@@ -130,6 +130,7 @@ class Searcher:
         """
         self._chosen.require(request)
         plain = self._engine.plan(replace(request, strength=0.0, report=self._by_guides))
+        plain = replace(plain, request=request)  # all guides run, and nobody reads a report
         steered = plain if self._by_guides else self._engine.plan(request)
         steering = Steering.of(self._engine.objectives, request.preference)
         gains = [steering.share(arm.objectives, arm.scale)[0] for arm in self._engine.arms]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from classifiers import classifier, saved
 from conftest import make_tokenizer, save_model
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
@@ -20,23 +21,6 @@ from trimtab.scoring.specs import load_scorer
 
 PROMPTS: list[Any] = ["the cat", [{"role": "user", "content": "hello"}], "a very big story , yes"]
 RESPONSES = ["sat on the mat", "yes", "once upon a time the sun ran on"]
-
-
-def classifier(labels: int = 1, seed: int = 0, pad: int | None = 0, **options: Any) -> Any:
-    torch.manual_seed(seed)
-    config = transformers.LlamaConfig(
-        vocab_size=len(make_tokenizer()), hidden_size=16, intermediate_size=32,
-        num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=256,
-        initializer_range=0.3, pad_token_id=pad, bos_token_id=None, eos_token_id=3,
-        num_labels=labels, **options,
-    )  # fmt: skip
-    return transformers.LlamaForSequenceClassification(config).eval()
-
-
-def saved(folder: Path, model: Any, tokenizer: Any = None) -> str:
-    model.save_pretrained(folder)
-    (tokenizer or make_tokenizer()).save_pretrained(folder)
-    return str(folder)
 
 
 def by_transformers(model: Any, tokenizer: Any) -> list[float]:

@@ -253,7 +253,8 @@ class Batch:
             row.drafted += drafted
             row.accepted += min(len(new), max(len(tokens) - 1, 0))  # the last is the target's own
             row.gated += sum(shut[i][: len(new)]) if shut else 0
-            self._settle(row)
+            if tokens or row.error:  # one that pauses has computed its last token, too
+                self._settle(row)
             seen = watched(row, new, chosen.fused, i * positions)
             pushed.append(Pushed.of(row, new, reports.get(i, [])[: len(new)], seen))
         return pushed

@@ -35,10 +35,10 @@ def record(
     Returns:
         Per row that wants them, a report of each of its tokens.
     """
-    if not reported:
-        return {}
-    positions = len(fused.logp_BV) // len(rows)
+    positions = len(fused.logp_BV) // max(len(rows), 1)
     places = [(i, t, i * positions + m) for i in reported for m, t in enumerate(tokens[i])]
+    if not places:
+        return {}
     device = fused.logp_BV.device
     at_N = torch.tensor([place for _, _, place in places], device=device)
     base_NV, fused_NV, *arms_KNV = (
