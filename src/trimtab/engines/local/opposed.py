@@ -38,6 +38,4 @@ def contrast_stream(name: str, contrast: Contrast, parts: Mapping[str, Stream]) 
 
 def instruction_stream(name: str, instruction: Instruction, base: Stream) -> Stream:
     """The base under an instruction, against the base: one more row of the same forward."""
-    return replace(
-        base, name=name, scale=instruction.weight, instruction=instruction.text, reference=base
-    )
+    return replace(base, name=name, reference=base).under(instruction)
