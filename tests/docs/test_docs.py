@@ -75,6 +75,10 @@ def test_the_command_lines_of_a_page_run(
     for name in ("helpful", "harmless"):
         write_jsonl(tmp_path / f"{name}.jsonl", rows)
     _write_published(tmp_path)
+    rules = (
+        "def short(response): return -len(response)\ndef kind(response): return response[:1] > 'c'"
+    )
+    (tmp_path / "rules.py").write_text(rules)
     write_jsonl(tmp_path / "prompts.jsonl", [{"prompt": "hello"}, {"prompt": "yes", "strength": 0}])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("builtins.input", _end_of_input)

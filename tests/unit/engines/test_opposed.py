@@ -170,7 +170,7 @@ def test_an_instruction_of_a_request_is_as_if_the_engine_had_it() -> None:
 def test_instructions_that_an_engine_does_not_have_are_refused() -> None:
     engine = mixed()
     for given in ({"fancy": "w1"}, {"arm": "w1"}, {"lora": "w1"}):
-        with pytest.raises(ConfigError, match="no instruction is called .*plain, rude"):
+        with pytest.raises(ConfigError, match=r"no instruction is called .*plain, rude"):
             engine.generate(["w1"], instructions=given)
     with pytest.raises(ConfigError, match="the instruction 'plain' has no text"):
         engine.generate(["w1"], instructions={"plain": ""})

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from trimtab.arms.load import backbone_of
+from trimtab.arms.objectives import require_unconditioned
 from trimtab.arms.sidecar import Sidecar, arm_facts
 from trimtab.engines.guides import (
     ContrastLike,
@@ -24,11 +25,7 @@ from trimtab.engines.local.check import Case, check_groups
 from trimtab.engines.local.drafting import NGRAM
 from trimtab.engines.local.engine import LocalEngine
 from trimtab.engines.local.guides import Loading, load_guides
-from trimtab.engines.local.opposed import (
-    contrast_stream,
-    instruction_stream,
-    require_unconditioned,
-)
+from trimtab.engines.local.opposed import contrast_stream, instruction_stream
 from trimtab.engines.local.references import of_model, say_unverified
 from trimtab.engines.local.streams import BASE, DRAFT, Stream
 from trimtab.engines.local.tokenization import Tokenization, load_tokenizations

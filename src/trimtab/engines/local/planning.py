@@ -55,9 +55,7 @@ class Planner:
         shares = [steering.share(arm.objectives, arm.scale) for arm in arms]
         drafts = self._speculation.of_row(request.speculate)
         used = [
-            arm
-            for arm, (weight, _) in zip(arms, shares, strict=True)
-            if weight or request.report
+            arm for arm, (weight, _) in zip(arms, shares, strict=True) if weight or request.report
         ]
         drafting = [self._drafter] if self._drafter and drafts is not None else []
         sampling = request.sampling
