@@ -99,6 +99,11 @@ def specified(engine: LocalEngine, request: Request) -> list[int]:
 def specification(engine: LocalEngine, request: Request) -> list[reference.Stream]:
     """Base and guides as the specification takes them; a draft model has no part in it."""
     conditions = engine.plan(request).conditions
+    given = request.instructions or {}
+
+    def told(arm: Stream) -> str:
+        own: Any = given.get(arm.name, {})
+        return own if isinstance(own, str) else own.get("text", arm.instruction)
 
     def specify(stream: Stream) -> reference.Stream:
         return reference.Stream(
@@ -107,7 +112,8 @@ def specification(engine: LocalEngine, request: Request) -> list[reference.Strea
             specify(stream.reference) if stream.reference else None,
         )
 
-    return [specify(stream) for stream in (engine.base, *engine.arms)]
+    guides = [replace(arm, instruction=told(arm)) for arm in engine.arms]
+    return [specify(stream) for stream in (engine.base, *guides)]
 
 
 def is_specified(engine: LocalEngine, request: Request, ids: Sequence[int]) -> bool:

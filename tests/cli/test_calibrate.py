@@ -100,6 +100,39 @@ def test_a_stored_scale_changes_nothing_of_the_curve(
     assert list(again.curve) == list(first.curve) and again.chosen == first.chosen
 
 
+@pytest.mark.parametrize("kind", ["instruct", "contrast"])
+def test_a_guide_without_training(
+    kind: str, base_dir: Path, arm_dir: Path, prompts: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """The strength found has the KL that was asked for; the guide's own weight multiplies it."""
+    given = "0.5:big red sun" if kind == "instruct" else f"0.5:{arm_dir}:{base_dir}"
+    out = tmp_path / "out"
+    command = ["calibrate", "--base", base_dir, f"--{kind}", f"happy={given}", "--prompts", prompts]
+    command += ["--target-kl", 0.005, "--max-new-tokens", 8, "--resamples", 100]
+    assert main([str(word) for word in (*command, "--output-dir", out)]) == 0
+    found = json.loads((out / "calibration.json").read_text(encoding="utf-8"))
+    assert f"Pass it: --strength {found['scale']:g}." in capsys.readouterr().out
+    engine = load_engine(str(base_dir), **{kind: {"happy": given}})  # type: ignore[arg-type]
+    answers = engine.generate(PROMPTS, strength=found["scale"], max_new_tokens=8, report=True)
+    kl = np.mean([np.mean([token.kl for token in answer.tokens]) for answer in answers])
+    assert abs(kl - 0.005) <= 0.05 * 0.005
+    assert found["chosen"]["kl"]["value"] == pytest.approx(kl, abs=1e-5)
+    assert found["arm"] is None and found["guide"][kind]["happy"]["weight"] == 0.5
+    assert set(found["weights"]) == (
+        {"base"} if kind == "instruct" else {"base", "happy", "happy.reference"}
+    )
+    assert main([str(word) for word in (*command, "--save")]) == 2
+    assert "no folder to store a scale of 'happy' in; leave out --save" in capsys.readouterr().err
+
+
+def test_one_guide_is_calibrated(refused: Refused, base_dir: Path, prompts: Path) -> None:
+    command = ["calibrate", "--base", base_dir, "--prompts", prompts, "--target-kl", 1]
+    refused(*command, names=["no guide to calibrate; give one: an ARM, an instruction"])
+    refused(*command, "--instruct", "a=x", "--instruct", "b=y", names=["2 guides to calibrate"])
+    refused(*command, "--instruct", "a=x", "--arm", base_dir, names=["2 guides to calibrate"])
+    refused(*command, "--instruct", "a=", names=["cannot read --instruct a="])
+
+
 def test_the_curve_in_closed_form(base_dir: Path, prompts: Path) -> None:
     """An ARM that is the base makes π_b^(1+w): for w = 1 at every token
 

@@ -58,6 +58,10 @@ def test_before_pytorch_is_imported(
     train = ["train", "--model", base_dir, "--data", pairs_file, "--output-dir"]
     score = ["score", "--input", pairs_file, "--arm"]
     calibrate = ["calibrate", "--base", base_dir, "--prompts", pairs_file, "--arm"]
+    rules = ["--scorer", "a=string:capwords", "--scorer", "b=string:capwords"]
+    pareto = ["pareto", "--base", base_dir, "--prompts", pairs_file, "--output-dir", new, *rules]
+    own = write_jsonl(tmp_path / "own.jsonl", [{"prompt": "x", "instructions": {"a": "y"}}])
+    generate = ["generate", "--base", base_dir, "--input", own]
     cases: list[tuple[list[object], str]] = [
         (["export", "--arm", parm, *at, "--output-dir", full], "is not empty"),
         (["export", "--arm", lora, "--output-dir", new], "is a standard LoRA folder"),
@@ -76,6 +80,9 @@ def test_before_pytorch_is_imported(
         ([*calibrate, lora], "nothing to calibrate to"),
         ([*calibrate, "some/arm", "--target-kl", "1", "--save"], "is on the hub"),
         ([*calibrate, lora, "--target-kl", "1", "--output-dir", full], "is not empty"),
+        ([*pareto, "--instruct", "a=x"], "guide 'instructions' steers to a, but the scorers"),
+        ([*pareto, "--contrast", f"a={parm}:{lora}", "--contrast", f"b={lora}:{lora}"], "is condi"),
+        ([*generate, "--instruct", "plain=x"], "row 1 of the input: no instruction is called 'a'"),
         (["bench", "speed", "--output-dir", full], "is not empty"),
     ]
     commands = json.dumps([[str(word) for word in command] for command, _ in cases])

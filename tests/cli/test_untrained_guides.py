@@ -48,6 +48,28 @@ def test_answers_go_on_under_the_same_guides_only(
     assert "another run" in capsys.readouterr().err
 
 
+def test_rows_with_instructions_of_their_own(
+    base_dir: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    own: list[object] = ["big blue sun", {"weight": 2}, {"text": "moon", "weight": -1}]
+    rows = [{"prompt": "the cat", "instructions": {"plain": given}} for given in own]
+    prompts = write_jsonl(tmp_path / "in.jsonl", [*rows, {"prompt": "the cat"}])
+    out = tmp_path / "out.jsonl"
+    ask = ["--base", base_dir, "--input", prompts, "--output", out, "--temperature", 0]
+    assert run(*ask, "--instruct", "plain=-2:big red sun") == 0
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row.get("instructions") for row in found] == [row["instructions"] for row in rows] + [
+        None
+    ]
+    texts = [{"text": "big blue sun", "weight": -2}, {"text": "big red sun", "weight": 2}]
+    texts += [{"text": "moon", "weight": -1}, {"text": "big red sun", "weight": -2}]
+    for row, text in zip(found, texts, strict=True):
+        engine = trimtab.load(str(base_dir), instruct={"plain": text})
+        [answer] = engine.generate(["the cat"], temperature=0, max_new_tokens=6)
+        assert answer.text == row["text"]
+    assert len({row["text"] for row in found}) > 1
+
+
 def test_bad_input(refused: Refused, base_dir: Path) -> None:
     ask = ["generate", "--base", base_dir, "--prompt", "x"]
     refused(*ask, "--instruct", "plain", names=["cannot read --instruct plain", "Use short words"])

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import save_model, write_jsonl
@@ -48,11 +49,13 @@ PAGES = [ROOT / "README.md", ROOT / "docs/data.md", *sorted((ROOT / "docs/method
 @pytest.mark.parametrize("page", ["instructions", "contrasts"])
 def test_the_python_of_a_page_runs(page: str, tmp_path: Path) -> None:
     text = (ROOT / f"docs/methods/{page}.md").read_text(encoding="utf-8")
-    names = {name: str(save_model(tmp_path / name, i)) for i, name in enumerate(MODEL_NAMES)}
+    names: dict[str, Any] = {
+        name: str(save_model(tmp_path / name, i)) for i, name in enumerate(MODEL_NAMES)
+    }
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     assert blocks
     for block in blocks:
-        exec(block, dict(names))
+        exec(block, names)  # a block goes on from the one before
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -75,6 +78,8 @@ def test_the_command_lines_of_a_page_run(
     for name in ("helpful", "harmless"):
         write_jsonl(tmp_path / f"{name}.jsonl", rows)
     _write_published(tmp_path)
+    rules = "def short(response): return -len(response)\ndef kind(response): return response < 'm'"
+    (tmp_path / "rules.py").write_text(rules)
     write_jsonl(tmp_path / "prompts.jsonl", [{"prompt": "hello"}, {"prompt": "yes", "strength": 0}])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("builtins.input", _end_of_input)

@@ -240,8 +240,8 @@ class TestCost:
         """ARGS at a token: one row of the base, k of the reward model, each one token further.
 
         The base reads its prompt and the 8 first tokens, whose successors it gives. The reward
-        model reads the prompt once and k candidates at each of 9 steps; the last ones are whole, and
-        read as text: what that is in other tokens than were drawn, and the end of the turn.
+        model reads the prompt once and k candidates at each of 9 steps; the last ones are whole,
+        and read as text: what that is in other tokens than were drawn, and the end of the turn.
         """
         searcher = search(engine, "args", reward_model=folders["model"], options={"candidates": 4})
         sampling = Sampling(max_new_tokens=9, temperature=0, ignore_eos=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trimtab.errors import ModelLoadError
+from trimtab.errors import ConfigError, ModelLoadError
 from trimtab.models.folder import adapter_config, is_adapter
 
 CONDITIONED = ("PBLORA", "MOSLORA")
@@ -24,3 +24,16 @@ def conditioned_on(name: str) -> list[str]:
             f"{name}/adapter_config.json has objectives {names!r}", "train or copy the ARM again"
         )
     return names
+
+
+def require_unconditioned(label: str, folder: str) -> None:
+    """Refuse a model of a contrast that takes a preference.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if objectives := conditioned_on(folder):
+        raise ConfigError(
+            f"the {label} ({folder}) is conditioned on {', '.join(objectives)}",
+            "export it at one preference first (trimtab export --preference)",
+        )

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from trimtab.arms.objectives import conditioned_on
 from trimtab.arms.sidecar import Sidecar, arm_facts, store_scale
-from trimtab.calibration.plan import Calibration, Goal, NoStrengthError, Plan
+from trimtab.calibration.plan import Calibration, Goal, NoStrengthError, Plan, Untrained
 from trimtab.calibration.search import search
 from trimtab.data.prompts import read_prompts
+from trimtab.engines.guides import ContrastLike, InstructionLike
 from trimtab.engines.types import Sampling
 from trimtab.errors import ConfigError, ModelLoadError, OutputError
 from trimtab.files import only_writer, require_fresh
@@ -32,9 +33,11 @@ STRENGTHS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 
 def calibrate(
     base: str,
-    arm: str,
+    arm: str | None,
     prompts: str | Sequence[Prompt],
     *,
+    instruct: Mapping[str, InstructionLike] | Sequence[str] = (),
+    contrast: Mapping[str, ContrastLike] | Sequence[str] = (),
     target_kl: float | None = None,
     tolerance: float = 0.05,
     scorer: str | Scorer | None = None,
@@ -74,7 +77,10 @@ def calibrate(
 
     Args:
         base: the frozen model: folder, GGUF file or hub id.
-        arm: folder or hub id of one ARM.
+        arm: folder or hub id of one ARM; None for an instruction or a contrast.
+        instruct: instead of an ARM, one instruction, as for `load`. Its weight multiplies the
+            strengths, and there is nothing to `save`.
+        contrast: likewise, one contrast.
         prompts: file, hub data set or list of prompts; none that the ARM was trained on.
         target_kl: nats per generated token from the base, mean over prompts. KL is of the fused
             distribution, before temperature and filters.
@@ -115,13 +121,15 @@ def calibrate(
         if number is not None and number < least:
             raise ConfigError(f"the {what} is {number}", f"it must be {least} or more")
     sampling = Sampling(max_new_tokens, temperature, top_k, top_p, min_p, seed, tuple(stop))
-    origins = Origins.of(("base", name or "arm"), trust_remote_code, revisions or {})
-    if save:
+    guide = Untrained.of(arm, instruct, contrast, save=save)
+    known = ("base", *guide.models) if guide else ("base", name or "arm")
+    origins = Origins.of(known, trust_remote_code, revisions or {})
+    if arm and save:
         _require_storable(arm)
     check_folder(base, what="base model")
-    arm = fetch(arm, revision=origins.revision(name or "arm"))
-    told = _name_of(arm)
-    arm_name = name or told
+    arm = fetch(arm, revision=origins.revision(name or "arm")) if arm else ""
+    told = guide.name if guide else _name_of(arm)
+    arm_name = told if guide else name or told
     if isinstance(scorer, str):
         scorer = load_scorer(scorer, objective, dtype=dtype, device=device)
     plan = Plan(
@@ -139,9 +147,12 @@ def calibrate(
             "dtype": dtype,
             "device": device,
             "prompt_format": prompt_format,
-            "trust_remote_code": [arm_name if one != "base" else one for one in trust_remote_code],
-            "revisions": {one: r for one, r in (revisions or {}).items() if one == "base"},
+            "trust_remote_code": [
+                arm_name if one == (name or "arm") else one for one in trust_remote_code
+            ],
+            "revisions": {n: r for n, r in (revisions or {}).items() if guide or n == "base"},
         },
+        guide,
     )
     if output_dir is None:
         return _calibrate(plan, goal, grid, None, save, progress)
@@ -226,7 +237,7 @@ def _preferences(
     arm: str, name: str, preference: PreferenceLike | None, *, scored: bool
 ) -> list[Mapping[str, float]]:
     """What every prompt is answered at: the preference given, or each objective by itself."""
-    objectives = conditioned_on(arm)
+    objectives = conditioned_on(arm) if arm else []
     if preference is not None or not objectives:
         return [Steering.of(objectives or [name], preference).preference]
     if scored:
@@ -255,8 +266,8 @@ def _calibrate(
     from trimtab.calibration.files import facts_of, write_calibration
     from trimtab.calibration.meter import Meter
 
-    before = weights_fingerprint(plan.arm)
-    scale_before = Sidecar.load(plan.arm).scale
+    before = weights_fingerprint(plan.arm) if plan.arm else ""
+    scale_before = Sidecar.load(plan.arm).scale if plan.arm else 1.0
     facts = facts_of(plan)
     meter = Meter(plan, progress)
     try:

@@ -23,11 +23,13 @@ def facts_of(plan: Plan) -> dict[str, Any]:
     """What a calibration's numbers depend on, and what they were made with."""
     sampling = asdict(plan.sampling)
     del sampling["ignore_eos"]
+    models = plan.guide.models if plan.guide else {"arm": plan.arm}
     return {
         "base": plan.base,
-        "arm": plan.arm,
+        "arm": plan.arm or None,
+        "guide": asdict(plan.guide) if plan.guide else None,
         "name": plan.name,
-        "weights": {"base": model_identity(plan.base), "arm": model_identity(plan.arm)},
+        "weights": {name: model_identity(m) for name, m in {"base": plan.base, **models}.items()},
         "preferences": [dict(point) for point in plan.preferences],
         "objective": plan.objective if plan.scorer else None,
         "scorer": dict(plan.scorer.identity) if plan.scorer else None,
@@ -101,8 +103,8 @@ def notes(measured: Calibration) -> list[str]:
         + (f" at {several} one-hot preferences" if several > 1 else "")
         + f", seed {facts['sampling']['seed']} (the same at every strength); means over prompts, "
         f"95 % intervals from {facts['resamples']} bootstrap resamples of them. KL, base NLL and "
-        "reward (the ARM's log-prob) in nats per generated token. Loops: answers more than half of "
-        "whose 4-grams repeat.",
+        f"reward ({_reward(measured)}) in nats per generated token. Loops: answers more than half "
+        "of whose 4-grams repeat.",
     ]
     if measured.scale_before != 1:
         said.append(
@@ -112,6 +114,12 @@ def notes(measured: Calibration) -> list[str]:
     if missing := sum(point.missing for point in measured.curve):
         said.append(f"{missing} answers got no score and do not count.")
     return said + (_about(chosen, measured) if chosen else [])
+
+
+def _reward(measured: Calibration) -> str:
+    if measured.arm:
+        return "the ARM's log-prob"
+    return "the guide's log-prob less its reference's"
 
 
 def _about(chosen: CurvePoint, measured: Calibration) -> list[str]:
@@ -139,7 +147,7 @@ def curve_plot(path: Path, measured: Calibration) -> None:
 
     scored = measured.facts["scorer"] is not None
     better = "lower" if measured.goal.cost else "higher"
-    head = f"{measured.facts['objective']}\n({better} is better)" if scored else "ARM's reward"
+    head = f"{measured.facts['objective']}\n({better} is better)" if scored else "guide's reward"
     panels: list[tuple[str, list[Estimate]]] = [
         (head if scored else f"{head}\n(nats per token)",
          [point.score or point.reward for point in measured.curve]),
@@ -159,7 +167,8 @@ def curve_plot(path: Path, measured: Calibration) -> None:
         drawn[1].annotate(f"target {measured.goal.target_kl:g}", (1, measured.goal.target_kl),
             xycoords=("axes fraction", "data"), xytext=(-2, 3), textcoords="offset points",
             ha="right", fontsize=8.5, color=GREY)  # fmt: skip
-    drawn[-1].set_xlabel("strength (as if no scale were stored)")
+    stored = " (as if no scale were stored)" if measured.arm else ""
+    drawn[-1].set_xlabel(f"strength{stored}")
     figure.suptitle(_title(measured), fontsize=11)
     with storage_errors(path):
         figure.savefig(path)

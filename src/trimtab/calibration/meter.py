@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from trimtab.calibration.curve import LOOPS_ABOVE, CurvePoint, repetition
 from trimtab.calibration.plan import Plan
-from trimtab.engines.local import load_engine
+from trimtab.engines.local import LocalEngine, load_engine
 from trimtab.engines.types import Completion, Request
 from trimtab.errors import DataError
 from trimtab.jobs import Progress
@@ -35,11 +35,18 @@ class Meter:
         if plan.scorer is not None:
             plan.scorer.check_prompts(plan.prompts)
             plan.scorer.probe(plan.prompts[0])
-        self._engine = load_engine(plan.base, {plan.name: plan.arm}, **plan.loading)
-        # a strength is the ARM's whole weight here, whatever its sidecar says
-        arms = self._engine.arms
-        self._engine.arms[:] = [dataclasses.replace(arm, scale=1.0) for arm in arms]
+        self._engine = self._load()
         self._rounds = 0
+
+    def _load(self) -> LocalEngine:
+        plan = self._plan
+        if plan.guide is not None:
+            told, opposed = plan.guide.instruct, plan.guide.contrast
+            return load_engine(plan.base, instruct=told, contrast=opposed, **plan.loading)
+        engine = load_engine(plan.base, {plan.name: plan.arm}, **plan.loading)
+        # a strength is the ARM's whole weight here, whatever its sidecar says
+        engine.arms[:] = [dataclasses.replace(arm, scale=1.0) for arm in engine.arms]
+        return engine
 
     def close(self) -> None:
         """Let go of the scorer's weights."""

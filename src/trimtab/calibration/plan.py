@@ -7,6 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from trimtab.calibration.curve import CurvePoint
+from trimtab.engines.guides import (
+    Contrast,
+    Instruction,
+    contrasts,
+    instructions,
+    models_of,
+    require_distinct,
+)
 from trimtab.engines.types import Sampling
 from trimtab.errors import ConfigError
 from trimtab.models.messages import Prompt
@@ -37,7 +45,7 @@ class Calibration:
     """What a calibration found.
 
     Attributes:
-        arm: folder.
+        arm: folder; "" for an instruction or a contrast.
         goal: what was looked for.
         curve: by strength, from 0; strengths count as if no scale were stored with the ARM.
         chosen: the point taken; None if none would do.
@@ -71,13 +79,56 @@ class NoStrengthError(ConfigError):
 
 
 @dataclass(frozen=True)
+class Untrained:
+    """The one instruction, or the one contrast, that is calibrated in place of an ARM."""
+
+    instruct: Mapping[str, Instruction]
+    contrast: Mapping[str, Contrast]
+
+    @classmethod
+    def of(cls, arm: str | None, instruct: Any, contrast: Any, *, save: bool) -> Untrained | None:
+        """What was given beside or instead of an ARM; None beside none.
+
+        Raises:
+            ConfigError: not exactly one guide, or one beside which no scale can be stored.
+        """
+        found = cls(instructions(instruct), contrasts(contrast))
+        count = bool(arm) + len(found.instruct) + len(found.contrast)
+        if count != 1:
+            raise ConfigError(
+                f"{count} guides to calibrate" if count else "no guide to calibrate",
+                "give one: an ARM, an instruction or a contrast",
+            )
+        if arm:
+            return None
+        require_distinct(found.instruct, found.contrast)
+        if save:
+            raise ConfigError(
+                f"there is no folder to store a scale of {found.name!r} in",
+                "leave out --save and pass the strength yourself",
+            )
+        return found
+
+    @property
+    def name(self) -> str:
+        """Of the guide."""
+        [name] = [*self.instruct, *self.contrast]
+        return name
+
+    @property
+    def models(self) -> dict[str, str]:
+        """Name -> place of the contrast's models."""
+        return models_of(self.contrast)
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything that the curve depends on, checked before a weight is loaded.
 
     Attributes:
         base: folder, GGUF file or hub id.
         name: of the ARM in the engine.
-        arm: its folder.
+        arm: its folder; "" for an instruction or a contrast.
         prompts: what is answered.
         preferences: what every prompt is answered at; a prompt's numbers are the mean over them.
         sampling: how; prompt number i takes `seed + i` at every strength and preference.
@@ -86,6 +137,7 @@ class Plan:
         resamples: bootstrap resamples of the prompts.
         batch_size: answers decoded together.
         loading: further options of `load_engine`.
+        guide: the instruction or contrast.
     """
 
     base: str
@@ -99,3 +151,4 @@ class Plan:
     resamples: int
     batch_size: int
     loading: Mapping[str, Any]
+    guide: Untrained | None = None

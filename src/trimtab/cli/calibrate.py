@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
 
 from trimtab.arms.named import split_arm
 from trimtab.cli import show
 from trimtab.cli.parse import parse, quiet_libraries
 from trimtab.cli.scorer_options import MeasureOptions
+from trimtab.engines.guides import contrasts, models_of
 from trimtab.errors import ConfigError
 from trimtab.models.origins import Origins
 from trimtab.scoring.specs import ScorerSpecs
@@ -19,7 +22,7 @@ from trimtab.steering import parse_strength
 if TYPE_CHECKING:
     from trimtab.calibration.plan import Calibration
 
-DESCRIPTION = "Find the strength that an ARM should have, and store it as the ARM's scale."
+DESCRIPTION = "Find the strength that a guide should have, and store it as an ARM's scale."
 _PASSED = (
     *("target_kl", "tolerance", "max_kl", "max_loops", "preference", "save", "output_dir"),
     *("overwrite", "prompts_limit", "resamples", "batch_size", "prompt_format", "dtype", "device"),
@@ -28,10 +31,17 @@ _PASSED = (
 
 @dataclass(kw_only=True)
 class CalibrateOptions(MeasureOptions):
-    """Find the strength that an ARM should have, and store it as the ARM's scale."""
+    """Find the strength that a guide should have, and store it as an ARM's scale."""
 
-    arm: str
+    arm: str | None = None
     """The ARM, as FOLDER_OR_HUB_ID or OBJECTIVE=FOLDER_OR_HUB_ID."""
+
+    instruct: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
+    """Instead of an ARM, one instruction: NAME="Use short words.", whose weight multiplies
+    --strengths. Nothing is stored: pass the strength found yourself."""
+
+    contrast: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
+    """Instead of an ARM, one contrast: NAME=TUNED:UNTUNED, likewise."""
 
     prompts: str
     """File of rows with `prompt` (text or chat messages), or of preference pairs; each different
@@ -79,7 +89,7 @@ class CalibrateOptions(MeasureOptions):
 def main(argv: Sequence[str]) -> int:
     """Parse, calibrate, show."""
     options = parse(CalibrateOptions, argv, "calibrate", DESCRIPTION)
-    name, folder = split_arm(options.arm)
+    name, folder = split_arm(options.arm) if options.arm else (None, None)
     settings = {**_settings(options, name), **_scorer(options)}
     from trimtab.calibration.calibrate import calibrate
     from trimtab.calibration.plan import NoStrengthError
@@ -99,7 +109,8 @@ def main(argv: Sequence[str]) -> int:
 
 def _settings(options: CalibrateOptions, name: str | None) -> dict[str, Any]:
     """The options as `calibrate` takes them, but for the scorer."""
-    models = ("base", name or "arm")
+    opposed = models_of(contrasts(options.contrast))
+    models = ("base", *opposed) if options.arm is None else ("base", name or "arm")
     scoring = options.scoring()
     revisions = scoring["revisions"]
     Origins.of([*models, *scoring["scorers"]], options.trust_remote_code, revisions)
@@ -109,6 +120,8 @@ def _settings(options: CalibrateOptions, name: str | None) -> dict[str, Any]:
         **sampling,
         **{key: getattr(options, key) for key in _PASSED},
         "name": name,
+        "instruct": options.instruct,
+        "contrast": options.contrast,
         "strengths": _strengths(options.strengths),
         "trust_remote_code": [one for one in options.trust_remote_code if one in models],
         "revisions": {one: revisions[one] for one in models if one in revisions},
@@ -140,11 +153,14 @@ def _show(measured: Calibration, options: CalibrateOptions) -> None:
     screen = show.console()
     columns, rows = files.columns(measured), files.rows(measured)
     lines = [[cell.replace(" [", "\n[") for cell in row] for row in rows]
-    screen.print(show.table(f"{measured.arm} against its strength", columns, lines))
+    guide = measured.arm or measured.facts["name"]
+    screen.print(show.table(f"{guide} against its strength", columns, lines))
     for note in files.notes(measured):
         screen.print(note, style="dim", markup=False)
     if measured.saved:
         screen.print(f"Stored scale {measured.scale:g} in {measured.arm}: strength 1 now means it.")
+    elif measured.chosen and not measured.arm:
+        screen.print(f"Pass it: --strength {measured.scale:g}.")
     elif measured.chosen:
         screen.print(f"Scale {measured.scale:g}; nothing is stored without --save.")
     if options.output_dir:

@@ -27,9 +27,9 @@ class GenerateOptions(RowFileOptions, JsonOptions, EngineOptions, SamplingOption
 
     input: str | None = None
     """File of rows with `prompt` (text or chat messages, with `tools` where it has some) and, where
-    a row differs, `preference`, `strength`, `kl_budget`, `gate`, `seed`, `max_new_tokens`,
-    `temperature`, `top_k`, `top_p`, `min_p`. An `id` is kept; columns of preference data say
-    nothing here; any other key is refused."""
+    a row differs, `preference`, `strength`, `instructions` (other texts for those of --instruct, by
+    name), `kl_budget`, `gate`, `seed`, `max_new_tokens`, `temperature`, `top_k`, `top_p`, `min_p`.
+    An `id` is kept; columns of preference data say nothing here; any other key is refused."""
 
     output: str | None = None
     """JSONL file; rows are appended as they are done, and a killed run goes on where it stopped.

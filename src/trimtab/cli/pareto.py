@@ -31,6 +31,15 @@ class ParetoOptions(MeasureOptions):
     soup: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
     """The same, but the LoRA ARMs in the folder are averaged into one (rewarded soup)."""
 
+    instruct: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
+    """A guide without training, called `instructions`: OBJECTIVE="Be as helpful as you can." for
+    every objective, with a weight before the text where it is not 1. GUIDE.OBJECTIVE="..." names
+    another guide. Repeat the option."""
+
+    contrast: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
+    """A guide of the differences of two models, called `contrasts`: OBJECTIVE=TUNED:UNTUNED for
+    every objective, or GUIDE.OBJECTIVE=TUNED:UNTUNED. Repeat the option."""
+
     prompts: str
     """File of rows with `prompt` (text or chat messages), or of preference pairs; each different
     prompt is taken once."""
@@ -91,6 +100,8 @@ def main(argv: Sequence[str]) -> int:
             base=options.base,
             guides=options.guide,
             soups=options.soup,
+            instruct=options.instruct,
+            contrast=options.contrast,
             prompts=options.prompts,
             output_dir=options.output_dir,
             prompts_limit=options.prompts_limit,

@@ -38,8 +38,13 @@ class Instruction:
     weight: float = 1.0
 
     @classmethod
-    def of(cls, name: str, given: Any) -> Instruction:
+    def of(cls, name: str, given: Any, instead_of: Instruction | None = None) -> Instruction:
         """From `TEXT`, `WEIGHT:TEXT` or `{"text": TEXT, "weight": WEIGHT}`.
+
+        Args:
+            name: of the guide.
+            given: as above.
+            instead_of: whose text or weight holds where none is given.
 
         Raises:
             ConfigError: it is none of these.
@@ -49,11 +54,14 @@ class Instruction:
         usage = f'write --instruct {name}="Use short words."'
         if isinstance(given, Mapping):
             values = _fields(given, {"text", "weight"}, f"the instruction {name!r}", usage)
-            text, weight = values.get("text"), values.get("weight", 1.0)
+            text, weight = values.get("text"), values.get("weight")
         elif isinstance(given, str):
             weight, text = _weighed(given)
         else:
             raise ConfigError(f"cannot read the instruction {name!r}", usage)
+        text = instead_of.text if text is None and instead_of else text
+        if weight is None:
+            weight = instead_of.weight if instead_of else 1.0
         if not isinstance(text, str) or not text.strip():
             raise ConfigError(f"the instruction {name!r} has no text", usage)
         return cls(text.strip(), _weight(name, weight))
@@ -85,11 +93,11 @@ class Contrast:
         if isinstance(given, Contrast):
             return given
         usage = f"write --contrast {name}=TUNED:UNTUNED"
-        weight: Any = 1.0
+        weight: Any = None
         if isinstance(given, Mapping):
             known = {"tuned", "untuned", "weight"}
             values = _fields(given, known, f"the contrast {name!r}", usage)
-            places, weight = [values.get("tuned"), values.get("untuned")], values.get("weight", 1.0)
+            places, weight = [values.get("tuned"), values.get("untuned")], values.get("weight")
         elif isinstance(given, str):
             weight, text = _weighed(given)
             places = [*text.split(":")]
@@ -98,7 +106,7 @@ class Contrast:
         if len(places) != 2 or not all(isinstance(p, str) and p.strip() for p in places):
             raise ConfigError(f"the contrast {name!r} is not of two models", usage)
         tuned, untuned = (str(place).strip() for place in places)
-        return cls(tuned, untuned, _weight(name, weight))
+        return cls(tuned, untuned, _weight(name, 1.0 if weight is None else weight))
 
 
 @dataclass(frozen=True)
@@ -155,6 +163,33 @@ def instructions(
     """
     example = 'plain="Use short words."'
     return {n: Instruction.of(n, g) for n, g in _named(given, "--instruct", example).items()}
+
+
+def own_instructions(
+    known: Mapping[str, Instruction], given: Mapping[str, InstructionLike] | None
+) -> dict[str, Instruction]:
+    """An engine's instructions as one request has them: text, weight or both are its own.
+
+    Args:
+        known: the engine's.
+        given: the request's; what it leaves out is the engine's.
+
+    Raises:
+        ConfigError: a name that the engine does not have, or one that cannot be read.
+    """
+    if not isinstance(given, Mapping | None):
+        raise ConfigError(
+            f"instructions are {given!r}", 'write {"plain": "Use short words."}, name -> text'
+        )
+    for name in given or {}:
+        if name not in known:
+            raise ConfigError(
+                f"no instruction is called {name!r}",
+                f"there are: {', '.join(known) or 'none'}; a request may have other texts for "
+                f"those that the engine was loaded with (--instruct {name}=...)",
+            )
+    own = {n: Instruction.of(n, g, known[n]) for n, g in (given or {}).items() if g is not None}
+    return {**known, **own}
 
 
 def contrasts(given: Mapping[str, ContrastLike] | Iterable[str] | None) -> dict[str, Contrast]:
@@ -246,9 +281,9 @@ def _named(given: Any, option: str, example: str) -> dict[str, Any]:
     return named
 
 
-def _weighed(text: str) -> tuple[float, str]:
+def _weighed(text: str) -> tuple[float | None, str]:
     found = _NUMBER.fullmatch(text)
-    return (float(found[1]), found[2]) if found else (1.0, text)
+    return (float(found[1]), found[2]) if found else (None, text)
 
 
 def _fields(given: Mapping[str, Any], known: set[str], what: str, usage: str) -> Mapping[str, Any]:
@@ -261,5 +296,5 @@ def _fields(given: Mapping[str, Any], known: set[str], what: str, usage: str) ->
 def _weight(name: str, value: Any) -> float:
     _WEIGHT.require(f"the weight of {name!r}", value)
     if value == 0:
-        raise ConfigError(f"the weight of {name!r} is 0", "leave it out, or weigh it -1 or 1")
+        raise ConfigError(f"the weight of {name!r} is 0", "weigh it -1 or 1, or leave it out")
     return float(value)

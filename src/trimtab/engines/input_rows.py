@@ -11,6 +11,7 @@ from typing import Any
 
 from trimtab.data.chats import prompt_of
 from trimtab.data.literals import read_literal
+from trimtab.engines.guides import Instruction, own_instructions
 from trimtab.engines.types import Request, Sampling
 from trimtab.errors import DataError, TrimtabError
 from trimtab.models.messages import require_characters
@@ -27,12 +28,18 @@ _SAMPLING: dict[str, Callable[[Any], Any]] = {
     "max_new_tokens": _whole, "temperature": float, "top_k": _whole, "top_p": float, "min_p": float,
 }  # fmt: skip
 _LIMITS: dict[str, Callable[[Any], Any]] = {"kl_budget": float, "gate": float}
-_KEYS = ("prompt", "tools", "preference", "strength", *_LIMITS, "seed", *_SAMPLING, "id")
+_KEYS = ("prompt", "tools", "preference", "strength", "instructions", *_LIMITS, "seed", *_SAMPLING,
+         "id")  # fmt: skip
 _OF_PAIRS = ("chosen", "rejected", "response", "objective", "labels", "scores", "kept")
 
 
 def request_of(
-    row: Mapping[str, Any], number: int, common: Request, objectives: Sequence[str], place: str = ""
+    row: Mapping[str, Any],
+    number: int,
+    common: Request,
+    objectives: Sequence[str],
+    place: str = "",
+    instructions: Mapping[str, Instruction] | None = None,
 ) -> Request:
     """One input row as a request, validated before any model is loaded.
 
@@ -42,6 +49,7 @@ def request_of(
         common: the settings of rows that have none.
         objectives: what can be steered to.
         place: of the row, for an error; none for a prompt by itself.
+        instructions: for which a row may have texts of its own.
 
     Raises:
         DataError: an unknown key, no prompt, a value that is none.
@@ -58,7 +66,12 @@ def request_of(
         seed = _whole(filled["seed"]) if "seed" in filled else sampling.seed
     except ValueError:
         raise DataError(f"{told} has seed {filled['seed']!r}", "give a whole number") from None
-    preference = _own_preference(filled, told) if "preference" in filled else common.preference
+    preference = common.preference
+    if "preference" in filled:
+        preference = _literal(filled, "preference", told, "NAME=WEIGHT,…")
+    own = common.instructions
+    if "instructions" in filled:
+        own = _literal(filled, "instructions", told, '{"NAME": "TEXT"}')
     with naming(place):
         request = replace(
             common,
@@ -66,9 +79,11 @@ def request_of(
             preference=preference,
             strength=filled.get("strength", common.strength),
             sampling=_own_sampling(replace(sampling, seed=seed), filled),
+            instructions=own,
             **_numbers(filled, _LIMITS),
         )
         request.steering(objectives)
+        own_instructions(instructions or {}, request.instructions)
     return request
 
 
@@ -97,15 +112,15 @@ def _check_keys(row: Mapping[str, Any], place: str) -> None:
         raise DataError(f"{place} has an `id` that JSON cannot hold", "make it text") from None
 
 
-def _own_preference(row: Mapping[str, Any], place: str) -> Any:
-    """A row's own preference; a table holds `{"helpful": 1}` as text."""
-    preference = row["preference"]
-    if not isinstance(preference, str) or not preference.lstrip().startswith("{"):
-        return preference
+def _literal(row: Mapping[str, Any], key: str, place: str, usage: str) -> Any:
+    """What a row has under a key, if anything; a table holds `{"helpful": 1}` as text."""
+    value = row.get(key)
+    if not isinstance(value, str) or not value.lstrip().startswith("{"):
+        return value
     try:
-        return read_literal(preference)
+        return read_literal(value)
     except ValueError:
-        raise DataError(f"{place} has preference {preference!r}", "write NAME=WEIGHT,…") from None
+        raise DataError(f"{place} has {key} {value!r}", f"write {usage}") from None
 
 
 def _own_sampling(sampling: Sampling, row: Mapping[str, Any]) -> Sampling:

@@ -118,6 +118,8 @@ class Request:
         report: tell what base and ARMs thought of every token; all ARMs are run for it.
         speculate: draft tokens and verify several in one pass; the tokens stay the same.
         n: answers to draw, with seeds that follow from the request's; they share its reading.
+        instructions: name -> another text, or `{"text": ..., "weight": ...}`, for an instruction
+            that the engine was loaded with; what is left out is the engine's.
     """
 
     prompt: Prompt
@@ -129,6 +131,7 @@ class Request:
     report: bool = False
     speculate: Speculate = "off"
     n: int = 1
+    instructions: Mapping[str, InstructionLike] | None = None
 
     def __post_init__(self) -> None:
         require_limits(self.kl_budget, self.gate)

@@ -68,7 +68,7 @@ def write_manifest(
         {
             "command": "pareto",
             "base": sweep.base,
-            "guides": {guide.name: dict(guide.arms) for guide in sweep.guides},
+            "guides": {guide.name: guide.made_of() for guide in sweep.guides},
             "settings": sweep.settings(),
             "scorers": {name: dict(scorer.identity) for name, scorer in scorers.items()},
             "signs": dict(zip(design.objectives, design.signs.tolist(), strict=True)),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from trimtab.arms.objectives import conditioned_on, is_conditioned
 from trimtab.arms.sidecar import NAME, Sidecar
+from trimtab.engines.guides import Contrast, Instruction, models_of
 from trimtab.errors import ConfigError, ModelLoadError
 from trimtab.models.classifiers import require_language_model
 from trimtab.models.folder import check_folder, fetch, is_adapter
@@ -31,19 +32,26 @@ class Guide:
             have equal entries. Empty for the unguided base.
         strength: how hard it pulls.
         combine: `fusion` runs every ARM, `soup` averages them into one.
+        instruct: objective -> an instruction.
+        contrast: objective -> two models, on this machine.
     """
 
     name: str
     arms: Mapping[int, Mapping[str, str]]
     strength: float
     combine: Combine = "fusion"
+    instruct: Mapping[str, Instruction] = field(default_factory=dict)
+    contrast: Mapping[str, Contrast] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
-        """What it and its ARMs are called."""
-        return [
-            *dict.fromkeys([self.name, *(name for seeded in self.arms.values() for name in seeded)])
-        ]
+        """What it and its models are called."""
+        arms = [name for seeded in self.arms.values() for name in seeded]
+        return [*dict.fromkeys([self.name, *arms, *self.opposed().values()])]
+
+    def opposed(self) -> dict[str, str]:
+        """The models of its contrasts: what an engine calls them -> what they are called here."""
+        return {name: f"{self.name}.{name}" for name in models_of(self.contrast)}
 
     def loads(self) -> list[tuple[list[int], Mapping[str, str]]]:
         """What has to be in memory at once: seeds, and the ARMs they share."""
@@ -62,11 +70,26 @@ class Guide:
             str(seed): {name: model_identity(folder) for name, folder in arms.items()}
             for seed, arms in self.arms.items()
         }
-        return {
+        whole: dict[str, Any] = {
             "name": self.name,
             "combine": self.combine,
             "strength": self.strength,
             "arms": seeds,
+        }
+        if self.instruct or self.contrast:
+            models = models_of(self.contrast)
+            whole["instruct"] = {name: asdict(one) for name, one in self.instruct.items()}
+            whole["contrast"] = {name: model_identity(place) for name, place in models.items()}
+            whole["weights"] = {name: pair.weight for name, pair in self.contrast.items()}
+        return whole
+
+    def made_of(self) -> dict[Any, Any]:
+        """Folders and texts, for a manifest."""
+        if not (self.instruct or self.contrast):
+            return dict(self.arms)
+        return {
+            "instruct": {name: asdict(one) for name, one in self.instruct.items()},
+            "contrast": {name: asdict(pair) for name, pair in self.contrast.items()},
         }
 
 
@@ -104,12 +127,7 @@ def read_guides(
         name, equals, place = entry.partition("=")
         if not equals or not name or not place:
             raise ConfigError(f"cannot read {option} {entry}", f"write {option} NAME=FOLDER")
-        if name in _TAKEN:
-            raise ConfigError(
-                f"the name {name!r} is taken by {_TAKEN[name]}", f"give {place} another name"
-            )
-        if name in [guide.name for guide in known]:
-            raise ConfigError(f"two guides are called {name!r}", "give each a name of its own")
+        require_free(name, place, known)
         folder, own_strength = _strength_of(place, strength)
         combine: Combine = "soup" if option == "--soup" else "fusion"
         arms = {
@@ -124,6 +142,20 @@ def read_guides(
         }
         known.append(Guide(name, arms, own_strength, combine))
     return known
+
+
+def require_free(name: str, whose: str, known: Sequence[Guide]) -> None:
+    """Refuse a guide's name that is taken.
+
+    Raises:
+        ConfigError: it says by what.
+    """
+    if name in _TAKEN:
+        raise ConfigError(
+            f"the name {name!r} is taken by {_TAKEN[name]}", f"give {whose} another name"
+        )
+    if name in [guide.name for guide in known]:
+        raise ConfigError(f"two guides are called {name!r}", "give each a name of its own")
 
 
 def _strength_of(place: str, default: float) -> tuple[str, float]:
@@ -152,7 +184,7 @@ def _arms(
                 f"guide {guide!r} is one ARM for all objectives: there is nothing to average",
                 "give it with --guide",
             )
-        _require_same(guide, conditioned_on(folder), objectives)
+        require_same(guide, conditioned_on(folder), objectives)
         return {guide: folder}
     arms: dict[str, str] = {}
     for part in [folder] if single else parts:
@@ -167,7 +199,7 @@ def _arms(
                 f"{part} is a whole model: only LoRA ARMs make a soup", "give it with --guide"
             )
         arms[objective] = part
-    _require_same(guide, list(arms), objectives)
+    require_same(guide, list(arms), objectives)
     return {name: arms[name] for name in objectives}
 
 
@@ -213,7 +245,12 @@ def _objective_of(guide: str, folder: str, *, single: bool) -> str:
     return sidecar.objective or Path(folder).name
 
 
-def _require_same(guide: str, given: Sequence[str], objectives: Sequence[str]) -> None:
+def require_same(guide: str, given: Sequence[str], objectives: Sequence[str]) -> None:
+    """Refuse a guide of other objectives than are measured.
+
+    Raises:
+        ConfigError: it names both.
+    """
     if set(given) != set(objectives):
         raise ConfigError(
             f"guide {guide!r} steers to {', '.join(given) or 'nothing'}, but the scorers measure "

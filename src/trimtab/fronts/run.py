@@ -6,10 +6,11 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from trimtab.data.prompts import read_prompts
 from trimtab.data.tally import RowTally
+from trimtab.engines.guides import ContrastLike, InstructionLike
 from trimtab.engines.types import Sampling
 from trimtab.entries import as_entries
 from trimtab.errors import ConfigError
@@ -28,6 +29,7 @@ from trimtab.fronts.sweep import (
     respond,
     responses_file,
 )
+from trimtab.fronts.untrained import described, read_untrained
 from trimtab.jobs import Progress, RowFile, Say, going_on, unseen
 from trimtab.models.folder import check_folder
 from trimtab.models.origins import Origins
@@ -48,6 +50,8 @@ def pareto(
     output_dir: str | Path,
     guides: Mapping[str, str] | Sequence[str] = (),
     soups: Mapping[str, str] | Sequence[str] = (),
+    instruct: Mapping[str, InstructionLike] | Sequence[str] = (),
+    contrast: Mapping[str, ContrastLike] | Sequence[str] = (),
     costs: Collection[str] = (),
     rubrics: Mapping[str, str] | None = None,
     scorer_batch_size: int = 16,
@@ -89,6 +93,10 @@ def pareto(
             conditioned ARM, or a folder with an ARM per objective in its sub-folders; `{seed}`
             stands for each seed. The others are compared with the first.
         soups: the same, but the LoRA ARMs in the folder are averaged into one.
+        instruct: objective -> a text, as for `load`, for every objective: a guide without training,
+            called `instructions`. `GUIDE.OBJECTIVE` instead names further ones, which may have
+            contrasts, too. Their weights multiply the strength.
+        contrast: objective -> two models, as for `load`: a guide called `contrasts`, or likewise.
         costs: objectives of which less is better.
         rubrics: objective -> what it means, for its judge.
         scorer_batch_size: responses in one forward pass of a reward model.
@@ -135,20 +143,20 @@ def pareto(
         "max_responses": (max_responses, 1),
         "resamples": (resamples, 100),
     }
-    _require_numbers(objectives, bool(guides or soups), counts, seeds)
+    _require_numbers(objectives, bool(guides or soups or instruct or contrast), counts, seeds)
     point = read_reference(reference, objectives)
     below = specs.less_is_better()
     sampling = Sampling(max_new_tokens, temperature, top_k, top_p, min_p, 0, tuple(stop))
     check_folder(base, what="base model")
     pinned = dict(revisions or {})
-    wanted = read_guides(
-        as_entries(guides),
-        as_entries(soups),
-        objectives=objectives,
-        seeds=seeds,
-        strength=parse_strength(strength),
-        revisions=pinned,
-    )
+    reading: _Reading = {
+        "objectives": objectives,
+        "seeds": seeds,
+        "strength": parse_strength(strength),
+        "revisions": pinned,
+    }
+    wanted = read_guides(as_entries(guides), as_entries(soups), **reading)
+    wanted += read_untrained(instruct, contrast, wanted, **reading)
     names = ["base", *(name for guide in wanted for name in guide.names), *objectives]
     Origins.of(names, trust_remote_code, pinned)
     asked, unusable = read_prompts(prompts, prompts_limit)
@@ -181,8 +189,18 @@ def pareto(
         front = front_numbers(
             records, design, normalize=normalize, reference=point, resamples=resamples
         )
+        front["made_of"] = {guide.name: text for guide in wanted if (text := described(guide))}
         files.write_numbers(folder, front)
     return front
+
+
+class _Reading(TypedDict):
+    """What every guide is read with."""
+
+    objectives: Sequence[str]
+    seeds: Sequence[int]
+    strength: float
+    revisions: Mapping[str, str]
 
 
 def _require_numbers(
@@ -195,7 +213,9 @@ def _require_numbers(
     if len(objectives) < 2:
         raise ConfigError("one objective makes no front", "give --scorer for two or more")
     if not guided:
-        raise ConfigError("no guide to measure", "give --guide NAME=FOLDER")
+        raise ConfigError(
+            "no guide to measure", "give --guide NAME=FOLDER, or --instruct OBJECTIVE=TEXT"
+        )
     for name, (given, least) in counts.items():
         if given is not None and given < least:
             flag = "--" + name.replace("_", "-")

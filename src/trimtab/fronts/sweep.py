@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from trimtab.data.prompts import prompts_sha256
+from trimtab.engines.guides import models_of
 from trimtab.engines.types import Completion, Request, Sampling
 from trimtab.errors import ConfigError, OutputError
 from trimtab.files import require_fresh
@@ -48,7 +49,7 @@ class Sweep:
         dtype: of the weights.
         device: where models run; the GPU by default where there is one.
         trust_remote_code: names of the models whose checkpoints' own code may run: `base`, or what
-            an ARM is called in its guide.
+            an ARM is called in its guide, or GUIDE.OBJECTIVE and GUIDE.OBJECTIVE.reference.
         batch_size: responses decoded together.
         revision: of the base, where it is a hub id.
     """
@@ -182,6 +183,8 @@ def require_vocabularies(sweep: Sweep) -> None:
                 told = f"{'' if name == guide.name else f'{name} of '}{guide.name}{seed}"
                 arms[told] = folder
                 trusted |= {told} if name in sweep.trust_remote_code else set()
+        models = models_of(guide.contrast)
+        arms |= {told: models[name] for name, told in guide.opposed().items()}
     check_vocabularies(sweep.base, arms, Origins(frozenset(trusted), sweep.revisions))
 
 
@@ -220,13 +223,18 @@ def _load(sweep: Sweep, guide: Guide, arms: Mapping[str, str]) -> LocalEngine:
     from trimtab.engines.local import load_engine
 
     more: dict[str, Any] = {"combine": "soup"} if guide.combine == "soup" else {}
+    if guide.instruct or guide.contrast:
+        more |= {"instruct": guide.instruct, "contrast": guide.contrast}
+    called = {name: name for name in (BASE, *arms)} | guide.opposed()
     return load_engine(
         sweep.base,
         arms,
         dtype=sweep.dtype,
         device=sweep.device,
         prompt_format=sweep.prompt_format,
-        trust_remote_code=[name for name in sweep.trust_remote_code if name in (BASE, *arms)],
+        trust_remote_code=[
+            name for name, told in called.items() if told in sweep.trust_remote_code
+        ],
         revisions=sweep.revisions,
         **more,
     )

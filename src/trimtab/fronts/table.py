@@ -58,6 +58,7 @@ def notes(front: Front) -> list[str]:
         "no other point of the guide dominates; joint front: that no point of any guide dominates. "
         "ms/token: wall time per generated token, a batch's rows together.",
         "HV is taken over noisy points: with few prompts it comes out too large. MIP does not.",
+        *(f"{name}: {text}." for name, text in front.get("made_of", {}).items()),
         _about_scale(front),
         _about_reference(front),
     ]

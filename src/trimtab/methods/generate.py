@@ -100,7 +100,8 @@ def generate(
         base: folder, GGUF file or hub id of the frozen base.
         input: a file or hub data set of rows, or the rows: `prompt` (text or chat messages, with
             `tools` where it has some) and, where a row differs, `preference`, `strength`,
-            `kl_budget`, `gate`, `seed`, `max_new_tokens`, `temperature`, `top_k`, `top_p`, `min_p`.
+            `instructions`, `kl_budget`, `gate`, `seed`, `max_new_tokens`, `temperature`, `top_k`,
+            `top_p`, `min_p`.
         arms: objective -> folder of its ARM, or `OBJECTIVE=FOLDER` texts and folders of ARMs that
             say what they are for.
         output: JSONL file; rows are appended as they are done, and a killed run goes on where it
@@ -173,7 +174,7 @@ def generate(
         for i in range(1, len(rows) + 1)
     ]
     requests = [
-        request_of(row, i, common, objectives, place)
+        request_of(row, i, common, objectives, place, instructed)
         for i, (row, place) in enumerate(zip(rows, names, strict=True))
     ]
     loading: LoadSettings = {

@@ -132,6 +132,8 @@ def as_row(
         "strength": completion.strength,
         "seed": completion.seed,
     }
+    if request.instructions:
+        row["instructions"] = dict(request.instructions)
     if completion.cost:
         row |= {"reward": completion.reward, "cost": asdict(completion.cost)}
         row |= completion.details

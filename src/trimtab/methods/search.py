@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from trimtab.arms.reward_model import RewardModel
+from trimtab.engines.guides import InstructionLike
 from trimtab.engines.local.drawing import Drawn
 from trimtab.engines.local.engine import LocalEngine, Prompts
 from trimtab.engines.local.growing_rewards import GrowingRewards
@@ -17,7 +18,7 @@ from trimtab.methods.protocol import Ask, Draw, Found, Judge, Method, Next, Rate
 from trimtab.methods.registry import Chosen, choose
 from trimtab.methods.task import EngineTask, Planned
 from trimtab.models.types import DType
-from trimtab.steering import PreferenceLike, Steering
+from trimtab.steering import PreferenceLike
 
 
 def search(
@@ -101,6 +102,7 @@ class Searcher:
         strength: float = 1.0,
         kl_budget: float | None = None,
         gate: float | None = None,
+        instructions: Mapping[str, InstructionLike] | None = None,
         batch_size: int = 8,
         **sampling: Any,
     ) -> list[Completion]:
@@ -118,6 +120,7 @@ class Searcher:
             strength=strength,
             kl_budget=kl_budget,
             gate=gate,
+            instructions=instructions,
             **{**self._chosen.sampling, **sampling},
         )
         return list(self.answers([self.plan(r) for r in requests], batch_size=batch_size))
@@ -132,8 +135,7 @@ class Searcher:
         plain = self._engine.plan(replace(request, strength=0.0, report=self._by_guides))
         plain = replace(plain, request=request)  # all guides run, and nobody reads a report
         steered = plain if self._by_guides else self._engine.plan(request)
-        steering = Steering.of(self._engine.objectives, request.preference)
-        gains = [steering.share(arm.objectives, arm.scale)[0] for arm in self._engine.arms]
+        gains = self._engine.plan(replace(request, strength=1.0)).weights
         for judge in self._judges.values():
             judge.open(request.prompt)
         return Planned(steered, plain, gains)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from trimtab.engines.guides import Contrast, Instruction, contrasts, instructions
+from trimtab.engines.guides import Contrast, Instruction, contrasts, instructions, own_instructions
 from trimtab.errors import ConfigError
 
 
@@ -42,6 +42,24 @@ def test_contrasts(given: Any, expected: Contrast) -> None:
     assert contrasts({"safe": given}) == {"safe": expected}
     if isinstance(given, str):
         assert contrasts([f"safe={given}"]) == {"safe": expected}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (None, Instruction("Be kind.", -0.5)),
+        ("Be good.", Instruction("Be good.", -0.5)),
+        ("2:Be good.", Instruction("Be good.", 2.0)),
+        ({"weight": 2}, Instruction("Be kind.", 2.0)),
+        ({"text": "Be good.", "weight": None}, Instruction("Be good.", -0.5)),
+        (Instruction("Be good."), Instruction("Be good.")),
+    ],
+)
+def test_instructions_of_a_request(given: Any, expected: Instruction) -> None:
+    """What it leaves out is the engine's."""
+    known = {"kind": Instruction("Be kind.", -0.5), "plain": Instruction("Use short words.")}
+    assert own_instructions(known, {"kind": given}) == {**known, "kind": expected}
+    assert own_instructions(known, None) == known
 
 
 def test_none() -> None:

@@ -14,6 +14,7 @@ from test_scheduler import Reads
 from trimtab.engines.local.engine import LocalEngine
 from trimtab.engines.local.streams import Stream
 from trimtab.engines.types import Request, Sampling
+from trimtab.errors import ConfigError
 
 SIZE = 12
 ALL: tuple[Literal["off"], Literal["on"], Literal["auto"]] = ("off", "on", "auto")
@@ -107,6 +108,72 @@ def test_small_arms_and_a_contrast_on_one_backbone_draft_together() -> None:
     assert sum(answer.drafted for answer in answers) > 0
     for request, answer in zip(asked, answers, strict=True):
         assert is_specified(engine, request, answer.token_ids)
+
+
+OWN: tuple[dict[str, Any] | None, ...] = (
+    None,
+    {"plain": "w8"},
+    {"plain": {"text": "w1 w2 w3 w4 w5 w6 w7 w8 w9 w10 w11 w1", "weight": -1.5}, "rude": "w2"},
+    {"rude": {"weight": 2}},
+)
+"""Instructions that requests have for themselves: none, shorter, longer, their weights only."""
+
+
+@pytest.mark.parametrize("speculate", ["off", "on"])
+def test_each_request_under_instructions_of_its_own(
+    speculate: Literal["off", "on"],
+) -> None:
+    """In one batch, with ARMs, contrasts, budgets, gates and strength 0."""
+    engine = mixed()
+    asked = [
+        replace(request, instructions=own, **limits)
+        for i, own in enumerate(OWN)
+        for request, limits in zip(
+            requests(*NAMES)[i % 3 :],
+            ({}, {"kl_budget": 0.05}, {"gate": 0.3}, {"strength": 0.0}),
+            strict=False,
+        )
+    ]
+    answers = engine.generate(asked, speculate=speculate, batch_size=len(asked))
+    for request, answer in zip(asked, answers, strict=True):
+        assert is_specified(engine, request, answer.token_ids)
+        assert tokens(engine, [request], speculate=speculate) == [list(answer.token_ids)]
+
+
+def test_an_instruction_of_a_request_is_as_if_the_engine_had_it() -> None:
+    """Text and weight, with the reports; two guides of one text are two streams."""
+    base = stream("base", 1, SIZE)
+    engine = LocalEngine(base, [under(base, "a", "w5 w6"), under(base, "b", "w5 w6", -0.5)])
+    other = LocalEngine(base, [under(base, "a", "w9", -2.0), under(base, "b", "w5 w6", -0.5)])
+    own = {"a": {"text": "w9", "weight": -2.0}}
+    for request in requests("a", "b", report=True):
+        [found] = engine.generate([replace(request, instructions=own)])
+        [expected] = other.generate([request])
+        assert found.token_ids == expected.token_ids
+        for one, two in zip(found.tokens, expected.tokens, strict=True):
+            assert one.logp_fused == nats(two.logp_fused)
+            assert [*one.rewards.values()] == [nats(reward) for reward in two.rewards.values()]
+        [of_the_call] = engine.generate(
+            [request.prompt],
+            instructions=own,
+            preference=request.preference,
+            strength=request.strength,
+            report=True,
+            **vars(request.sampling),
+        )
+        assert of_the_call.token_ids == found.token_ids
+    assert engine.plan(replace(request, instructions={"b": "w1"})).weights == (
+        engine.plan(request).weights  # a text alone keeps the guide's sign
+    )
+
+
+def test_instructions_that_an_engine_does_not_have_are_refused() -> None:
+    engine = mixed()
+    for given in ({"fancy": "w1"}, {"arm": "w1"}, {"lora": "w1"}):
+        with pytest.raises(ConfigError, match=r"no instruction is called .*plain, rude"):
+            engine.generate(["w1"], instructions=given)
+    with pytest.raises(ConfigError, match="the instruction 'plain' has no text"):
+        engine.generate(["w1"], instructions={"plain": ""})
 
 
 def test_reports_tell_the_reward() -> None:

@@ -48,8 +48,42 @@ def guided(**options: Any) -> dict[str, Any]:
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({}, "no guide to measure; give --guide NAME=FOLDER"),
+    ({}, "no guide to measure; give --guide NAME=FOLDER, or --instruct OBJECTIVE=TEXT"),
     ({"guides": ["loras"]}, "cannot read --guide loras"),
+    ({"instruct": ["happy"]}, "cannot read --instruct happy; write --instruct helpful="),
+    ({"instruct": {"happy": "x"}}, "guide 'instructions' steers to happy, but the scorers"),
+    ({"instruct": ["a.happy=x", "brief=y"]}, "guide 'a' steers to happy, but the scorers measure"),
+    ({"instruct": {"happy": "", "brief": "x"}}, "the instruction 'happy' has no text"),
+    ({"instruct": {"my guide.happy": "x"}}, "'my guide' is no name"),
+    ({"instruct": {"base.happy": "x", "base.brief": "y"}}, "the name 'base' is taken by the ungui"),
+    (
+        {"guides": {"a": "loras"}, "instruct": ["a.happy=x", "a.brief=y"]},
+        "two guides are called 'a'; give each a name of its own",
+    ),
+    (
+        {"instruct": ["a.happy=x", "a.brief=y"], "contrast": ["a.happy=parm:parm"]},
+        "guide 'a' has an instruction and a contrast for 'happy'; steer each objective by one",
+    ),
+    (
+        {"instruct": ["instructions.happy=x", "happy=y", "brief=z"]},
+        "two of --instruct for 'happy'; name each once",
+    ),
+    (
+        {"contrast": {"happy": "loras/happy:./none", "brief": "loras/happy:loras/brief"}},
+        "no untuned model of contrasts.happy at ./none",
+    ),
+    (
+        {"contrast": {"happy": "loras/happy:parm", "brief": "loras/happy:loras/brief"}},
+        "the untuned model of contrasts.happy (parm) is conditioned on brief, happy",
+    ),
+    (
+        {
+            "instruct": {"m.happy": "x"},
+            "contrast": {"m.brief": "loras/happy:loras/brief"},
+            "revisions": {"m.brief.reference": "v2"},
+        },
+        "a revision for loras/brief, which is on this machine",
+    ),
     ({"guides": {"g": "none"}}, "no guide 'g' at none"),
     (
         {"guides": {"g": "loras/happy"}},

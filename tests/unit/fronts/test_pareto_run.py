@@ -82,6 +82,56 @@ def test_answers_are_those_of_the_engines(base_dir: Path, swept: Path, world: Pa
             assert found[guide, seed, preference and 0.5, i] == answer.text
 
 
+UNTRAINED: dict[str, Any] = {
+    "instruct": {"happy": "big red sun", "brief": {"text": "moon", "weight": -0.5}},
+    "contrast": {"mixed.happy": "2:whole/0/happy:whole/1/happy"},
+}
+
+
+def test_guides_without_training(base_dir: Path, tmp_path: Path) -> None:
+    """Answers are the engine's; texts and weights are the run's identity; a killed run goes on."""
+    out, half = tmp_path / "front", "-1.5:the dog"
+    given: dict[str, Any] = {**UNTRAINED, "preference_step": 0.5, "strength": 1.5}
+    given["instruct"] = {**given["instruct"], "mixed.brief": half}
+    front = sweep(base_dir, out, **given)
+    assert list(front["guides"]) == ["base", "instructions", "mixed"]
+    pair = ("whole/0/happy", "whole/1/happy")
+    engines = {
+        "instructions": load_engine(str(base_dir), instruct=UNTRAINED["instruct"]),
+        "mixed": load_engine(
+            str(base_dir),
+            instruct={"brief": half},
+            contrast={"happy": {"tuned": pair[0], "untuned": pair[1], "weight": 2}},
+        ),
+    }
+    found = rows(out / "records.jsonl")
+    for row in found:
+        if row["guide"] == "base":
+            continue
+        [answer] = engines[row["guide"]].generate(
+            [row["prompt"]], preference=row["preference"], strength=1.5, max_new_tokens=6,
+            seed=row["prompt_index"],
+        )  # fmt: skip
+        assert row["response"] == answer.text
+    assert len({row["response"] for row in found}) > len(PROMPTS) * 3
+    table = (out / "table.md").read_text()
+    assert 'instructions: happy "big red sun"; brief "moon" (weight -0.5).' in table
+    assert f"happy {pair[0]} against {pair[1]} (weight 2)" in table
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["guides"]["mixed"]["contrast"]["happy"]["tuned"] == pair[0]
+    path = out / "responses.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:7]))
+    sweep(base_dir, out, **given)
+    assert without_time(rows(out / "records.jsonl")) == without_time(found)
+    for other in ("big blue sun", "2:big red sun"):
+        changed = {**given, "instruct": {**given["instruct"], "happy": other}}
+        with pytest.raises(TrimtabError, match="another run"):
+            sweep(base_dir, out, **changed)
+    changed = {**given, "contrast": {"mixed.happy": f"1:{pair[0]}:{pair[1]}"}}
+    with pytest.raises(TrimtabError, match="another run"):
+        sweep(base_dir, out, **changed)
+
+
 def test_the_numbers_are_written_down(swept: Path) -> None:
     front = json.loads((swept / "front.json").read_text(), parse_constant=pytest.fail)
     assert list(front["guides"]) == ["base", "fused", "parm", "seeded", "soup"]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from trimtab.engines.guides import Contrast
 from trimtab.engines.types import Completion, Request, Sampling
 from trimtab.fronts import sweep as swept
 from trimtab.fronts.guides import Guide
@@ -85,3 +86,23 @@ def test_every_arm_is_checked_by_a_name_of_its_own(monkeypatch: pytest.MonkeyPat
     assert found == {
         "a of g": "A", "b of g": "B", "parm": "P", "a of s, seed 1": "1", "a of s, seed 2": "2",
     }  # fmt: skip
+
+
+def test_the_models_of_contrasts_are_called_after_their_guide(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So that a scorer of the same objective is another model: whose code may run, whose words."""
+    seen: list[Any] = []
+    monkeypatch.setattr(
+        "trimtab.engines.local.tokenization.check_vocabularies", lambda *found: seen.append(found)
+    )
+    monkeypatch.setattr("trimtab.engines.local.load_engine", lambda *_, **how: seen.append(how))
+    guide = Guide("g", {1: {}, 2: {}}, 1.0, contrast={"a": Contrast("T", "U", -1.0)})
+    sweep = replace(plan(3, [guide]), trust_remote_code=["a", "g.a.reference", "base"])
+    require_vocabularies(sweep)
+    [(_, found, origins)] = seen
+    assert found == {"g.a": "T", "g.a.reference": "U"}
+    assert origins.trusts("g.a.reference") and not origins.trusts("g.a")
+    swept._load(sweep, guide, {})
+    assert seen[1]["trust_remote_code"] == ["base", "a.reference"]
+    assert seen[1]["contrast"] == guide.contrast

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
+from trimtab.engines.guides import InstructionLike
 from trimtab.engines.local.clients import EventStream, draw_all, read_events
 from trimtab.engines.local.drawing import Drawn
 from trimtab.engines.local.guided_model import GuidedModel, open_caches
@@ -134,6 +135,7 @@ class LocalEngine:
         report: bool = False,
         speculate: Speculate = "off",
         n: int = 1,
+        instructions: Mapping[str, InstructionLike] | None = None,
         **sampling: Any,
     ) -> list[Completion]:
         """Answer all prompts.
@@ -149,6 +151,8 @@ class LocalEngine:
             speculate: `on` drafts tokens with a small model and verifies them in one pass, with
                 the same tokens; `auto` only while that saves time; `off` never.
             n: answers per prompt, one after the other in the list.
+            instructions: other texts, or weights, for instructions that the engine was loaded
+                with; see `Request`.
             **sampling: fields of `Sampling`. Prompt number i gets the seed `seed + i`.
 
         Returns:
@@ -168,6 +172,7 @@ class LocalEngine:
             report=report,
             speculate=speculate,
             n=n,
+            instructions=instructions,
             **sampling,
         )
         plans = [plan for request in requests for plan in self.plans(request)]
@@ -187,6 +192,7 @@ class LocalEngine:
         report: bool = False,
         speculate: Speculate = "off",
         n: int = 1,
+        instructions: Mapping[str, InstructionLike] | None = None,
         **sampling: Any,
     ) -> EventStream:
         """Answer one prompt piece by piece; the last event carries the completion.
@@ -206,6 +212,7 @@ class LocalEngine:
             report=report,
             speculate=speculate,
             n=n,
+            instructions=instructions,
             **sampling,
         )
         return EventStream(self, self.worker, self.plans(request))
@@ -230,6 +237,7 @@ class LocalEngine:
         report: bool = False,
         speculate: Speculate = "off",
         n: int = 1,
+        instructions: Mapping[str, InstructionLike] | None = None,
         **sampling: Any,
     ) -> list[Request]:
         """Prompts with the settings they share, as requests.
@@ -241,6 +249,7 @@ class LocalEngine:
             raise ConfigError("prompts is one text", "give a list: generate([prompt])")
         common = Sampling().but(**sampling)
         how: dict[str, Any] = {"report": report, "speculate": speculate, "n": n}
+        how["instructions"] = instructions
         shared = Request("", preference, strength, common, kl_budget, gate, **how)
         return [
             _asked_too(p, report, speculate)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from trimtab.arms.load import backbone_of
+from trimtab.arms.objectives import require_unconditioned
 from trimtab.arms.sidecar import Sidecar, arm_facts
 from trimtab.engines.guides import (
     Amateur,
@@ -32,7 +33,6 @@ from trimtab.engines.local.opposed import (
     contrast_stream,
     instruction_stream,
     policy_stream,
-    require_unconditioned,
 )
 from trimtab.engines.local.references import of_model, say_unverified
 from trimtab.engines.local.streams import BASE, DRAFT, Stream

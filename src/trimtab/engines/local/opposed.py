@@ -5,23 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from trimtab.arms.objectives import conditioned_on
 from trimtab.engines.guides import REFERENCE, Amateur, Contrast, Instruction
 from trimtab.engines.local.streams import Stream
-from trimtab.errors import ConfigError
-
-
-def require_unconditioned(label: str, folder: str) -> None:
-    """Refuse a model of a contrast that takes a preference.
-
-    Raises:
-        ConfigError: it does.
-    """
-    if objectives := conditioned_on(folder):
-        raise ConfigError(
-            f"the {label} ({folder}) is conditioned on {', '.join(objectives)}",
-            "export it at one preference first (trimtab export --preference)",
-        )
 
 
 def contrast_stream(name: str, contrast: Contrast, parts: Mapping[str, Stream]) -> Stream:
@@ -51,6 +36,4 @@ def amateur_stream(part: Stream, amateur: Amateur) -> Stream:
 
 def instruction_stream(name: str, instruction: Instruction, base: Stream) -> Stream:
     """The base under an instruction, against the base: one more row of the same forward."""
-    return replace(
-        base, name=name, scale=instruction.weight, instruction=instruction.text, reference=base
-    )
+    return replace(base, name=name, reference=base).under(instruction)

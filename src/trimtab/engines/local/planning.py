@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Collection, Sequence
 
-from trimtab.engines.guides import require_distinct
+from trimtab.engines.guides import Instruction, own_instructions, require_distinct
 from trimtab.engines.local.packed_rows import row_bytes
 from trimtab.engines.local.rows import RowPlan
 from trimtab.engines.local.speculating import Speculation
@@ -56,12 +56,11 @@ class Planner:
                 f"strength {steering.strength:g} with a policy",
                 "use 0 (the base) to 1 (the policy)",
             )
-        shares = [steering.share(arm.objectives, arm.scale) for arm in self._arms]
+        arms = under_own_instructions(self._arms, request)
+        shares = [steering.share(arm.objectives, arm.scale) for arm in arms]
         drafts = self._speculation.of_row(request.speculate)
         used = [
-            arm
-            for arm, (weight, _) in zip(self._arms, shares, strict=True)
-            if weight or request.report
+            arm for arm, (weight, _) in zip(arms, shares, strict=True) if weight or request.report
         ]
         drafting = [self._drafter] if self._drafter and drafts is not None else []
         sampling = request.sampling
@@ -72,7 +71,7 @@ class Planner:
         prompts = {stream.name: stream.prompt_ids(request.prompt) for stream in streams}
         for name, ids in prompts.items():
             self._require_room(name, len(ids), sampling.max_new_tokens)
-        conditions = {arm.name: inner for arm, (_, inner) in zip(self._arms, shares, strict=True)}
+        conditions = {arm.name: inner for arm, (_, inner) in zip(arms, shares, strict=True)}
         weights = [weight for weight, _ in shares]
         plan = RowPlan(request, steering, sampling, weights, prompts, conditions)
         self._require_memory(plan)
@@ -107,6 +106,19 @@ class Planner:
 def _first_names(group: Group, names: Collection[str]) -> list[str]:
     """Of the names that run in a group, one for each of its streams."""
     return list({i: name for name, i in group.index.items() if name in names}.values())
+
+
+def under_own_instructions(arms: Sequence[Stream], request: Request) -> list[Stream]:
+    """An engine's guides as one request has them.
+
+    An instruction is no more than another beginning of the prompt, and so a request's own affair.
+
+    Raises:
+        ConfigError: the request has one that is none of the engine's, or that cannot be read.
+    """
+    known = {arm.name: Instruction(arm.instruction, arm.scale) for arm in arms if arm.instruction}
+    own = own_instructions(known, request.instructions)
+    return [arm.under(own[arm.name]) if arm.name in own else arm for arm in arms]
 
 
 def require_names(arms: Sequence[Stream]) -> None:

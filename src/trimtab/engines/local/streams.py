@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from trimtab.arms.adapter import AdapterWeights
-from trimtab.engines.guides import REFERENCE, Amateur
+from trimtab.engines.guides import REFERENCE, Amateur, Instruction
 from trimtab.engines.local import attention
 from trimtab.engines.local.linear import join_layers
 from trimtab.errors import ConfigError
@@ -81,19 +81,26 @@ class Stream:
         require_embedded(ids, self.model.config.get_text_config().vocab_size, self.tokenizer)
         return ids
 
+    def under(self, instruction: Instruction) -> Stream:
+        """The stream with this instruction in place of its own."""
+        return replace(self, instruction=instruction.text, scale=instruction.weight)
+
     def named_reference(self) -> Stream | None:
         """A guide's reference, called after it."""
         return self.reference and replace(self.reference, name=self.name + REFERENCE)
 
     def is_same_as(self, other: Stream) -> bool:
-        """Whether the other stream's tokens and log-probs are always these."""
+        """Whether the other stream's tokens and log-probs are always these.
+
+        Never those under an instruction, for which a request may have a text of its own.
+        """
         return (
-            self.model is other.model
+            not (self.instruction or other.instruction)
+            and self.model is other.model
             and self.adapter is other.adapter
             and self.tokenizer is other.tokenizer
             and self.vocabulary == other.vocabulary
             and self.prompt_format == other.prompt_format
-            and self.instruction == other.instruction
         )
 
 
