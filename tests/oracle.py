@@ -59,7 +59,7 @@ def whole_model(stream: Stream, inner: Sequence[float] = (1.0,)) -> Any:
         return stream.model
     model = copy.deepcopy(stream.model)
     for name, term in stream.adapter.layers.items():
-        add_dense(model.get_submodule(name), *dense(term, inner))
+        add_dense(model.get_submodule(name), *dense(term, stream.adapter.coefficients(inner)))
     return model
 
 
@@ -92,8 +92,10 @@ def _own_of_base(stream: Stream) -> Tensor:
 def specified(engine: LocalEngine, request: Request) -> list[int]:
     """The tokens that the specification gives for a request."""
     base, *guides = specification(engine, request)
-    weights = engine.plan(request).weights
-    return reference.generate(base, guides, weights, request.sampling, [*engine.ends])
+    weights, forward_kl = engine.plan(request).weights, engine.forward_kl
+    return reference.generate(
+        base, guides, weights, request.sampling, [*engine.ends], forward_kl=forward_kl
+    )
 
 
 def specification(engine: LocalEngine, request: Request) -> list[reference.Stream]:
@@ -110,6 +112,7 @@ def specification(engine: LocalEngine, request: Request) -> list[reference.Strea
             next_logits(stream, conditions.get(stream.name, (1.0,))),
             stream.prompt_ids(request.prompt),
             specify(stream.reference) if stream.reference else None,
+            stream.amateur,
         )
 
     guides = [replace(arm, instruction=told(arm)) for arm in engine.arms]
@@ -167,21 +170,25 @@ def _allowed_logps(engine: LocalEngine, request: Request, generated: list[int]) 
     if gate is None and budget is None:
         return [specified_logp(engine, request, generated)]
     streams = specification(engine, request)
-    base, *arms = [stream.reward(generated)[None] for stream in streams]
-    weights = torch.tensor([plan.weights])
+    alone = streams[0].logp(generated)
+    base, arms = alone[None], [guide.reward(generated, alone)[None] for guide in streams[1:]]
+    weights, rewards = torch.tensor([plan.weights]), torch.stack(arms)
+    if engine.forward_kl:
+        rewards, weights = fusion.forward_mean(rewards, weights)
     sure = 0.0 if gate is None else float(base.max()) - math.log(gate)
     allowed = [base] if gate is not None and sure > -NATS else []
     for part in (0.99, 1.0) if gate is None or sure < NATS else ():
         most = torch.tensor([math.inf if budget is None else part * budget])
-        share = fusion.strength_within(base, torch.stack(arms), weights, most)
-        allowed.append(fusion.fuse(base, torch.stack(arms), weights * share[:, None]))
+        share = fusion.strength_within(base, rewards, weights, most)
+        allowed.append(fusion.fuse(base, rewards, weights * share[:, None]))
     return [logp[0] for logp in allowed]
 
 
 def specified_logp(engine: LocalEngine, request: Request, generated: list[int]) -> Tensor:
     """The specification's fused log-probs after `generated`, [V]."""
     base, *guides = specification(engine, request)
-    return reference.next_logp(base, guides, generated, engine.plan(request).weights)
+    weights = engine.plan(request).weights
+    return reference.next_logp(base, guides, generated, weights, forward_kl=engine.forward_kl)
 
 
 def word_tokenizer(size: int) -> Any:
