@@ -70,6 +70,12 @@ class GenerateOptions(RowFileOptions, JsonOptions, EngineOptions, SamplingOption
     ignore_eos: bool = False
     """Go on after the end-of-turn token, as the code of some search methods does."""
 
+    @property
+    def searches(self) -> bool:
+        """Whether any option of a search is given."""
+        models = self.reward_model or self.baseline_reward_model
+        return bool(self.method != FUSION or models or self.method_options or self.as_released)
+
     def sampling(self) -> Sampling:
         """The options as `Sampling`, where no search has defaults of its own."""
         common = Sampling(self.max_new_tokens, top_p=self.top_p, min_p=self.min_p, seed=self.seed)
@@ -87,7 +93,7 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError("the prompt is empty", "give at least one character")
     as_json = options.json or options.report
     shows_text = options.prompt is not None and options.output is None and not as_json
-    if shows_text and options.method == FUSION and not options.reward_model:
+    if shows_text and not options.searches:
         return _stream(options, str(options.prompt))
     options.require_draft()
     quiet_libraries()
