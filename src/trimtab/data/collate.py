@@ -15,7 +15,10 @@ from trimtab.models.padding import Side, pad_rows
 
 @dataclass(frozen=True)
 class PairCollator:
-    """Token pairs as one batch of 2B rows: the B chosen rows, then the B rejected rows."""
+    """Token pairs as one batch of 2B rows: the B chosen rows, then the B rejected rows.
+
+    Pairs that know their rewards under a reference bring them as `reference`, [2B].
+    """
 
     pad_id: int
     side: Side = "right"
@@ -24,7 +27,12 @@ class PairCollator:
         """The columns of `pad_rows`, [2B, T]."""
         rows = [(p.prompt_ids, p.chosen_ids) for p in pairs]
         rows += [(p.prompt_ids, p.rejected_ids) for p in pairs]
-        return pad_rows(rows, self.pad_id, self.side)
+        columns = pad_rows(rows, self.pad_id, self.side)
+        known = [p.reference for p in pairs if p.reference is not None]
+        if known:
+            chosen, rejected = zip(*known, strict=True)
+            columns["reference"] = torch.tensor([*chosen, *rejected])
+        return columns
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from trimtab.arms.named import left_to_load, named_arms, objectives_of
 from trimtab.arms.sidecar import Sidecar
+from trimtab.arms.starts import start_to_load
 from trimtab.data.sources import fingerprint, read_rows
 from trimtab.engines.guides import (
     ContrastLike,
@@ -190,12 +191,17 @@ class _Run:
     def identity(self) -> dict[str, object]:
         """Of the models, as they are now."""
         draft = self.loading["draft"]
+        arms = [Sidecar.load(arm) for arm in self.arms.values()]
+        references = [facts.reference for facts in arms]
         models = [self.base, *self.arms.values()]
         models += models_of(contrasts(self.loading["contrast"])).values()
+        starts = [start for arm in self.arms.values() if (start := start_to_load(arm, self.base))]
+        models += [start.place for start in starts]
         models += [draft] if draft and draft != "ngram" else []
         return {
             "weights": [weights_fingerprint(model) for model in models],
-            "scales": [Sidecar.load(arm).scale for arm in self.arms.values()],
+            "scales": [facts.scale for facts in arms],
+            **({"references": references} if set(references) - {"none"} else {}),
         }
 
     def to_file(

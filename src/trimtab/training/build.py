@@ -25,6 +25,7 @@ from trimtab.training.config import TrainConfig
 from trimtab.training.inputs import Inputs
 from trimtab.training.losses import LossOptions, ObjectiveLosses
 from trimtab.training.resume import CHECKPOINTS
+from trimtab.training.start import measure_start
 from trimtab.training.stopping import CleanStop, all_finite
 from trimtab.training.trainer import PreferenceTrainer
 
@@ -44,8 +45,12 @@ def build_trainer(
         "train_dataset": inputs.splits["train"],
         "eval_dataset": sorted(asked_of(pairs, inputs.objectives) or pairs, key=len) or None,
         "rewards": trajectory_rewards
-        if config.method == "trajectory"
-        else ArmRewards(config.head_chunk_tokens, config.length_normalize),
+        if config.judges
+        else ArmRewards(
+            config.head_chunk_tokens,
+            config.length_normalize,
+            linear=config.reward_head == "linear",
+        ),
         "group_by_length": config.group_by_length,
         "callbacks": [
             MetricsFile(folder / "metrics.jsonl"),
@@ -60,6 +65,8 @@ def build_trainer(
             collator = PairCollator(inputs.pad_id)
             loss = _loss_options(config, objective)
             trainer = PreferenceTrainer(data_collator=collator, loss=loss, **common)
+    if config.has_reference:
+        measure_start(trainer, progress)
     trainer.remove_callback(transformers.PrinterCallback)
     if progress is not None:
         label = f"training {objective or (config.method if config.conditions else '')}".strip()
@@ -118,7 +125,7 @@ def _refused_options() -> Iterator[None]:
 
 def build_model(config: TrainConfig, inputs: Inputs) -> Any:
     """The model to train: with a fresh LoRA, or whole; with a scalar head for a judge."""
-    judges = config.method == "trajectory"
+    judges = config.judges
     model = (load_scalar if judges else load_model)(
         config.model,
         dtype="float32" if config.finetuning == "full" or not config.bf16 else "bfloat16",

@@ -83,10 +83,13 @@ def _check_method(config: TrainConfig) -> None:
 
 
 _OF_METHODS = {
+    "reference": "none", "reward_head": "logprob",
     "preference_r": None, "preference_alpha": 0.5, "preference_draws": "batch", "describe": None,
     "global_weight": 1.0, "shift": True, "condition_dim": None,
 }  # fmt: skip
 _OPTIONS = {
+    "genarm": {"reference", "reward_head"},
+    "dpo": {"reference"},
     "parm": {"preference_r", "preference_alpha", "preference_draws"},
     "uniarm": {
         "preference_alpha", "preference_draws", "describe", "global_weight", "shift",

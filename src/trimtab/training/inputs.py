@@ -83,7 +83,7 @@ def prepare_inputs(
     load_chat_template(tokenizer, config.chat_template)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    if tokenizer.pad_token_id is None and config.method == "trajectory":
+    if tokenizer.pad_token_id is None and config.judges:
         raise ConfigError(
             f"the tokenizer of {config.model} has no padding token: a scalar head reads the last "
             "token that is none",

@@ -107,6 +107,7 @@ def _share(accuracy: float, n: int) -> Estimate:
 
 
 def _sidecar(model: Any, config: TrainConfig, objective: str, inputs: Inputs) -> Sidecar:
+    whole = config.finetuning == "full"
     by_objective = config.conditions and bool(named_betas(config))
     return Sidecar(
         method=config.method,
@@ -114,6 +115,10 @@ def _sidecar(model: Any, config: TrainConfig, objective: str, inputs: Inputs) ->
         beta=0.0 if by_objective else loss_beta(config, objective),
         betas={name: loss_beta(config, name) for name in inputs.objectives},
         length_normalize=config.length_normalize,
+        reference="start" if config.has_reference else "none",
+        reward_head=config.reward_head,
+        start=canonical(config.model) if whole and config.has_reference else "",
+        start_revision=config.revision if whole and config.has_reference else None,
         scale=config.scale,
         base_family=model.config.model_type,
         base_fingerprint=weights_fingerprint(config.model),
