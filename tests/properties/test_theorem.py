@@ -7,8 +7,8 @@ token, with `Σ_t log π_r(y_t | x, y_<t) = r(x, y) − log Z_r(x)`. It ranks ev
 What is *not* true: fusing next-token distributions, as every decoder does, is not that optimum. It
 normalises at each prefix, which leaves out how well the base itself would go on from there,
 `E_b[exp(log π_r(y_>t) / β) | y_<=t]`. Over the last test's 200 toys (rewards and base logits of
-deviation 1, β = 1) the total variation between the two is .12 in the mean and .28 at most; with that
-factor, or a base that is uniform, the fusion is exact.
+deviation 1, β = 1) the total variation between the two is .12 in the mean and .28 at most; with
+that factor, or a base that is uniform, the fusion is exact.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trimtab.data.samples import TokenSample
 from trimtab.data.tokenize import TokenPair
 from trimtab.models.padding import Side, pad_rows
 
@@ -32,6 +33,19 @@ class PairCollator:
         if known:
             chosen, rejected = zip(*known, strict=True)
             columns["reference"] = torch.tensor([*chosen, *rejected])
+        return columns
+
+
+@dataclass(frozen=True)
+class SampleCollator:
+    """Scored responses as one batch of N rows, with `score` [N]."""
+
+    pad_id: int
+
+    def __call__(self, samples: Sequence[TokenSample]) -> dict[str, Tensor]:
+        """The columns of `pad_rows`, [N, T], and the scores."""
+        columns = pad_rows([(s.prompt_ids, s.response_ids) for s in samples], self.pad_id)
+        columns["score"] = torch.tensor([sample.score for sample in samples])
         return columns
 
 

@@ -10,7 +10,7 @@ from trimtab.training.config import TrainConfig
 def loss_beta(config: TrainConfig, objective: str = "") -> float:
     """β_r of one objective, with the method's default."""
     if config.beta is None:
-        if config.method == "trajectory":
+        if config.judges:
             return 1.0
         if config.length_normalize:
             return 4.0

@@ -41,7 +41,8 @@ class TrainConfig:
     method: Method = "genarm"
     """`genarm`: an ARM, one per objective. `parm`, `uniarm`: one ARM for all objectives, with the
     preference as input. `dpo`: a policy, as DPO trains it against the model that it starts from.
-    `trajectory`: a scalar head that judges responses."""
+    `trajectory`: a scalar head that judges responses. `value`: one that says after every token what
+    the response will be worth; its data are rows with `prompt`, `response` and `score`."""
 
     reference: ReferenceModel = "none"
     """genarm: what rewards are measured against. `none`: log π_r. `start`: log π_r less its value
@@ -120,6 +121,9 @@ class TrainConfig:
     condition_dim: int | None = None
     """uniarm: entries of an objective's vector; by default as many as give PARM's parameter
     count, about lora_r · (objectives + 1) / 8, and 2 or more."""
+
+    td_lambda: float = 0.95
+    """value: λ of the TD(λ) returns; 1 regresses every token on the response's score."""
 
     beta: float | str | None = None
     """β_r of the loss: what a nat of reward difference counts; for all objectives, or for each

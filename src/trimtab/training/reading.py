@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from trimtab.data.loading import read_comparisons, read_pairs
 from trimtab.data.pairs import Pair, split_of
+from trimtab.data.samples import Sample, read_samples
 from trimtab.data.sources import saved_folder, split_name
 from trimtab.data.tally import RowTally
 from trimtab.errors import ConfigError, DataError
@@ -24,11 +26,13 @@ class TrainData:
         splits: `train` and, when there is one, `validation`.
         tally: what became of the rows of the data.
         objectives: of a conditioned ARM, in their order.
+        samples: scored responses in place of pairs, of a value model.
     """
 
     splits: dict[str, list[Pair]]
     tally: RowTally
     objectives: list[str] = field(default_factory=list)
+    samples: dict[str, list[Sample]] = field(default_factory=dict)
 
 
 def read_data(config: TrainConfig, objective: str) -> TrainData:
@@ -47,7 +51,23 @@ def read_data(config: TrainConfig, objective: str) -> TrainData:
         source = split_name(path)[1]
         if Path(source).is_dir() and saved_folder(source) is None:
             raise DataError(f"{path} is a folder", "name the data files in it")
+    if config.method == "value":
+        return _read_samples(config)
     return _read_comparisons(config) if config.conditions else _read_splits(config, objective)
+
+
+def _read_samples(config: TrainConfig) -> TrainData:
+    """Scored responses for training and validation."""
+    samples, tally = read_samples(config.data, skip_bad_rows=config.skip_bad_rows)
+    parts = _split(config, samples)
+    if config.eval_data:
+        with _of_eval_data():
+            parts["validation"], more = read_samples(
+                config.eval_data, skip_bad_rows=config.skip_bad_rows
+            )
+        tally.add(more)
+    _require_some(parts, "row")
+    return TrainData({}, tally, samples=parts)
 
 
 def _read_splits(config: TrainConfig, objective: str) -> TrainData:
@@ -72,7 +92,7 @@ def _read_splits(config: TrainConfig, objective: str) -> TrainData:
                 config.eval_data, objective, skip_bad_rows=skip, reading=reading
             )
         tally.add(more)
-    _require_pairs(parts)
+    _require_some(parts)
     return TrainData(parts, tally)
 
 
@@ -98,7 +118,7 @@ def _read_comparisons(config: TrainConfig) -> TrainData:
             )
         parts["validation"] = list(more_pairs)
         tally.add(more)
-    _require_pairs(parts)
+    _require_some(parts)
     return TrainData(parts, tally, objectives)
 
 
@@ -111,21 +131,25 @@ def _of_eval_data() -> Iterator[None]:
         raise DataError(f"--eval-data: {error.args[0]}", error.hint) from None
 
 
-def _split(config: TrainConfig, pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
-    """Pairs by the hash of their prompt, without the test split; or all for training."""
+T = TypeVar("T", Pair, Sample)
+
+
+def _split(config: TrainConfig, pairs: Sequence[T]) -> dict[str, list[T]]:
+    """Pairs or samples by the hash of their prompt, without the test split; or all for training."""
     if config.split == "none":
         return {"train": list(pairs)}
-    parts: dict[str, list[Pair]] = {name: [] for name in ("train", "validation", "test")}
+    parts: dict[str, list[T]] = {name: [] for name in ("train", "validation", "test")}
     for pair in pairs:
         parts[split_of(pair.prompt)].append(pair)
     parts.pop("test")
     return parts
 
 
-def _require_pairs(parts: Mapping[str, Sequence[Pair]]) -> None:
+def _require_some(parts: Mapping[str, Sequence[object]], unit: str = "pair") -> None:
     for name, part in parts.items():
         if not part:
+            total = sum(map(len, parts.values()))
             raise DataError(
-                f"the {name} split is empty ({sum(map(len, parts.values()))} usable pairs in all)",
+                f"the {name} split is empty ({total} usable {unit}s in all)",
                 "add data, or pass --split none to train on every row",
             )

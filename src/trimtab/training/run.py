@@ -44,6 +44,7 @@ def train(
     global_weight: float = 1.0,
     shift: bool = True,
     condition_dim: int | None = None,
+    td_lambda: float = 0.95,
     beta: float | str | Mapping[str, float] | None = None,
     margin: float = 0.0,
     label_smoothing: float = 0.0,

@@ -81,7 +81,7 @@ def _made(
         objectives=inputs.objectives,
         data=names,
         datasets=list(dict.fromkeys(sets)),
-        pairs={name: len(pairs) for name, pairs in inputs.splits.items()},
+        pairs={name: len(pairs) for name, pairs in inputs.rows.items()},
         accuracy=_accuracy(metrics, objective, inputs),
         results=metrics,
         settings=asdict(replace(config, data=names)),
@@ -112,7 +112,7 @@ def _sidecar(model: Any, config: TrainConfig, objective: str, inputs: Inputs) ->
     return Sidecar(
         method=config.method,
         objective=objective,
-        beta=0.0 if by_objective else loss_beta(config, objective),
+        beta=0.0 if by_objective or config.method == "value" else loss_beta(config, objective),
         betas={name: loss_beta(config, name) for name in inputs.objectives},
         length_normalize=config.length_normalize,
         reference="start" if config.has_reference else "none",
