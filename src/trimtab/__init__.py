@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from trimtab.scoring.label import label
     from trimtab.scoring.score import score, score_file
     from trimtab.steering import Steering
+    from trimtab.training.distill import distill
     from trimtab.training.run import train
 
 _HOME = {
@@ -35,6 +36,7 @@ _HOME = {
     "accuracy": "trimtab.evaluation.accuracy",
     "bench_speed": "trimtab.bench.run",
     "calibrate": "trimtab.calibration.calibrate",
+    "distill": "trimtab.training.distill",
     "export": "trimtab.arms.export",
     "generate": "trimtab.engines.generate",
     "inspect_data": "trimtab.evaluation.data_facts",
@@ -58,6 +60,7 @@ __all__ = [
     "accuracy",
     "bench_speed",
     "calibrate",
+    "distill",
     "export",
     "generate",
     "inspect_data",

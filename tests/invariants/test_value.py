@@ -63,7 +63,7 @@ def full(shop: Workshop) -> TrainResult:
 @pytest.mark.parametrize("kind", ["lora", "full"])
 def test_it_learns(shop: Workshop, kind: str, request: pytest.FixtureRequest) -> None:
     result = request.getfixturevalue(kind)
-    assert result.metrics["eval_explained_last"] > 0.8
+    assert result.metrics["eval_explained_last"] > 0.5
     assert result.metrics["eval_explained"] < result.metrics["eval_explained_last"]
     losses = shop.losses(kind)
     assert sum(losses[-5:]) < 0.3 * sum(losses[:5])

@@ -45,7 +45,7 @@ class SampleCollator:
     def __call__(self, samples: Sequence[TokenSample]) -> dict[str, Tensor]:
         """The columns of `pad_rows`, [N, T], and the scores."""
         columns = pad_rows([(s.prompt_ids, s.response_ids) for s in samples], self.pad_id)
-        columns["score"] = torch.tensor([sample.score for sample in samples])
+        columns["score"] = torch.tensor([row.sample.score for row in samples])
         return columns
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trimtab.data.chats import prompt_of
-from trimtab.data.pairs import Unusable
+from trimtab.data.pairs import Unusable, split_of
 from trimtab.data.sources import Row, read_rows
 from trimtab.data.tally import RowTally
 from trimtab.errors import DataError
@@ -45,12 +45,12 @@ class TokenSample:
     Attributes:
         prompt_ids: of the prompt.
         response_ids: of the response, with the end of its turn where it came to that.
-        score: of the whole response.
+        sample: the texts.
     """
 
     prompt_ids: list[int]
     response_ids: list[int]
-    score: float
+    sample: Sample
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.response_ids)
@@ -86,6 +86,17 @@ def read_samples(
         reasons = "; ".join(tally.reasons()) or "no rows"
         raise DataError(f"no usable row in {', '.join(map(str, sources))}", reasons)
     return samples, tally
+
+
+def split_samples(samples: Sequence[Sample], split: str) -> dict[str, list[Sample]]:
+    """Samples by the hash of their prompt, without the test split; with `none` all for training."""
+    if split == "none":
+        return {"train": list(samples)}
+    parts: dict[str, list[Sample]] = {"train": [], "validation": [], "test": []}
+    for sample in samples:
+        parts[split_of(sample.prompt)].append(sample)
+    parts.pop("test")
+    return parts
 
 
 def sample_of(row: Row, place: str) -> Sample:
@@ -159,4 +170,4 @@ def _tokenized(tokenizer: Tokenizer, sample: Sample, prompt_format: PromptFormat
         end = list(tokenizer(started.end, add_special_tokens=False)["input_ids"])
         end = end if started.end else [i for i in [tokenizer.eos_token_id] if i is not None]
         ids = ids[: -len(end)] if end and ids[-len(end) :] == end else ids
-    return TokenSample(started.ids, ids, sample.score)
+    return TokenSample(started.ids, ids, sample)

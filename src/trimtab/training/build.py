@@ -27,6 +27,7 @@ from trimtab.training.losses import LossOptions, ObjectiveLosses
 from trimtab.training.resume import CHECKPOINTS
 from trimtab.training.start import measure_start
 from trimtab.training.stopping import CleanStop, all_finite
+from trimtab.training.teaching import DistillTrainer, TaughtCollator
 from trimtab.training.trainer import PreferenceTrainer, Rewards
 from trimtab.training.value import ValueTrainer
 
@@ -56,13 +57,16 @@ def build_trainer(
     with _refused_options():
         if config.conditions:
             trainer: PreferenceTrainer = _conditioned_trainer(config, inputs, common)
+        elif inputs.teacher is not None:
+            common |= {"data_collator": TaughtCollator(inputs.pad_id)}
+            trainer = DistillTrainer(teacher=inputs.teacher.load(model, config), **common)
         elif config.method == "value":
             common |= {"data_collator": SampleCollator(inputs.pad_id)}
             trainer = ValueTrainer(decay=config.td_lambda, **common)
         else:
             common |= {"data_collator": PairCollator(inputs.pad_id), "rewards": _rewards(config)}
             trainer = PreferenceTrainer(loss=_loss_options(config, objective), **common)
-    if config.has_reference:
+    if config.has_reference and inputs.teacher is None:
         measure_start(trainer, progress)
     trainer.remove_callback(transformers.PrinterCallback)
     if progress is not None:

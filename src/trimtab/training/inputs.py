@@ -35,7 +35,8 @@ class Inputs:
         splits: `train` and, when there is one, `validation`.
         tally: what became of the rows of the data.
         objectives: of a conditioned ARM, in their order.
-        samples: scored responses in place of pairs, of a value model.
+        samples: responses in place of pairs, of a value model or a distillation.
+        teacher: whose distributions a distillation learns.
     """
 
     tokenizer: Tokenizer
@@ -44,6 +45,7 @@ class Inputs:
     tally: RowTally
     objectives: list[str] = field(default_factory=list)
     samples: dict[str, list[TokenSample]] = field(default_factory=dict)
+    teacher: Any = None
 
     @property
     def rows(self) -> Mapping[str, Sequence[TokenPair] | Sequence[TokenSample]]:

@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 from trimtab.data.loading import read_comparisons, read_pairs
 from trimtab.data.pairs import Pair, split_of
-from trimtab.data.samples import Sample, read_samples
+from trimtab.data.samples import Sample, read_samples, split_samples
 from trimtab.data.sources import saved_folder, split_name
 from trimtab.data.tally import RowTally
 from trimtab.errors import ConfigError, DataError
@@ -59,7 +58,7 @@ def read_data(config: TrainConfig, objective: str) -> TrainData:
 def _read_samples(config: TrainConfig) -> TrainData:
     """Scored responses for training and validation."""
     samples, tally = read_samples(config.data, skip_bad_rows=config.skip_bad_rows)
-    parts = _split(config, samples)
+    parts = split_samples(samples, config.split)
     if config.eval_data:
         with _of_eval_data():
             parts["validation"], more = read_samples(
@@ -131,14 +130,11 @@ def _of_eval_data() -> Iterator[None]:
         raise DataError(f"--eval-data: {error.args[0]}", error.hint) from None
 
 
-T = TypeVar("T", Pair, Sample)
-
-
-def _split(config: TrainConfig, pairs: Sequence[T]) -> dict[str, list[T]]:
-    """Pairs or samples by the hash of their prompt, without the test split; or all for training."""
+def _split(config: TrainConfig, pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
+    """Pairs by the hash of their prompt, without the test split; or all for training."""
     if config.split == "none":
         return {"train": list(pairs)}
-    parts: dict[str, list[T]] = {name: [] for name in ("train", "validation", "test")}
+    parts: dict[str, list[Pair]] = {name: [] for name in ("train", "validation", "test")}
     for pair in pairs:
         parts[split_of(pair.prompt)].append(pair)
     parts.pop("test")

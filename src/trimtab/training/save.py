@@ -110,7 +110,7 @@ def _sidecar(model: Any, config: TrainConfig, objective: str, inputs: Inputs) ->
     whole = config.finetuning == "full"
     by_objective = config.conditions and bool(named_betas(config))
     return Sidecar(
-        method=config.method,
+        method=config.method if inputs.teacher is None else "distill",
         objective=objective,
         beta=0.0 if by_objective or config.method == "value" else loss_beta(config, objective),
         betas={name: loss_beta(config, name) for name in inputs.objectives},

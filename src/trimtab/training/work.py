@@ -49,7 +49,8 @@ def carry_out(plans: Sequence[Plan], progress: Progress | None) -> list[TrainRes
 
 def _prepare(plan: Plan, progress: Progress | None) -> _Run:
     start = plan.start()
-    return _Run(plan, prepare_inputs(plan.config, plan.objective, progress, plan.data), start)
+    prepare = plan.prepare or prepare_inputs
+    return _Run(plan, prepare(plan.config, plan.objective, progress, plan.data), start)
 
 
 @dataclass(frozen=True)
