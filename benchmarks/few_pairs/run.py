@@ -28,7 +28,7 @@ from trimtab.data.loading import read_pairs
 from trimtab.data.pairs import Pair, split_of
 from trimtab.data.tokenize import tokenize_pair
 from trimtab.evaluation.accuracy import accuracy
-from trimtab.stats import mean, share
+from trimtab.stats import share
 
 HERE = Path(__file__).parent
 FILES = ("harmless-base.test.jsonl.gz", "harmless-base.train5000.lastturn.json.xz")
@@ -201,7 +201,8 @@ def paired(runs: list[dict[str, Any]], size: int) -> dict[str, float]:
     """Mean gain of `start` over `none` on the same pairs, and of each seed."""
     at = {(r["way"], r["seed"]): r["accuracy"] for r in runs if r["pairs"] == size}
     gains = [at["start", seed] - at["none", seed] for seed in SEEDS]
-    return {"mean": mean(gains).value, **{f"seed {s}": g for s, g in zip(SEEDS, gains, strict=True)}}
+    by_seed = {f"seed {seed}": gain for seed, gain in zip(SEEDS, gains, strict=True)}
+    return {"mean": float(np.mean(gains)), **by_seed}
 
 
 if __name__ == "__main__":
