@@ -330,7 +330,7 @@ def test_the_shipped_arm_in_transformers_own_generate(smollm2: str) -> None:
 
 @pytest.mark.slow
 def test_an_instruction_is_distilled(smollm2: str, tmp_path: Path) -> None:
-    """Sixteen samples and twelve steps: .7 of its divergence from the base, where that was tried."""
+    """Sixteen samples, twelve steps: where it was tried, .7 of its divergence from the base."""
     questions = [
         "Why is the sky blue?", "How do plants grow?", "What is money?", "Why do we sleep?",
         "How do birds fly?", "What is a volcano?", "Why is the sea salty?", "How do cars work?",
