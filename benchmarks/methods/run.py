@@ -164,7 +164,7 @@ def main() -> None:
 def table(rows: dict[str, dict[str, Any]]) -> str:
     """Markdown."""
     lines = [
-        "| | reward | reading grade | base NLL | base: tokens, passes | reward model: tokens, passes "
+        "| | reward | grade | base NLL | base: tokens, passes | reward model: tokens, passes "
         "| seconds | of the floor |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]

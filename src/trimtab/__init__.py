@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from trimtab.arms.export import export
     from trimtab.bench.run import bench_speed
     from trimtab.calibration.calibrate import calibrate
+    from trimtab.distillation.distill import distill
     from trimtab.engines.local.loading import load_engine as load
     from trimtab.engines.processor import ArmLogitsProcessor
     from trimtab.engines.types import Completion, Event, Request, Sampling
@@ -36,6 +37,7 @@ _HOME = {
     "accuracy": "trimtab.evaluation.accuracy",
     "bench_speed": "trimtab.bench.run",
     "calibrate": "trimtab.calibration.calibrate",
+    "distill": "trimtab.distillation.distill",
     "export": "trimtab.arms.export",
     "generate": "trimtab.methods.generate",
     "inspect_data": "trimtab.evaluation.data_facts",
@@ -60,6 +62,7 @@ __all__ = [
     "accuracy",
     "bench_speed",
     "calibrate",
+    "distill",
     "export",
     "generate",
     "inspect_data",

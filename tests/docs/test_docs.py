@@ -46,12 +46,18 @@ MODEL_NAMES = ("MODEL", "TUNED", "UNTUNED", "LARGE", "SMALL", "SMALL_INSTRUCT")
 PAGES = [ROOT / "README.md", ROOT / "docs/data.md", *sorted((ROOT / "docs/methods").glob("*.md"))]
 
 
-@pytest.mark.parametrize("page", ["instructions", "contrasts"])
-def test_the_python_of_a_page_runs(page: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", ["instructions", "contrasts", "value", "distillation"])
+def test_the_python_of_a_page_runs(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = (ROOT / f"docs/methods/{page}.md").read_text(encoding="utf-8")
     names: dict[str, Any] = {
         name: str(save_model(tmp_path / name, i)) for i, name in enumerate(MODEL_NAMES)
     }
+    names["PROMPTS"] = str(write_jsonl(tmp_path / "prompts.jsonl", [{"prompt": "hello"}]))
+    if page == "value":
+        names["VALUES"] = str(save_judge(tmp_path / "values"))
+    monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     assert blocks
     for block in blocks:
@@ -80,6 +86,12 @@ def test_the_command_lines_of_a_page_run(
     _write_published(tmp_path)
     rules = "def short(response): return -len(response)\ndef kind(response): return response < 'm'"
     (tmp_path / "rules.py").write_text(rules)
+    scored = [
+        {"prompt": row["prompt"], "response": row[side], "score": score}
+        for row in rows
+        for side, score in (("chosen", 1), ("rejected", -0.5))
+    ]
+    write_jsonl(tmp_path / "scored.jsonl", scored)
     write_jsonl(tmp_path / "prompts.jsonl", [{"prompt": "hello"}, {"prompt": "yes", "strength": 0}])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("builtins.input", _end_of_input)
@@ -94,6 +106,7 @@ def test_the_command_lines_of_a_page_run(
         curve = [*short, "--strengths", "0,0.5,1", "--resamples", "100"]
         more = {"generate": short, "chat": short, "bench": small, "pareto": sweep}
         more["calibrate"] = curve
+        more["distill"] = [*short, "--samples", "1", "--max-steps", "2"]
         extra = more.get(command[0], [])
         assert main([*command, *extra]) == 0, (command, capsys.readouterr().err)
     if page.stem == "README":
@@ -104,6 +117,19 @@ def test_the_command_lines_of_a_page_run(
         aspects = ["helpfulness", "honesty", "truthfulness"]
         assert conditioned_on("arms/ultrafeedback") == aspects
         assert conditioned_on("arms/helpsteer2") == ["helpfulness", "coherence", "verbosity"]
+
+
+def save_judge(folder: Path) -> Path:
+    """A random sequence classifier with one output."""
+    import transformers
+
+    save_model(folder / "backbone")
+    auto = transformers.AutoModelForSequenceClassification
+    model = auto.from_pretrained(folder / "backbone", num_labels=1)
+    model.config.pad_token_id = 0
+    model.save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(folder / "backbone").save_pretrained(folder)
+    return folder
 
 
 def test_the_lines_of_the_page_on_transformers_run(

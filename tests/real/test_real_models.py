@@ -326,3 +326,35 @@ def test_the_shipped_arm_in_transformers_own_generate(smollm2: str) -> None:
     found = out[:, inputs["input_ids"].shape[1] :].tolist()
     for own, answer in zip(found, answers, strict=True):
         assert own[: len(answer.token_ids)] == answer.token_ids
+
+
+@pytest.mark.slow
+def test_an_instruction_is_distilled(smollm2: str, tmp_path: Path) -> None:
+    """Sixteen samples, twelve steps: where it was tried, .7 of its divergence from the base."""
+    questions = [
+        "Why is the sky blue?", "How do plants grow?", "What is money?", "Why do we sleep?",
+        "How do birds fly?", "What is a volcano?", "Why is the sea salty?", "How do cars work?",
+    ]  # fmt: skip
+    prompts = write_jsonl(tmp_path / "prompts.jsonl", [{"prompt": q} for q in questions])
+    trimtab.distill(
+        base=smollm2,
+        prompts=str(prompts),
+        output_dir=str(tmp_path / "arm"),
+        instruct={"plain": "Use short words and short sentences, as for a small child."},
+        samples=2,
+        unguided=0,
+        max_new_tokens=32,
+        max_steps=12,
+        num_train_epochs=4,
+        gradient_accumulation_steps=1,
+        learning_rate=1e-3,
+        lora_target_modules=["all-linear"],
+        logging_steps=1,
+        save_steps=1.0,
+    )
+    lines = (tmp_path / "arm/metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    explained = [record["explained"] for record in records if "explained" in record]
+    assert sum(explained[-3:]) / 3 > 0.3
+    engine = trimtab.load(smollm2, {"plain": str(tmp_path / "arm")})
+    assert [len(group.streams) for group in engine.groups] == [2]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trimtab.arms.sidecar import Sidecar
+from trimtab.arms.sidecar import SCALAR_METHODS, Sidecar
 from trimtab.stats import Estimate
 
 _KINDS = {
@@ -21,13 +21,22 @@ _KINDS = {
         "an autoregressive reward model for every preference",
         "a reconstruction of UniARM, arXiv 2602.09538",
     ),
+    "dpo": ("a policy", "DPO, arXiv 2305.18290"),
+    "distill": ("an autoregressive reward model", "distilled from a guide"),
     "trajectory": ("a reward model of whole responses", "Bradley-Terry, scalar head"),
+    "value": ("a value model", "VAS, arXiv 2405.06639"),
 }
 
 _WHAT = {
     "arm": "It guides a frozen language model while that writes: at every token its own "
     "log-probability is the reward, which is added to the frozen model's. No weight of the guided "
     "model changes. Both need the same tokenizer.",
+    "dpo": "It is a language model of its own, trained by DPO against the model that it started "
+    "from: decode it, or set it against that model and steer another base of the same tokenizer "
+    "by the difference (an implicit reward).",
+    "value": "After every token it says what reward the whole response will have, if the model "
+    "that wrote the samples goes on. It judges beginnings; value-augmented sampling searches "
+    "with it.",
     "trajectory": "It reads a whole response and gives it one number, the higher the better. It "
     "judges; to guide a model token by token, train an autoregressive one.",
 }
@@ -77,12 +86,12 @@ def model_card(sidecar: Sidecar, made: Made) -> str:
     what, source = _KINDS[sidecar.method]
     name = sidecar.objective or ", ".join(made.objectives) or "unnamed objective"
     front = ModelCardData(**_metadata(sidecar, made, name), ignore_metadata_errors=False)
-    kind = "trajectory" if sidecar.method == "trajectory" else "arm"
+    kind = sidecar.method if sidecar.method in _WHAT else "arm"
     parts = [
         f"---\n{front.to_yaml()}\n---",
         f"# {name}: {what}",
         f"{_WHAT[kind]} ({source}.) Trained with Trimtab {sidecar.trimtab_version} on "
-        f"`{made.model}`.{_fixed(sidecar, made)}",
+        f"`{made.model}`.{_against(sidecar)}{_fixed(sidecar, made)}",
         f"## Use it\n\n{_usage(sidecar, made)}",
         f"## How well it judges\n\n{_measured(made)}",
         f"## How it was made\n\n{_origin(sidecar, made)}",
@@ -91,7 +100,7 @@ def model_card(sidecar: Sidecar, made: Made) -> str:
 
 
 def _metadata(sidecar: Sidecar, made: Made, name: str) -> dict[str, Any]:
-    judges = sidecar.method == "trajectory"
+    judges = sidecar.method in SCALAR_METHODS
     base = made.model if is_hub_id(made.model) else None
     tags = ["trimtab", "reward-model", sidecar.method, *(sidecar.objective or "").split("+")]
     relation = {"base_model_relation": "adapter" if made.is_adapter else "finetune"}
@@ -135,9 +144,27 @@ def _fixed(sidecar: Sidecar, made: Made) -> str:
     return f" Exported at the preference {sidecar.preference}.{bias if made.has_bias else ''}"
 
 
+def _against(sidecar: Sidecar) -> str:
+    if sidecar.reference == "none" or sidecar.method == "dpo":
+        return ""
+    return (
+        " Its reward is the log-prob less that under the model it started from "
+        "(`reference: start` in `trimtab.json`): whatever decodes it has to subtract that."
+    )
+
+
 def _usage(sidecar: Sidecar, made: Made) -> str:
     prompt = "How do I bake bread?"
-    if sidecar.method == "trajectory":
+    if sidecar.method == "dpo":
+        lines = [
+            "import trimtab",
+            f'engine = trimtab.load("{made.model}", contrast={{"dpo": ("{made.place}", '
+            f'"{made.model}")}})',
+            f'[answer] = engine.generate(["{prompt}"], strength=1.0, max_new_tokens=100)',
+            "print(answer.text)",
+        ]
+        return f"{_python(lines)}\n\nThat is the policy itself; another base is steered by it."
+    if sidecar.method in SCALAR_METHODS:
         lines = [
             "import trimtab",
             'answer = "With flour, water, salt and yeast."',

@@ -9,10 +9,17 @@ from pathlib import Path
 from trimtab.arms.card import Made, model_card
 from trimtab.arms.hub import destination, push
 from trimtab.arms.objectives import conditioned_on, is_conditioned
-from trimtab.arms.sidecar import Sidecar, arm_facts, require_base
+from trimtab.arms.sidecar import Sidecar, language_model_facts, require_base
 from trimtab.errors import ConfigError
 from trimtab.files import OTHER_MODEL, only_writer, require_fresh, whole_directory
-from trimtab.models.folder import adapter_config, fetch, is_adapter
+from trimtab.models.folder import (
+    adapter_config,
+    adapter_revision,
+    canonical,
+    fetch,
+    is_adapter,
+    is_local,
+)
 from trimtab.steering import PreferenceLike, Steering
 from trimtab.version import __version__
 
@@ -59,7 +66,7 @@ def export(
             has no place for.
     """
     arm, folder = fetch(str(arm), revision=revision), Path(output_dir)
-    facts = arm_facts(arm)
+    facts = language_model_facts(arm)
     if not is_adapter(arm):
         raise ConfigError(f"{arm} is a whole model", "there is nothing to export")
     if not is_conditioned(arm) and not merge:
@@ -67,6 +74,10 @@ def export(
     text = _fixed(arm, preference)
     if folder.resolve() in (Path(arm).resolve(), Path(require_base(arm)).resolve()):
         raise ConfigError(f"{folder} is what is exported", "choose another --output-dir")
+    if merge and facts.reference == "start":  # a whole model no longer names its base by itself
+        place = require_base(arm)
+        revision_of_start = None if is_local(place) else adapter_revision(arm)
+        facts = replace(facts, start=canonical(place), start_revision=revision_of_start)
     if text:
         facts = replace(facts, objective="+".join(conditioned_on(arm)), preference=text)
     if (hub_model_id or hub_private_repo) and not push_to_hub:

@@ -8,7 +8,8 @@ from typing import Any
 from trimtab.arms.conditioned_files import with_conditioned_adapter
 from trimtab.arms.objectives import is_conditioned
 from trimtab.arms.peft_adapter import with_adapter
-from trimtab.arms.sidecar import arm_facts, require_base
+from trimtab.arms.sidecar import language_model_facts, require_base
+from trimtab.arms.starts import start_of
 from trimtab.models.classifiers import require_language_model
 from trimtab.models.folder import adapter_revision, is_adapter
 from trimtab.models.load import load_config, load_model, load_tokenizer
@@ -57,7 +58,7 @@ def load_arm(
     trust_remote_code: bool = False,
 ) -> Any:
     """An ARM as one model of its own: a whole causal LM, or an adapter on its backbone."""
-    arm_facts(name)
+    language_model_facts(name)
     require_language_model(name)
     options: dict[str, Any] = {
         "dtype": dtype,
@@ -66,9 +67,25 @@ def load_arm(
     }
     if not is_adapter(name):
         return load_model(name, **options)
-    carrier = load_backbone(name, **options)
-    return (
-        with_conditioned_adapter(carrier, name)
-        if is_conditioned(name)
-        else with_adapter(carrier, name)
-    )
+    return _on(load_backbone(name, **options), name)
+
+
+def load_arm_and_start(name: str, **options: Any) -> tuple[Any, Any]:
+    """An ARM, and the model that its rewards are measured against, or None. See `load_arm`.
+
+    An adapter's shares its memory with it.
+
+    Raises:
+        MissingFileError, ModelLoadError: what it is measured against is not there, or not the same.
+    """
+    start = start_of(name)
+    if start is None:
+        return load_arm(name, **options), None
+    carrier = load_model(start.place, revision=start.revision, **options)
+    return (_on(carrier, name) if is_adapter(name) else load_arm(name, **options)), carrier
+
+
+def _on(carrier: Any, adapter: str) -> Any:
+    """An adapter on its backbone."""
+    put = with_conditioned_adapter if is_conditioned(adapter) else with_adapter
+    return put(carrier, adapter)

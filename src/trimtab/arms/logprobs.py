@@ -21,15 +21,16 @@ from trimtab.models.ropes import rows_alike
 
 
 def response_logp(
-    model: CausalLM, batch: dict[str, Tensor], *, chunk: int = 1024
+    model: CausalLM, batch: dict[str, Tensor], *, chunk: int = 1024, linear: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Log-probs of every response token of a batch.
+    """Log-probs of every response token of a batch, or their raw logits.
 
     Args:
         model: a causal LM, with or without a PEFT adapter.
         batch: `input_ids`, `attention_mask`, `response_mask`, each [N, T]; for a conditioned ARM
             also `preference`, [N, K] or [1, K] for all rows.
         chunk: response tokens that go through the LM head at once.
+        linear: take the tokens' logits as they are, with no softmax.
 
     Returns:
         `logp_M` float32 and `row_M` int64: one entry per response token, and its row in the batch.
@@ -41,16 +42,40 @@ def response_logp(
         for rows in rows_alike(lm, batch["attention_mask"], may_split=not one)
         for part, columns in _parts(batch["attention_mask"][rows], one=one)
     ]
-    part_logps = [_part_logp(lm, batch, rows, columns, chunk) for rows, columns in parts]
+    part_logps = [_part_logp(lm, batch, rows, columns, chunk, linear) for rows, columns in parts]
     logp_M, row_M = (torch.cat(values) for values in zip(*part_logps, strict=True))
     in_order = row_M.argsort(stable=True)
     return logp_M[in_order], row_M[in_order]
 
 
 def _part_logp(
-    lm: Any, batch: dict[str, Tensor], rows_P: Tensor, columns: slice, chunk: int
+    lm: Any, batch: dict[str, Tensor], rows_P: Tensor, columns: slice, chunk: int, linear: bool
 ) -> tuple[Tensor, Tensor]:
     """`response_logp` of some rows, cut to the columns where they have tokens."""
+    hidden_MH, target_M, row_M = _predicting(lm, batch, rows_P, columns)
+    chunks = zip(torch.split(hidden_MH, chunk), torch.split(target_M, chunk), strict=True)
+    score = _chunk_logit if linear else _chunk_logp
+    return torch.cat([score(lm, hidden, target) for hidden, target in chunks]), row_M
+
+
+def response_hidden(model: CausalLM, batch: dict[str, Tensor]) -> Tensor:
+    """What the LM head reads to predict each response token, row by row, [M, H].
+
+    Args:
+        model: a causal LM, with or without a PEFT adapter.
+        batch: see `response_logp`.
+    """
+    lm = causal_lm(model)
+    groups = rows_alike(lm, batch["attention_mask"], may_split=not is_distributed())
+    parts = [_predicting(lm, batch, rows, slice(None)) for rows in groups]
+    hidden_MH, _, row_M = (torch.cat(values) for values in zip(*parts, strict=True))
+    return hidden_MH[row_M.argsort(stable=True)]
+
+
+def _predicting(
+    lm: Any, batch: dict[str, Tensor], rows_P: Tensor, columns: slice
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of some rows' response tokens: the states that predict them [M, H], their ids and rows."""
     ids, mask, response = (
         batch[name][rows_P, columns] for name in ("input_ids", "attention_mask", "response_mask")
     )
@@ -64,11 +89,8 @@ def _part_logp(
         input_ids=ids, attention_mask=mask, use_cache=False, **positions
     ).last_hidden_state
     predicts = response[:, 1:].bool()
-    hidden_MH = hidden_PTH[:, :-1][predicts]
-    target_M = ids[:, 1:][predicts]
-    chunks = zip(torch.split(hidden_MH, chunk), torch.split(target_M, chunk), strict=True)
-    logps = [_chunk_logp(lm, hidden, target) for hidden, target in chunks]
-    return torch.cat(logps), rows_P[predicts.nonzero()[:, 0]]
+    rows_M = rows_P[predicts.nonzero()[:, 0]]
+    return hidden_PTH[:, :-1][predicts], ids[:, 1:][predicts], rows_M
 
 
 def _recomputes_rows(lm: CausalLM, batch: dict[str, Tensor]) -> bool:
@@ -122,6 +144,16 @@ def _chunk_logp(lm: CausalLM, hidden_MH: Tensor, target_M: Tensor) -> Tensor:
         return frozen
     logp: Tensor = checkpoint(_target_logp, lm, hidden_MH, target_M, use_reentrant=False)
     return logp
+
+
+def _chunk_logit(lm: CausalLM, hidden_MH: Tensor, target_M: Tensor) -> Tensor:
+    logit: Tensor = checkpoint(_target_logit, lm, hidden_MH, target_M, use_reentrant=False)
+    return logit
+
+
+def _target_logit(lm: CausalLM, hidden_MH: Tensor, target_M: Tensor) -> Tensor:
+    logits_MV = head_logits(lm, hidden_MH).float()
+    return logits_MV.gather(-1, target_M[:, None]).squeeze(-1)
 
 
 def _target_logp(lm: CausalLM, hidden_MH: Tensor, target_M: Tensor) -> Tensor:

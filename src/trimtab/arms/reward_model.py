@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from trimtab.arms.check import check_rewards
-from trimtab.arms.load import backbone_of, load_arm
+from trimtab.arms.load import backbone_of, load_arm_and_start
 from trimtab.arms.logprobs import response_logp
 from trimtab.arms.peft_adapter import with_adapter
 from trimtab.arms.reward_reader import RewardReader, Row, place_of
@@ -38,7 +38,9 @@ class Scored:
         reward: in nats, summed over the response's tokens, or their mean where the ARM was trained
             so (`length_normalize`); the scalar head's value, no sigmoid (judge).
         tokens: text of each response token (ARM only).
-        token_rewards: log-prob of each response token (ARM only).
+        token_rewards: of each response token (ARM only), as the ARM was trained: its log-prob, that
+            less its value under the model that training started from (`reference`), or its
+            logit (`reward_head`).
     """
 
     reward: float
@@ -59,6 +61,7 @@ class RewardModel:
     Attributes:
         reader: how it reads prompts and responses.
         model: the weights, as transformers or PEFT loaded them.
+        start: the model that rewards are measured against, where they are.
     """
 
     def __init__(
@@ -76,7 +79,7 @@ class RewardModel:
             "trust_remote_code": trust_remote_code,
         }
         self.reader = reader or RewardReader(folder, trust_remote_code=trust_remote_code)
-        self.model = _load(self.reader, options)
+        self.model, self.start = _load(self.reader, options)
 
     @torch.inference_mode()
     def score(
@@ -135,7 +138,10 @@ class RewardModel:
             return self._judge_batch(rows)
         tokenizer, sidecar = self.reader.tokenizer, self.reader.sidecar
         batch = self._padded(rows, tokenizer.pad_token_id or 0)
-        logp, row = response_logp(self.model, batch)
+        linear = sidecar.reward_head == "linear"
+        logp, row = response_logp(self.model, batch, linear=linear)
+        if self.start is not None:
+            logp = logp - response_logp(self.start, batch, linear=linear)[0]
         totals = response_rewards(
             logp, row, len(rows), length_normalize=sidecar.length_normalize
         ).tolist()
@@ -175,15 +181,18 @@ class RewardModel:
         return {k: v.to(self.model.device) for k, v in pad_rows(rows, pad_id).items()}
 
 
-def _load(reader: RewardReader, options: dict[str, Any]) -> Any:
-    """The weights of what is read; an ARM's rewards are checked, under equal weights."""
+def _load(reader: RewardReader, options: dict[str, Any]) -> tuple[Any, Any]:
+    """The weights of what is read, and of what it is measured against.
+
+    An ARM's rewards are checked, under equal weights.
+    """
     if reader.judges:
-        return _load_judge(reader.folder, reader.tokenizer, options)
-    model = load_arm(reader.folder, **options)
+        return _load_judge(reader.folder, reader.tokenizer, options), None
+    model, start = load_arm_and_start(reader.folder, **options)
     if reader.objectives:
         model.conditioning.open(torch.tensor([weights_of(None, reader.objectives)]))
     check_rewards(model, reader.tokenizer, reader.sidecar.prompt_format, name=reader.folder)
-    return model
+    return model, start
 
 
 def _load_judge(folder: str, tokenizer: Tokenizer, options: dict[str, Any]) -> Any:

@@ -10,7 +10,8 @@ import transformers
 
 from trimtab.arms.load import config_of, tokenizer_of
 from trimtab.arms.objectives import conditioned_on
-from trimtab.arms.sidecar import Sidecar, arm_facts
+from trimtab.arms.sidecar import SCALAR_METHODS, Sidecar, language_model_facts
+from trimtab.arms.starts import start_of
 from trimtab.errors import ConfigError
 from trimtab.models.classifiers import is_classifier, require_one_output
 from trimtab.models.folder import fetch
@@ -51,13 +52,14 @@ class RewardReader:
         self.folder = folder = fetch(folder, what="reward model")
         self.sidecar = Sidecar.load(folder)
         self.objectives = conditioned_on(folder)
-        ours = self.sidecar.method == "trajectory"
+        ours = self.sidecar.method in SCALAR_METHODS
         self._reads_chats_whole = not ours and is_classifier(folder)
         self.judges = ours or self._reads_chats_whole
         if self.judges:
             require_one_output(folder)
         else:
-            arm_facts(folder)
+            language_model_facts(folder)
+            start_of(folder)  # what is not there is refused before a weight is loaded
         self._config = config_of(folder, trust_remote_code=trust_remote_code)
         self._trusted = trust_remote_code
         self.tokenizer = tokenizer_of(folder, trust_remote_code=trust_remote_code)

@@ -38,16 +38,28 @@ def response_rewards(
 
 @dataclass(frozen=True)
 class ArmRewards:
-    """Reward of an ARM: the response's log-prob under it."""
+    """Reward of an ARM: the response's log-prob under it.
+
+    Attributes:
+        chunk: response tokens that go through the LM head at once.
+        length_normalize: per token instead of per response.
+        linear: the tokens' raw logits instead of their log-probs.
+    """
 
     chunk: int = 1024
     length_normalize: bool = False
+    linear: bool = False
 
     def __call__(self, model: CausalLM, batch: Batch) -> Tensor:
-        """Rewards of the batch's rows in nats, [2B]."""
-        logp, row = response_logp(model, batch, chunk=self.chunk)
+        """Rewards of the batch's rows in nats, [2B].
+
+        Where the batch has a `reference`, what the rows had under the model that training started
+        from [2B], they are against that.
+        """
+        logp, row = response_logp(model, batch, chunk=self.chunk, linear=self.linear)
         rows = batch["input_ids"].shape[0]
-        return response_rewards(logp, row, rows, length_normalize=self.length_normalize)
+        rewards = response_rewards(logp, row, rows, length_normalize=self.length_normalize)
+        return rewards - batch["reference"] if "reference" in batch else rewards
 
 
 def trajectory_rewards(model: Any, batch: Batch) -> Tensor:

@@ -22,8 +22,13 @@ from trimtab.models.types import PromptFormat
 
 NAME = "trimtab.json"
 
-Method = Literal["genarm", "parm", "uniarm", "trajectory"]
+Method = Literal["genarm", "parm", "uniarm", "dpo", "trajectory", "value"]
+"""How a model can be trained from data."""
 CONDITIONED_METHODS = ("parm", "uniarm")
+SCALAR_METHODS = ("trajectory", "value")
+"""Their model has a scalar head in place of the LM head."""
+ReferenceModel = Literal["none", "start"]
+RewardHead = Literal["logprob", "linear"]
 
 
 @dataclass(frozen=True)
@@ -31,12 +36,18 @@ class Sidecar:
     """Facts stored beside the weights. A folder without one is an ARM with the defaults.
 
     Attributes:
-        method: how it was trained.
+        method: how it was trained; `distill`: from a guide, with no data.
         objective: the objective it was trained for; "" for a conditioned ARM, whose objectives are
             in its `adapter_config.json`.
         beta: β_r of the training loss.
         betas: objective -> β_r, for a conditioned ARM.
         length_normalize: whether a response's reward is per token rather than a sum.
+        reference: what a token's log-prob is measured against: nothing, or its log-prob under the
+            model that training started from (`start`).
+        reward_head: a token's score: its log-prob, or its raw logit (`linear`).
+        start: of a whole model, folder or hub id of the model that training started from, whose
+            weights have `base_fingerprint`; an adapter's is in its `adapter_config.json`.
+        start_revision: of that hub id.
         preference: what a conditioned ARM was exported at.
         scale: calibration; multiplies the strength of this ARM.
         base_family: architecture of the backbone, such as `llama`.
@@ -49,11 +60,15 @@ class Sidecar:
         trimtab_version: the version that wrote this.
     """
 
-    method: Method = "genarm"
+    method: Method | Literal["distill"] = "genarm"
     objective: str = ""
     beta: float = 0.05
     betas: dict[str, float] = field(default_factory=dict)
     length_normalize: bool = False
+    reference: ReferenceModel = "none"
+    reward_head: RewardHead = "logprob"
+    start: str = ""
+    start_revision: str | None = None
     preference: str = ""
     scale: float = 1.0
     base_family: str = ""
@@ -92,12 +107,26 @@ def store_scale(folder: str | Path, scale: float) -> None:
 
 def arm_facts(name: str, what: str = "ARM") -> Sidecar:
     """An ARM folder's sidecar, after checking that the folder can be loaded and is an ARM's."""
+    sidecar = language_model_facts(name, what)
+    if sidecar.method == "dpo":
+        raise ModelLoadError(
+            f"{name} was trained with --method dpo: it is a policy, and no ARM",
+            f"decode it with --policy NAME={name}, or take it as an implicit reward: "
+            f"--contrast NAME={name}:BASE",
+        )
+    return sidecar
+
+
+def language_model_facts(name: str, what: str = "ARM") -> Sidecar:
+    """The sidecar of a folder with an LM head (an ARM's, a policy's), which can be loaded."""
     check_folder(name, what=what)
     sidecar = Sidecar.load(name)
-    if sidecar.method == "trajectory":
+    if sidecar.method in SCALAR_METHODS:
+        does = "scores whole responses" if sidecar.method == "trajectory" else "values what is said"
         raise ModelLoadError(
-            f"{name} was trained with --method {sidecar.method}: it scores whole responses",
-            "guide with an ARM (--method genarm, parm, uniarm); a trajectory model can only judge",
+            f"{name} was trained with --method {sidecar.method}: it {does}",
+            f"guide with an ARM (--method genarm, parm, uniarm); a {sidecar.method} model can only "
+            "judge",
         )
     return sidecar
 
@@ -113,7 +142,7 @@ def require_scalar(folder: str, label: str) -> None:
         ModelLoadError: it is a language model, or a classifier with several outputs.
     """
     check_folder(folder, what=label)
-    if not (Sidecar.load(folder).method == "trajectory" or is_classifier(folder)):
+    if not (Sidecar.load(folder).method in SCALAR_METHODS or is_classifier(folder)):
         raise ModelLoadError(
             f"the {label} {folder} is a language model, which gives no scalar reward",
             "name a sequence classifier with one output (trimtab train --method trajectory); an "

@@ -14,6 +14,7 @@ COMMANDS = {
     "demo": "the whole story on a real model, in minutes on two cores",
     "data": "show what would be read of preference data",
     "train": "train a reward model on preference pairs",
+    "distill": "make an ARM of an instruction or a contrast, without its tokens",
     "generate": "answer prompts with a frozen base steered by ARMs",
     "chat": "the same, interactively; preference and strength change live",
     "score": "per-token and per-response rewards of given responses",

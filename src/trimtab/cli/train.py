@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
     """Parse, train, print the results."""
     options = parse(TrainOptions, argv, "train", DESCRIPTION)
     settings = asdict(options)
-    as_json = settings.pop("json")
+    wants_json = settings.pop("json")
     from trimtab.cli import show
     from trimtab.training.plan import Interrupted
     from trimtab.training.run import train
@@ -42,8 +42,8 @@ def main(argv: Sequence[str]) -> int:
         raise KeyboardInterrupt(f"{written}{again}") from None
     if int(os.environ.get("RANK", "0")):
         return 0  # of several processes the first one speaks
-    if as_json:
-        show.print_json([_as_json(result) for result in results])
+    if wants_json:
+        show.print_json([as_json(result) for result in results])
         return 0
     for result in results:
         continued = " (continued)" if result.resumed else ""
@@ -67,7 +67,8 @@ def _how_to_evaluate(config: TrainConfig, result: TrainResult) -> str:
     return shlex.join(command)
 
 
-def _as_json(result: TrainResult) -> dict[str, Any]:
+def as_json(result: TrainResult) -> dict[str, Any]:
+    """A result as it is printed."""
     told = asdict(result)
     del told["rows"]
     return {**told, "report": result.rows.counts}

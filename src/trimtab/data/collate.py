@@ -9,13 +9,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trimtab.data.samples import TokenSample
 from trimtab.data.tokenize import TokenPair
 from trimtab.models.padding import Side, pad_rows
 
 
 @dataclass(frozen=True)
 class PairCollator:
-    """Token pairs as one batch of 2B rows: the B chosen rows, then the B rejected rows."""
+    """Token pairs as one batch of 2B rows: the B chosen rows, then the B rejected rows.
+
+    Pairs that know their rewards under a reference bring them as `reference`, [2B].
+    """
 
     pad_id: int
     side: Side = "right"
@@ -24,7 +28,25 @@ class PairCollator:
         """The columns of `pad_rows`, [2B, T]."""
         rows = [(p.prompt_ids, p.chosen_ids) for p in pairs]
         rows += [(p.prompt_ids, p.rejected_ids) for p in pairs]
-        return pad_rows(rows, self.pad_id, self.side)
+        columns = pad_rows(rows, self.pad_id, self.side)
+        known = [p.reference for p in pairs if p.reference is not None]
+        if known:
+            chosen, rejected = zip(*known, strict=True)
+            columns["reference"] = torch.tensor([*chosen, *rejected])
+        return columns
+
+
+@dataclass(frozen=True)
+class SampleCollator:
+    """Scored responses as one batch of N rows, with `score` [N]."""
+
+    pad_id: int
+
+    def __call__(self, samples: Sequence[TokenSample]) -> dict[str, Tensor]:
+        """The columns of `pad_rows`, [N, T], and the scores."""
+        columns = pad_rows([(s.prompt_ids, s.response_ids) for s in samples], self.pad_id)
+        columns["score"] = torch.tensor([row.sample.score for row in samples])
+        return columns
 
 
 @dataclass(frozen=True)

@@ -26,12 +26,15 @@ class TokenPair:
         chosen_ids: of the better response; of the first one where there are verdicts.
         rejected_ids: of the other.
         verdicts: objective -> index of the better response, for a pair judged on several.
+        reference: rewards of the two under the model that training starts from, where the pair's
+            own are measured against them.
     """
 
     prompt_ids: list[int]
     chosen_ids: list[int]
     rejected_ids: list[int]
     verdicts: Mapping[str, int] = field(default_factory=dict)
+    reference: tuple[float, float] | None = None
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + max(len(self.chosen_ids), len(self.rejected_ids))

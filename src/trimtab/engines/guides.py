@@ -19,6 +19,8 @@ from trimtab.steering import STRONGEST, Combine, require_name
 
 REFERENCE = ".reference"
 """What the name of a guide's reference ends with, where that is a model of its own."""
+START = ".start"
+"""What the name of the model ends with that an ARM's training started from."""
 _WEIGHT = Bound(Real, -STRONGEST, STRONGEST, f"-{STRONGEST:.0f} to {STRONGEST:.0f}, and not 0")
 _PENALTY = Bound(Real, 0, STRONGEST, "0 or more")
 _PLAUSIBLE = Bound(Real, 0, 1, "in [0, 1]")
@@ -246,6 +248,8 @@ def model_label(name: str, models: Collection[str]) -> str:
     """
     if name == "draft":
         return "draft model"
+    if name.endswith(START):
+        return f"model that the ARM {name.removesuffix(START)} started from"
     if name.endswith(REFERENCE):
         return f"untuned model of {name.removesuffix(REFERENCE)}"
     if name == AMATEUR:

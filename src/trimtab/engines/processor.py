@@ -15,10 +15,16 @@ from transformers import LogitsProcessor
 
 from trimtab import fusion
 from trimtab.arms.conditioned_files import with_conditioned_adapter
-from trimtab.arms.load import config_of, has_tokenizer, load_arm, tokenizer_of
+from trimtab.arms.load import (
+    config_of,
+    has_tokenizer,
+    load_arm_and_start,
+    tokenizer_of,
+)
 from trimtab.arms.objectives import conditioned_on, is_conditioned
 from trimtab.arms.peft_adapter import with_adapter
 from trimtab.arms.sidecar import arm_facts, same_backbone
+from trimtab.arms.starts import has_start
 from trimtab.engines.growing import GrowingBatch
 from trimtab.engines.local.group_cache import to_base
 from trimtab.errors import ConfigError
@@ -47,6 +53,8 @@ class ArmLogitsProcessor(LogitsProcessor):
     search and left-padded batches are right; a new prompt is noticed. Several processors in one
     list fuse their ARMs, each with its strength. The ARM reads the prompt that the base reads,
     without the pad tokens that lead a row (`generate` tells a processor no attention mask).
+    One that was trained with `--reference start` is measured against that start, which is read
+    beside it: one more forward of that model (`trimtab.load` shares it with the base).
 
     Args:
         arm: folder, GGUF file or hub id of an ARM. A LoRA trained on the model shares its weights.
@@ -103,12 +111,15 @@ class ArmLogitsProcessor(LogitsProcessor):
         self._pad_id = tokenizer.pad_token_id
         self._begins_padded = _begins_with(tokenizer, self._pad_id)
         _warn_of_another_template(folder, tokenizer, arm_tokenizer, facts.prompt_format)
-        loaded = _beside(model, folder, trust_remote_code=trust_remote_code)
+        loaded, start = _beside(model, folder, trust_remote_code=trust_remote_code)
         if names:
             loaded.conditioning.open(torch.tensor([inner], device=loaded.device))
         switch = switching_ids(loaded)
         probe = probe_ids(arm_tokenizer, facts.prompt_format, limit=self._context, condition=switch)
         self._batch = GrowingBatch(loaded, probe, folder)
+        self._start = None
+        if start is not None:
+            self._start = GrowingBatch(start, probe, f"the model that {folder} started from")
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Fused log-probs in the place of the base's scores.
@@ -132,8 +143,7 @@ class ArmLogitsProcessor(LogitsProcessor):
             )
         vocabulary = self._vocabulary
         logp_base_BV = fusion.log_softmax(scores, vocabulary.size)
-        logits_BV = self._batch.next_logits(self._own(input_ids), self._mask(input_ids))
-        own_BV = fusion.log_softmax(logits_BV.to(scores.device), vocabulary.own_size)
+        own_BV = self._reward(self._own(input_ids), self._mask(input_ids), scores.device)
         if bool(own_BV[:, 0].isnan().any()):  # one NaN among the logits makes all log-probs NaN
             raise ConfigError(
                 f"the logits of the ARM {self._name} are not numbers (NaN)",
@@ -144,9 +154,21 @@ class ArmLogitsProcessor(LogitsProcessor):
         beyond = scores.shape[-1] - vocabulary.size
         return torch.nn.functional.pad(fused_BV, (0, beyond), value=fusion.NEVER)
 
+    def _reward(self, own_NT: Tensor, mask_NT: Tensor, device: torch.device) -> Tensor:
+        """What the ARM gives for each of its own tokens, [N, V]."""
+        size = self._vocabulary.own_size
+        batches = [self._batch, *([self._start] if self._start else [])]
+        logp_BV, *reference = (
+            fusion.log_softmax(batch.next_logits(own_NT, mask_NT).to(device), size)
+            for batch in batches
+        )
+        return fusion.contrast(logp_BV, reference[0]) if reference else logp_BV
+
     def reset(self) -> None:
         """Free the memory of what was read. A new prompt needs no reset."""
         self._batch.forget()
+        if self._start:
+            self._start.forget()
 
     def _own(self, ids_NT: Tensor) -> Tensor:
         """Base ids as the ARM's."""
@@ -180,19 +202,23 @@ def _is_on(model: Any, folder: str) -> bool:
     )
 
 
-def _beside(model: Any, folder: str, *, trust_remote_code: bool) -> Any:
-    """The ARM as a model of its own, over the base's weights where it was trained on them."""
+def _beside(model: Any, folder: str, *, trust_remote_code: bool) -> tuple[Any, Any]:
+    """The ARM as a model of its own, over the base's weights where it was trained on them.
+
+    And the model that its rewards are measured against, or None.
+    """
     kind = str(model.dtype).removeprefix("torch.")
     if not _is_on(model, folder):
         options: dict[str, Any] = {"dtype": kind, "device": str(model.device)}
-        return load_arm(folder, trust_remote_code=trust_remote_code, **options)
+        return load_arm_and_start(folder, trust_remote_code=trust_remote_code, **options)
+    start = share_weights(model).eval() if has_start(folder) else None
     if not is_conditioned(folder):
-        return with_adapter(model, folder)
+        return with_adapter(model, folder), start
     trained = [p for p in model.parameters() if p.requires_grad]
     loaded = with_conditioned_adapter(share_weights(model), folder)
     for parameter in trained:  # freezing the ARM's backbone is not to freeze the caller's model
         parameter.requires_grad_(True)
-    return loaded
+    return loaded, None
 
 
 def _begins_with(tokenizer: Tokenizer, pad_id: int | None) -> bool:

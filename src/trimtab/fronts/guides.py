@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.arms.objectives import conditioned_on, is_conditioned
-from trimtab.arms.sidecar import NAME, Sidecar
+from trimtab.arms.sidecar import NAME, arm_facts
 from trimtab.engines.guides import Contrast, Instruction, models_of
 from trimtab.errors import ConfigError, ModelLoadError
 from trimtab.models.classifiers import require_language_model
@@ -230,12 +230,7 @@ def _objective_of(guide: str, folder: str, *, single: bool) -> str:
         raise ConfigError(
             f"{folder} is one ARM for all objectives", f"name it: --guide {guide}={folder}"
         )
-    sidecar = Sidecar.load(folder)
-    if sidecar.method == "trajectory":
-        raise ModelLoadError(
-            f"{folder} was trained with --method {sidecar.method}: it scores whole responses",
-            "guide with an ARM; a trajectory model can only judge",
-        )
+    sidecar = arm_facts(folder)
     require_language_model(folder)
     if not sidecar.objective and single:
         raise ConfigError(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.arms.sidecar import Sidecar
+from trimtab.arms.starts import start_to_load
 from trimtab.engines.guides import contrasts, models_of, policies_of
 from trimtab.engines.input_rows import naming
 from trimtab.engines.types import Completion, LoadSettings, Request
@@ -60,13 +61,18 @@ class RowRun:
     def identity(self) -> dict[str, object]:
         """Of the models, as they are now."""
         draft = self.loading["draft"]
+        arms = [Sidecar.load(arm) for arm in self.arms.values()]
+        references = [facts.reference for facts in arms]
         models = [self.base, *self.arms.values()]
         models += models_of(contrasts(self.loading["contrast"])).values()
         models += policies_of(self.loading["policy"], self.loading["amateur"]).values()
+        starts = [start for arm in self.arms.values() if (start := start_to_load(arm, self.base))]
+        models += [start.place for start in starts]
         models += [draft] if draft and draft != "ngram" else []
         return {
             "weights": [weights_fingerprint(model) for model in models],
-            "scales": [Sidecar.load(arm).scale for arm in self.arms.values()],
+            "scales": [facts.scale for facts in arms],
+            **({"references": references} if set(references) - {"none"} else {}),
         }
 
     def to_file(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from trimtab.errors import ConfigError
@@ -38,6 +38,11 @@ class Origins:
             if name not in names:
                 raise ConfigError(f"no model is called {name!r}", f"there are {', '.join(names)}")
         return cls(frozenset(trusted), dict(revisions))
+
+    def with_starts(self, starts: Mapping[str, str]) -> Origins:
+        """With models whose code may run where that of other models may: name -> that one's."""
+        also = {name for name, other in starts.items() if other in self.trusted}
+        return replace(self, trusted=self.trusted | also)
 
     def revision(self, name: str) -> str | None:
         """Of a model."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trimtab.arms.objectives import is_conditioned
+from trimtab.arms.starts import start_of
 from trimtab.data.sources import fingerprint
 from trimtab.errors import ConfigError
 from trimtab.models.classifiers import is_classifier, require_one_output
@@ -109,11 +110,13 @@ def _styles(reader: RewardReader, verbatim: Sequence[bool]) -> list[PromptFormat
 
 def model_identity(folder: str) -> str:
     """What a model's answers depend on: its weights, its configs and its tokenizer, or its name at
-    the hub; of an adapter, those of its base, too.
+    the hub; of an adapter, those of its base, too, and of a whole model those that it is measured
+    against.
     """
     if not Path(folder).is_dir():
         return folder
     configs = fingerprint([path for name in CONFIGS if (path := Path(folder) / name).is_file()])
-    base = adapter_base(folder) if is_adapter(folder) else ""
+    start = None if is_adapter(folder) else start_of(folder)
+    base = adapter_base(folder) if is_adapter(folder) else start.place if start else ""
     parts = weights_fingerprint(folder) + configs + (model_identity(base) if base else "")
     return hashlib.sha256(parts.encode()).hexdigest()

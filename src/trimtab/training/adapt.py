@@ -16,7 +16,7 @@ from trimtab.training.inputs import Inputs
 
 def add_lora(model: Any, config: TrainConfig, targets: list[str] | str) -> Any:
     """Wrap a model with a fresh LoRA; a scalar head (trajectory) is trained whole beside it."""
-    judges = config.method == "trajectory"
+    judges = config.judges
     return get_peft_model(
         model,
         LoraConfig(

@@ -10,10 +10,11 @@ from trimtab.training.config import TrainConfig
 def loss_beta(config: TrainConfig, objective: str = "") -> float:
     """β_r of one objective, with the method's default."""
     if config.beta is None:
-        if config.method == "trajectory":
+        if config.judges:
             return 1.0
-        of_a_sum = 0.05 if config.method == "genarm" else 0.01
-        return 4.0 if config.length_normalize else of_a_sum
+        if config.length_normalize:
+            return 4.0
+        return 0.01 if config.conditions else 0.1 if config.has_reference else 0.05
     named = named_betas(config)
     return named[objective] if named else float(config.beta)
 

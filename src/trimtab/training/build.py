@@ -12,7 +12,7 @@ import transformers
 
 from trimtab.arms.check import check_rewards
 from trimtab.arms.rewards import ArmRewards, trajectory_rewards
-from trimtab.data.collate import ComparisonCollator, PairCollator
+from trimtab.data.collate import ComparisonCollator, PairCollator, SampleCollator
 from trimtab.errors import ConfigError, ModelLoadError
 from trimtab.jobs import Progress
 from trimtab.models.load import load_model, load_scalar
@@ -25,8 +25,11 @@ from trimtab.training.config import TrainConfig
 from trimtab.training.inputs import Inputs
 from trimtab.training.losses import LossOptions, ObjectiveLosses
 from trimtab.training.resume import CHECKPOINTS
+from trimtab.training.start import measure_start
 from trimtab.training.stopping import CleanStop, all_finite
-from trimtab.training.trainer import PreferenceTrainer
+from trimtab.training.teaching import DistillTrainer, TaughtCollator
+from trimtab.training.trainer import PreferenceTrainer, Rewards
+from trimtab.training.value import ValueTrainer
 
 
 def build_trainer(
@@ -35,17 +38,15 @@ def build_trainer(
     """The trainer of one reward model, and the callback that knows whether it was interrupted."""
     stop = CleanStop()
     with _refused_options():
-        arguments = training_arguments(config, folder, evaluates="validation" in inputs.splits)
+        arguments = training_arguments(config, folder, evaluates="validation" in inputs.rows)
     model = build_model(config, inputs)
-    pairs = inputs.splits.get("validation", [])
+    pairs = inputs.rows.get("validation", [])
+    asked = asked_of(inputs.splits.get("validation", []), inputs.objectives)
     common: dict[str, Any] = {
         "model": model,
         "args": arguments,
-        "train_dataset": inputs.splits["train"],
-        "eval_dataset": sorted(asked_of(pairs, inputs.objectives) or pairs, key=len) or None,
-        "rewards": trajectory_rewards
-        if config.method == "trajectory"
-        else ArmRewards(config.head_chunk_tokens, config.length_normalize),
+        "train_dataset": inputs.rows["train"],
+        "eval_dataset": sorted(asked or pairs, key=len) or None,
         "group_by_length": config.group_by_length,
         "callbacks": [
             MetricsFile(folder / "metrics.jsonl"),
@@ -56,15 +57,29 @@ def build_trainer(
     with _refused_options():
         if config.conditions:
             trainer: PreferenceTrainer = _conditioned_trainer(config, inputs, common)
+        elif inputs.teacher is not None:
+            common |= {"data_collator": TaughtCollator(inputs.pad_id)}
+            trainer = DistillTrainer(teacher=inputs.teacher.load(model, config), **common)
+        elif config.method == "value":
+            common |= {"data_collator": SampleCollator(inputs.pad_id)}
+            trainer = ValueTrainer(decay=config.td_lambda, **common)
         else:
-            collator = PairCollator(inputs.pad_id)
-            loss = _loss_options(config, objective)
-            trainer = PreferenceTrainer(data_collator=collator, loss=loss, **common)
+            common |= {"data_collator": PairCollator(inputs.pad_id), "rewards": _rewards(config)}
+            trainer = PreferenceTrainer(loss=_loss_options(config, objective), **common)
+    if config.has_reference and inputs.teacher is None:
+        measure_start(trainer, progress)
     trainer.remove_callback(transformers.PrinterCallback)
     if progress is not None:
         label = f"training {objective or (config.method if config.conditions else '')}".strip()
         trainer.add_callback(ProgressReport(progress, label))
     return trainer, stop
+
+
+def _rewards(config: TrainConfig) -> Rewards:
+    if config.judges:
+        return trajectory_rewards
+    linear = config.reward_head == "linear"
+    return ArmRewards(config.head_chunk_tokens, config.length_normalize, linear)
 
 
 def _loss_options(config: TrainConfig, objective: str) -> LossOptions:
@@ -90,6 +105,7 @@ def _conditioned_trainer(
         )
     return ConditionedTrainer(
         data_collator=ComparisonCollator(inputs.pad_id, objectives=names),
+        rewards=_rewards(config),
         objectives=names,
         losses=ObjectiveLosses(
             [_loss_options(config, name) for name in names],
@@ -118,7 +134,7 @@ def _refused_options() -> Iterator[None]:
 
 def build_model(config: TrainConfig, inputs: Inputs) -> Any:
     """The model to train: with a fresh LoRA, or whole; with a scalar head for a judge."""
-    judges = config.method == "trajectory"
+    judges = config.judges
     model = (load_scalar if judges else load_model)(
         config.model,
         dtype="float32" if config.finetuning == "full" or not config.bf16 else "bfloat16",

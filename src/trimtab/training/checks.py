@@ -44,6 +44,28 @@ def check(config: TrainConfig) -> None:
     _check_method(config)
     if config.conditions:
         _check_conditioning(config)
+    if config.method == "value":
+        _check_value(config)
+
+
+_OF_PAIRS = {
+    "beta": None, "margin": 0.0, "label_smoothing": 0.0, "loss_type": "sigmoid",
+    "length_normalize": False, "scale": 1.0, "columns": "", "pairs_per_prompt": 0,
+}  # fmt: skip
+"""Options that mean nothing where there are no pairs."""
+
+
+def _check_value(config: TrainConfig) -> None:
+    for name, default in _OF_PAIRS.items():
+        if getattr(config, name) != default:
+            raise ConfigError(
+                f"--{name.replace('_', '-')} means nothing for --method value", "leave it out"
+            )
+    _require(config, "td_lambda", 0 <= config.td_lambda <= 1, "it must be in [0, 1]")
+    if len(config.objective_names) > 1:
+        raise ConfigError(
+            "--method value with several objectives", "train one at a time, each on its own scores"
+        )
 
 
 def _require(config: TrainConfig, name: str, good: bool, hint: str) -> None:
@@ -83,10 +105,14 @@ def _check_method(config: TrainConfig) -> None:
 
 
 _OF_METHODS = {
+    "reference": "none", "reward_head": "logprob",
     "preference_r": None, "preference_alpha": 0.5, "preference_draws": "batch", "describe": None,
-    "global_weight": 1.0, "shift": True, "condition_dim": None,
+    "global_weight": 1.0, "shift": True, "condition_dim": None, "td_lambda": 0.95,
 }  # fmt: skip
 _OPTIONS = {
+    "genarm": {"reference", "reward_head"},
+    "dpo": {"reference"},
+    "value": {"td_lambda"},
     "parm": {"preference_r", "preference_alpha", "preference_draws"},
     "uniarm": {
         "preference_alpha", "preference_draws", "describe", "global_weight", "shift",

@@ -9,7 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from trimtab.arms.sidecar import CONDITIONED_METHODS, Method
+from trimtab.arms.sidecar import (
+    CONDITIONED_METHODS,
+    SCALAR_METHODS,
+    Method,
+    ReferenceModel,
+    RewardHead,
+)
 from trimtab.data.reading import Reading
 from trimtab.entries import parse_descriptions
 from trimtab.errors import ConfigError
@@ -34,7 +40,18 @@ class TrainConfig:
 
     method: Method = "genarm"
     """`genarm`: an ARM, one per objective. `parm`, `uniarm`: one ARM for all objectives, with the
-    preference as input. `trajectory`: a scalar head that judges responses."""
+    preference as input. `dpo`: a policy, as DPO trains it against the model that it starts from.
+    `trajectory`: a scalar head that judges responses. `value`: one that says after every token what
+    the response will be worth; its data are rows with `prompt`, `response` and `score`."""
+
+    reference: ReferenceModel = "none"
+    """genarm: what rewards are measured against. `none`: log π_r. `start`: log π_r less its value
+    under the model that training starts from, so that they are 0 in the beginning; the ARM then
+    decodes as a contrast with that model (a LoRA of the base at no further cost)."""
+
+    reward_head: RewardHead = "logprob"
+    """genarm: the score of a token, its log-prob or its raw logit (`linear`). Both decode alike:
+    what they differ by is the same for every token."""
 
     objectives: str = ""
     """Objective(s) to train for, comma-separated, such as `helpful,harmless`. Data that name no
@@ -105,10 +122,14 @@ class TrainConfig:
     """uniarm: entries of an objective's vector; by default as many as give PARM's parameter
     count, about lora_r · (objectives + 1) / 8, and 2 or more."""
 
+    td_lambda: float = 0.95
+    """value: λ of the TD(λ) returns; 1 regresses every token on the response's score."""
+
     beta: float | str | None = None
     """β_r of the loss: what a nat of reward difference counts; for all objectives, or for each
     (`helpful=0.05,harmless=0.01`). Default 0.05 (parm, uniarm: 0.01), the papers' for sums over
-    about a hundred tokens; 4 with --length-normalize; trajectory: 1."""
+    about a hundred tokens; with --reference start, and dpo: 0.1; 4 with --length-normalize;
+    trajectory: 1."""
 
     margin: float = 0.0
     """Margin γ subtracted from the scaled reward difference."""
@@ -253,6 +274,16 @@ class TrainConfig:
     def conditions(self) -> bool:
         """Whether one ARM takes all objectives."""
         return self.method in CONDITIONED_METHODS
+
+    @property
+    def judges(self) -> bool:
+        """Whether the model gets a scalar head in place of its LM head."""
+        return self.method in SCALAR_METHODS
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether rewards are measured against the model that training starts from."""
+        return self.reference == "start" or self.method == "dpo"
 
     @property
     def descriptions(self) -> dict[str, str]:

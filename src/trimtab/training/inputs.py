@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any
 
 from trimtab.arms.load import config_of, tokenizer_of
 from trimtab.data.pairs import Pair
+from trimtab.data.samples import TokenSample, tokenize_samples
 from trimtab.data.tally import RowTally
 from trimtab.data.tokenize import TokenPair, tokenize_pairs
 from trimtab.errors import ConfigError, DataError
@@ -34,6 +35,8 @@ class Inputs:
         splits: `train` and, when there is one, `validation`.
         tally: what became of the rows of the data.
         objectives: of a conditioned ARM, in their order.
+        samples: responses in place of pairs, of a value model or a distillation.
+        teacher: whose distributions a distillation learns.
     """
 
     tokenizer: Tokenizer
@@ -41,6 +44,13 @@ class Inputs:
     splits: dict[str, list[TokenPair]]
     tally: RowTally
     objectives: list[str] = field(default_factory=list)
+    samples: dict[str, list[TokenSample]] = field(default_factory=dict)
+    teacher: Any = None
+
+    @property
+    def rows(self) -> Mapping[str, Sequence[TokenPair] | Sequence[TokenSample]]:
+        """Split -> what is trained or evaluated on: pairs, or samples."""
+        return self.samples or self.splits
 
     @property
     def pad_id(self) -> int:
@@ -83,19 +93,32 @@ def prepare_inputs(
     load_chat_template(tokenizer, config.chat_template)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    if tokenizer.pad_token_id is None and config.method == "trajectory":
+    if tokenizer.pad_token_id is None and config.judges:
         raise ConfigError(
             f"the tokenizer of {config.model} has no padding token: a scalar head reads the last "
             "token that is none",
             "give it a pad_token in its tokenizer_config.json",
         )
     splits = _tokenize(config, data.splits, tokenizer, data.tally, progress)
-    _require_objectives(data.objectives, splits["train"])
-    _check_context(model_config, splits)
+    _require_objectives(data.objectives, splits.get("train", []))
+    samples = {
+        name: tokenize_samples(
+            tokenizer,
+            part,
+            max_length=config.max_length,
+            prompt_format=config.prompt_format,
+            tally=data.tally,
+        )
+        for name, part in data.samples.items()
+    }
+    inputs = Inputs(tokenizer, targets, splits, data.tally, data.objectives, samples)
+    _check_context(model_config, inputs.rows)
     rows = model_config.get_text_config().vocab_size
     for pair in (pair for pairs in splits.values() for pair in pairs):
         require_embedded([*pair.prompt_ids, *pair.chosen_ids, *pair.rejected_ids], rows, tokenizer)
-    return Inputs(tokenizer, targets, splits, data.tally, data.objectives)
+    for sample in (sample for part in samples.values() for sample in part):
+        require_embedded([*sample.prompt_ids, *sample.response_ids], rows, tokenizer)
+    return inputs
 
 
 def _require_objectives(objectives: Sequence[str], pairs: Sequence[TokenPair]) -> None:
@@ -134,8 +157,8 @@ def _tokenize(
     }
 
 
-def _check_context(model_config: Config, splits: dict[str, list[TokenPair]]) -> None:
-    longest = max(len(pair) for pairs in splits.values() for pair in pairs)
+def _check_context(model_config: Config, rows: Mapping[str, Sequence[Sized]]) -> None:
+    longest = max(len(row) for part in rows.values() for row in part)
     context = context_limit(model_config)
     if context and longest > context:
         raise ConfigError(

@@ -56,6 +56,49 @@ def preference_loss(chosen_B: Tensor, rejected_B: Tensor, options: LossOptions) 
     )
 
 
+def lambda_returns(values: Sequence[float], score: float, decay: float) -> list[float]:
+    """TD(λ) returns after each token of one response, whose only reward is its score.
+
+    `G_t = (1 − λ) V_{t+1} + λ G_{t+1}` without discount (Sutton and Barto, 2nd edition, eq. 12.2;
+    VAS, arXiv 2405.06639). The value of the whole response is its score, so `G_T = G_{T−1} = r`:
+    with λ = 1 every return is r (Monte Carlo), with λ = 0 each is the next value, and r at the end.
+
+    Args:
+        values: the present estimates V_1 … V_T after each token; they get no gradient.
+        score: r.
+        decay: λ, in [0, 1].
+
+    Returns:
+        G_1 … G_T.
+    """
+    ahead = [*values[1:-1], score]  # what follows token t, as it is known: V_2 … V_{T−1}, r
+    returns = [score]
+    for value in reversed(ahead[: len(values) - 1]):
+        returns.append((1 - decay) * value + decay * returns[-1])
+    return returns[::-1]
+
+
+def value_loss(
+    value_M: Tensor, lengths: Sequence[int], scores: Sequence[float], decay: float
+) -> Tensor:
+    """Squared distance of every token's value from its TD(λ) return, the mean of each response.
+
+    Args:
+        value_M: values after all responses' tokens, [M].
+        lengths: tokens of each response; they add up to M.
+        scores: of each response.
+        decay: λ.
+
+    Returns:
+        [N] losses.
+    """
+    losses = []
+    for value_T, score in zip(torch.split(value_M, list(lengths)), scores, strict=True):
+        returns_T = value_T.new_tensor(lambda_returns(value_T.tolist(), score, decay))
+        losses.append((value_T - returns_T).square().mean())
+    return torch.stack(losses)
+
+
 @dataclass(frozen=True)
 class ObjectiveLosses:
     """Options of the loss over several objectives.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trimtab.arms.hub import Destination, destination, warn_of_a_local_base
 from trimtab.data.sources import fingerprint
@@ -15,6 +16,9 @@ from trimtab.training.checks import check
 from trimtab.training.config import TrainConfig
 from trimtab.training.reading import TrainData, read_data
 from trimtab.training.resume import Start, find_start, identity_of
+
+if TYPE_CHECKING:
+    from trimtab.training.inputs import Inputs
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,17 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass(frozen=True)
 class Plan:
-    """One reward model to be trained: what is known before PyTorch is imported."""
+    """One reward model to be trained: what is known before PyTorch is imported.
+
+    Attributes:
+        config: the options.
+        objective: what is trained for.
+        folder: where it goes.
+        identity: what a resumed run must share with the one it continues.
+        data: what was read.
+        destination: where it is pushed.
+        prepare: makes the inputs of the data, in place of `prepare_inputs`.
+    """
 
     config: TrainConfig
     objective: str
@@ -52,6 +66,7 @@ class Plan:
     identity: dict[str, Any]
     data: TrainData
     destination: Destination | None = None
+    prepare: Callable[..., Inputs] | None = None
 
     def start(self) -> Start:
         """Where the run starts, as its folder is now.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from trimtab.data.loading import read_comparisons, read_pairs
 from trimtab.data.pairs import Pair, split_of
+from trimtab.data.samples import Sample, read_samples, split_samples
 from trimtab.data.sources import saved_folder, split_name
 from trimtab.data.tally import RowTally
 from trimtab.errors import ConfigError, DataError
@@ -24,11 +25,13 @@ class TrainData:
         splits: `train` and, when there is one, `validation`.
         tally: what became of the rows of the data.
         objectives: of a conditioned ARM, in their order.
+        samples: scored responses in place of pairs, of a value model.
     """
 
     splits: dict[str, list[Pair]]
     tally: RowTally
     objectives: list[str] = field(default_factory=list)
+    samples: dict[str, list[Sample]] = field(default_factory=dict)
 
 
 def read_data(config: TrainConfig, objective: str) -> TrainData:
@@ -47,7 +50,23 @@ def read_data(config: TrainConfig, objective: str) -> TrainData:
         source = split_name(path)[1]
         if Path(source).is_dir() and saved_folder(source) is None:
             raise DataError(f"{path} is a folder", "name the data files in it")
+    if config.method == "value":
+        return _read_samples(config)
     return _read_comparisons(config) if config.conditions else _read_splits(config, objective)
+
+
+def _read_samples(config: TrainConfig) -> TrainData:
+    """Scored responses for training and validation."""
+    samples, tally = read_samples(config.data, skip_bad_rows=config.skip_bad_rows)
+    parts = split_samples(samples, config.split)
+    if config.eval_data:
+        with _of_eval_data():
+            parts["validation"], more = read_samples(
+                config.eval_data, skip_bad_rows=config.skip_bad_rows
+            )
+        tally.add(more)
+    _require_some(parts, "row")
+    return TrainData({}, tally, samples=parts)
 
 
 def _read_splits(config: TrainConfig, objective: str) -> TrainData:
@@ -72,7 +91,7 @@ def _read_splits(config: TrainConfig, objective: str) -> TrainData:
                 config.eval_data, objective, skip_bad_rows=skip, reading=reading
             )
         tally.add(more)
-    _require_pairs(parts)
+    _require_some(parts)
     return TrainData(parts, tally)
 
 
@@ -98,7 +117,7 @@ def _read_comparisons(config: TrainConfig) -> TrainData:
             )
         parts["validation"] = list(more_pairs)
         tally.add(more)
-    _require_pairs(parts)
+    _require_some(parts)
     return TrainData(parts, tally, objectives)
 
 
@@ -122,10 +141,11 @@ def _split(config: TrainConfig, pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
     return parts
 
 
-def _require_pairs(parts: Mapping[str, Sequence[Pair]]) -> None:
+def _require_some(parts: Mapping[str, Sequence[object]], unit: str = "pair") -> None:
     for name, part in parts.items():
         if not part:
+            total = sum(map(len, parts.values()))
             raise DataError(
-                f"the {name} split is empty ({sum(map(len, parts.values()))} usable pairs in all)",
+                f"the {name} split is empty ({total} usable {unit}s in all)",
                 "add data, or pass --split none to train on every row",
             )

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from trimtab.arms.sidecar import Method
+from trimtab.arms.sidecar import Method, ReferenceModel, RewardHead
 from trimtab.documented import tells_fields_of
 from trimtab.jobs import Progress
 from trimtab.models.types import PromptFormat
@@ -21,6 +21,8 @@ def train(
     data: str | os.PathLike[str] | Sequence[str],
     output_dir: str | os.PathLike[str],
     method: Method = "genarm",
+    reference: ReferenceModel = "none",
+    reward_head: RewardHead = "logprob",
     objectives: str | Sequence[str] = "",
     split: Literal["hash", "none"] = "hash",
     eval_data: Sequence[str] = (),
@@ -42,6 +44,7 @@ def train(
     global_weight: float = 1.0,
     shift: bool = True,
     condition_dim: int | None = None,
+    td_lambda: float = 0.95,
     beta: float | str | Mapping[str, float] | None = None,
     margin: float = 0.0,
     label_smoothing: float = 0.0,

@@ -81,7 +81,7 @@ def _made(
         objectives=inputs.objectives,
         data=names,
         datasets=list(dict.fromkeys(sets)),
-        pairs={name: len(pairs) for name, pairs in inputs.splits.items()},
+        pairs={name: len(pairs) for name, pairs in inputs.rows.items()},
         accuracy=_accuracy(metrics, objective, inputs),
         results=metrics,
         settings=asdict(replace(config, data=names)),
@@ -107,13 +107,18 @@ def _share(accuracy: float, n: int) -> Estimate:
 
 
 def _sidecar(model: Any, config: TrainConfig, objective: str, inputs: Inputs) -> Sidecar:
+    whole = config.finetuning == "full"
     by_objective = config.conditions and bool(named_betas(config))
     return Sidecar(
-        method=config.method,
+        method=config.method if inputs.teacher is None else "distill",
         objective=objective,
-        beta=0.0 if by_objective else loss_beta(config, objective),
+        beta=0.0 if by_objective or config.method == "value" else loss_beta(config, objective),
         betas={name: loss_beta(config, name) for name in inputs.objectives},
         length_normalize=config.length_normalize,
+        reference="start" if config.has_reference else "none",
+        reward_head=config.reward_head,
+        start=canonical(config.model) if whole and config.has_reference else "",
+        start_revision=config.revision if whole and config.has_reference else None,
         scale=config.scale,
         base_family=model.config.model_type,
         base_fingerprint=weights_fingerprint(config.model),

@@ -26,6 +26,8 @@ from trimtab.training.trainer import PreferenceTrainer
 
 logger = logging.getLogger(__name__)
 
+_MEASURED = ("eval_loss", "eval_accuracy", "eval_margin", "eval_reward_chosen", "eval_explained")
+
 
 def carry_out(plans: Sequence[Plan], progress: Progress | None) -> list[TrainResult]:
     """Train what is planned. Of several processes the first one has the folders and writes.
@@ -47,7 +49,8 @@ def carry_out(plans: Sequence[Plan], progress: Progress | None) -> list[TrainRes
 
 def _prepare(plan: Plan, progress: Progress | None) -> _Run:
     start = plan.start()
-    return _Run(plan, prepare_inputs(plan.config, plan.objective, progress, plan.data), start)
+    prepare = plan.prepare or prepare_inputs
+    return _Run(plan, prepare(plan.config, plan.objective, progress, plan.data), start)
 
 
 @dataclass(frozen=True)
@@ -110,11 +113,10 @@ class _Run:
         """The final metrics; the last evaluation is reused when it was of the last step."""
         logs = trainer.state.log_history
         metrics = {"train_loss": trainer.loss_sum.mean}
-        if "validation" in self.inputs.splits and self.plan.config.eval_strategy != "no":
+        if "validation" in self.inputs.rows and self.plan.config.eval_strategy != "no":
             done = [e for e in logs if "eval_loss" in e and e["step"] == trainer.state.global_step]
             measured = done[-1] if done else trainer.evaluate()
-            wanted = ("eval_loss", "eval_accuracy", "eval_margin", "eval_reward_chosen")
-            metrics |= {k: v for k, v in measured.items() if k.startswith(wanted)}
+            metrics |= {k: v for k, v in measured.items() if k.startswith(_MEASURED)}
             metrics["eval_n"] = len(trainer.eval_dataset)
         seconds = [entry["train_runtime"] for entry in logs if "train_runtime" in entry]
         metrics["train_seconds"] = seconds[-1] if seconds else float("nan")

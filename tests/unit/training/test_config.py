@@ -22,6 +22,8 @@ UNIARM = {"method": "uniarm", "describe": ["a=one", "b=two"]}
         ({"length_normalize": True}, 4.0), ({"method": "parm", "length_normalize": True}, 4.0),
         ({"length_normalize": True, "beta": 0.5}, 0.5),
         ({"method": "trajectory", "length_normalize": True}, 1.0),
+        ({"reference": "start"}, 0.1), ({"method": "dpo"}, 0.1), ({"reward_head": "linear"}, 0.05),
+        ({"reference": "start", "length_normalize": True}, 4.0),
     ],
 )  # fmt: skip
 def test_default_beta(options: dict[str, Any], beta: float) -> None:

@@ -44,6 +44,8 @@ class LoadedArm:
         adapter: what it adds to the backbone; None if the model is the ARM.
         source: the name it was asked for by, whose tokenizer it has.
         cases: what it has to give.
+        carrier: an adapter's backbone, as it is without it.
+        carrier_name: of it, among the backbones.
     """
 
     name: str
@@ -51,6 +53,8 @@ class LoadedArm:
     adapter: AdapterWeights | None
     source: str
     cases: Sequence[Case] = ()
+    carrier: Any = None
+    carrier_name: str = ""
 
 
 @dataclass(frozen=True)
@@ -152,8 +156,8 @@ def _load(name: str, folder: str, loading: Loading, describe: Mapping[str, str])
     elif not is_measurable(expected.case.wanted, expected.effect):
         _look_closer(name, folder, base, loading, "it changes next to nothing on ordinary text")
     if expected.model is not None and (adapter is None or changes_base(expected.model, carrier)):
-        return LoadedArm(name, expected.model, None, name, cases)
-    return LoadedArm(name, carrier, adapter, name, cases)
+        return LoadedArm(name, expected.model, None, name, cases, carrier, base)
+    return LoadedArm(name, carrier, adapter, name, cases, carrier, base)
 
 
 def _backbone(name: str, folder: str, loading: Loading) -> str:
@@ -240,6 +244,8 @@ def _soup(guides: Sequence[LoadedArm], facts: Mapping[str, Sidecar], combine: Co
         raise ConfigError("the ARMs of a soup are not on one backbone", "train them on one model")
     if len({(facts[g.name].scale, facts[g.name].prompt_format) for g in guides}) != 1:
         raise ConfigError("the ARMs of a soup differ in scale or prompt format", "train them alike")
+    if len({facts[g.name].reference for g in guides}) != 1:
+        raise ConfigError("only some ARMs of a soup have a reference", "train them alike")
     name = "+".join(guide.name for guide in guides)
     cases = [
         replace(case, conditions=[float(i == place) for i in range(len(guides))])

@@ -11,8 +11,11 @@ import torch
 
 from trimtab.arms.load import backbone_of
 from trimtab.arms.objectives import require_unconditioned
-from trimtab.arms.sidecar import Sidecar, arm_facts
+from trimtab.arms.sidecar import Sidecar, arm_facts, language_model_facts
+from trimtab.arms.starts import start_to_load
 from trimtab.engines.guides import (
+    REFERENCE,
+    START,
     Amateur,
     ContrastLike,
     InstructionLike,
@@ -27,8 +30,9 @@ from trimtab.engines.guides import (
 from trimtab.engines.local.check import Case, check_groups
 from trimtab.engines.local.drafting import NGRAM
 from trimtab.engines.local.engine import LocalEngine
-from trimtab.engines.local.guides import Loading, load_guides
+from trimtab.engines.local.guides import LoadedArm, Loading, load_guides
 from trimtab.engines.local.opposed import (
+    against_start,
     amateur_stream,
     contrast_stream,
     instruction_stream,
@@ -131,10 +135,13 @@ def load_engine(
         name: fetch(str(place), what=model_label(name, models), revision=origins.revision(name))
         for name, place in models.items()
     }
-    own = {name: models[name] for name in policies or arms or {}}  # one by one, or combined
+    arms = {name: models[name] for name in arms or {}}
+    own = {name: models[name] for name in policies} or arms  # one by one, or combined
+    models |= (starts := fetched_starts(arms, base))
+    origins = origins.with_starts({name: name.removesuffix(START) for name in starts})
     draft = _checked_draft(draft, origins)
     kind = {"dtype": dtype, "device": require_device(device) if device else default_device()}
-    facts, tokenizations = _checked(base, own, models, draft, combine, origins)
+    facts, tokenizations = _checked(base, arms, own, models, draft, combine, origins)
     streams = _Streams(tokenizations, facts, prompt_format)
     quantized = quantized_loading(quantization, dtype) if quantization else {}
     model = load_model(base, **{**kind, **origins.options(BASE), **quantized})
@@ -146,9 +153,18 @@ def load_engine(
     others = {name: place for name, place in models.items() if name not in own}
     opposed = load_guides(others, facts, loading)
     cases |= {guide.name: list(guide.cases) for guide in (*guides, *opposed)}
-    guided = [streams.of(g.name, g.model, g.adapter, g.source) for g in guides]
-    if policies:
-        guided = [amateur_stream(s, weak) if weak else policy_stream(s, frozen) for s in guided]
+    whole = {g.name: g for g in opposed}
+    guided = []
+    for guide in guides:
+        stream = streams.of(guide.name, guide.model, guide.adapter, guide.source)
+        if weak:
+            stream = amateur_stream(stream, weak)
+        elif policies:
+            stream = policy_stream(stream, frozen)
+        elif facts[guide.source].reference == "start":
+            start, cases[guide.name + REFERENCE] = _start(guide, whole, streams)
+            stream = against_start(stream, start, frozen)
+        guided.append(stream)
     parts = {g.name: streams.of(g.name, g.model, g.adapter) for g in opposed}
     guided += [contrast_stream(name, c, parts) for name, c in contrasted.items()]
     guided += [instruction_stream(name, i, frozen) for name, i in instructed.items()]
@@ -167,6 +183,7 @@ def load_engine(
 def _checked(
     base: str,
     arms: Mapping[str, str],
+    own: Mapping[str, str],
     models: Mapping[str, str],
     draft: str | None,
     combine: Combine,
@@ -175,16 +192,50 @@ def _checked(
     """What the folders say, once all that can be refused without a weight is refused."""
     check_folder(base, what="base model")
     require_language_model(base)
-    facts = {name: arm_facts(folder, model_label(name, models)) for name, folder in models.items()}
-    for name in models.keys() - arms.keys():
+    facts = {
+        name: (arm_facts if name in arms else language_model_facts)(
+            folder, model_label(name, models)
+        )
+        for name, folder in models.items()
+    }
+    for name in models.keys() - own.keys():
         require_unconditioned(model_label(name, models), models[name])
     drafts = {DRAFT: draft} if draft and draft != NGRAM else {}
     tokenizations = load_tokenizations(base, {**models, **drafts}, origins)
-    templates = {tokenizations[name].tokenizer.chat_template for name in arms}
+    templates = {tokenizations[name].tokenizer.chat_template for name in own}
     if "soup" in combine and len(templates) > 1:
         raise ConfigError("the ARMs of a soup have different chat templates", "train them alike")
     _warn_of_other_objectives(arms, facts)
     return facts, tokenizations
+
+
+def fetched_starts(arms: Mapping[str, str], base: str) -> dict[str, str]:
+    """NAME.start -> folder of the models that whole ARMs are measured against.
+
+    An adapter's is its own backbone, which is loaded with it.
+
+    Raises:
+        ModelLoadError, MissingFileError: one that is not there, or no longer the same.
+    """
+    found = {name + START: start_to_load(folder, base) for name, folder in arms.items()}
+    return {
+        name: start.place
+        if start.place == base
+        else fetch(start.place, what=model_label(name, found), revision=start.revision)
+        for name, start in found.items()
+        if start
+    }
+
+
+def _start(
+    guide: LoadedArm, others: Mapping[str, LoadedArm], streams: _Streams
+) -> tuple[Any, list[Case]]:
+    """The model that an ARM's training started from, and what that has to give."""
+    if guide.carrier is None:
+        whole = others[guide.name + START]
+        return whole.model, list(whole.cases)
+    case = of_model(guide.carrier, guide.carrier_name, guide.source, streams.probe)
+    return guide.carrier, [case]
 
 
 def _loading(
