@@ -5,19 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from trimtab.methods.protocol import (
-    COUNT,
-    EMPTY,
-    NUMBER,
-    Found,
-    Method,
-    Next,
-    Search,
-    Task,
-    children,
-    option,
-    rated,
-)
+from trimtab.methods.protocol import COUNT, NUMBER, Method, Search, Task, option
+from trimtab.methods.stepwise import stepwise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +32,4 @@ class Args(Method):
 
     def answer(self, task: Task) -> Search:
         """As `Method.answer`."""
-        response, reward = EMPTY, None
-        while not response.ended:
-            [successors] = yield [Next(response)]
-            some = children(task, response, successors, self.candidates)
-            rewards = yield from rated(task, [child for child, _ in some])
-            scores = [logp + self.weight * r for (_, logp), r in zip(some, rewards, strict=True)]
-            chosen = task.pick(scores, response)
-            response, reward = some[chosen][0], rewards[chosen]
-        return Found(response, reward)
+        return stepwise(task, self.candidates, self.weight)

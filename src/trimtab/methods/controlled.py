@@ -11,14 +11,13 @@ from trimtab.methods.protocol import (
     Draw,
     Found,
     Method,
-    Next,
     Search,
     Task,
-    children,
     option,
     rated,
 )
 from trimtab.methods.rejection import first_best
+from trimtab.methods.stepwise import stepwise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,15 +40,7 @@ class ControlledDecoding(Method):
 
     def answer(self, task: Task) -> Search:
         """As `Method.answer`."""
-        response, value = EMPTY, None
-        while not response.ended:
-            [successors] = yield [Next(response)]
-            some = children(task, response, successors, self.candidates)
-            values = yield from rated(task, [child for child, _ in some])
-            scores = [logp + self.weight * v for (_, logp), v in zip(some, values, strict=True)]
-            chosen = task.pick(scores, response)
-            response, value = some[chosen][0], values[chosen]
-        return Found(response, value)
+        return stepwise(task, self.candidates, self.weight)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from trimtab.methods.protocol import (
     COUNT,
-    EMPTY,
     NUMBER,
     Draw,
-    Found,
     Method,
-    Next,
     Partial,
     Search,
     Steps,
     Task,
-    children,
     option,
     rated,
 )
+from trimtab.methods.stepwise import stepwise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,23 +50,20 @@ class TransferQ(Method):
 
     def answer(self, task: Task) -> Search:
         """As `Method.answer`."""
+        return stepwise(task, self.candidates, self.weight, self._judged, steered=False)
+
+    def _judged(self, task: Task, responses: Sequence[Partial]) -> Steps[list[float]]:
+        """The reward of each response as the baseline policy goes on with it."""
         length = self.rollout or (5 if task.baseline else 20)
-        response, reward = EMPTY, None
-        while not response.ended:
-            [successors] = yield [Next(response, steered=False)]
-            some = children(task, response, successors, self.candidates)
-            whole = yield from completed([child for child, _ in some], length)
-            rewards = yield from rated(task, whole)
-            if task.baseline:
-                others = yield from rated(task, whole, "baseline")
-                rewards = [transferred(r, other) for r, other in zip(rewards, others, strict=True)]
-            scores = [logp + self.weight * r for (_, logp), r in zip(some, rewards, strict=True)]
-            chosen = task.pick(scores, response)
-            response, reward = some[chosen][0], rewards[chosen]
-        return Found(response, reward)
+        whole = yield from completed(responses, length)
+        rewards = yield from rated(task, whole)
+        if not task.baseline:
+            return rewards
+        others = yield from rated(task, whole, "baseline")
+        return [transferred(r, other) for r, other in zip(rewards, others, strict=True)]
 
 
-def completed(responses: list[Partial], length: int) -> Steps[list[Partial]]:
+def completed(responses: Sequence[Partial], length: int) -> Steps[list[Partial]]:
     """Responses that go on for some tokens, unless they are over."""
     open_ones = [response for response in responses if not response.ended]
     longer = iter((yield [Draw(one, length, greedy=True) for one in open_ones]))
