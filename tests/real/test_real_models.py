@@ -11,6 +11,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+import transformers
 from conftest import write_jsonl
 
 import trimtab
@@ -358,3 +359,32 @@ def test_an_instruction_is_distilled(smollm2: str, tmp_path: Path) -> None:
     assert sum(explained[-3:]) / 3 > 0.3
     engine = trimtab.load(smollm2, {"plain": str(tmp_path / "arm")})
     assert [len(group.streams) for group in engine.groups] == [2]
+
+
+def test_a_search_with_a_reward_model_of_its_size(smollm2: str, tmp_path: Path) -> None:
+    """ARGS by a classifier on the same backbone (its head at random): token by token what
+    transformers gives of both models without a cache. A reward that no cache has seen is the
+    library's, too."""
+    torch.manual_seed(0)
+    auto = transformers.AutoModelForSequenceClassification
+    judge = auto.from_pretrained(smollm2, num_labels=1, dtype=torch.float32)
+    torch.nn.init.normal_(judge.score.weight, std=0.1)
+    judge.save_pretrained(tmp_path / "judge")
+    tokenizer = tokenizer_of(smollm2)
+    tokenizer.save_pretrained(tmp_path / "judge")
+    engine = trimtab.load(smollm2, dtype="float32")
+    searcher = trimtab.search(
+        engine, "args", reward_model=str(tmp_path / "judge"), dtype="float32", options={"weight": 2}
+    )
+    [answer] = searcher.generate([QUESTION], max_new_tokens=6)
+    model, ids = load_model(smollm2, dtype="float32"), engine.base.prompt_ids(QUESTION)
+    for token in answer.token_ids[:-1]:  # with the last one the response is whole, and read so
+        logp = forward(model, ids)[-1].log_softmax(-1)
+        some = logp.topk(10).indices.tolist()
+        with torch.no_grad():
+            rewards = [float(judge(input_ids=torch.tensor([[*ids, v]])).logits) for v in some]
+        scores = [float(logp[v]) + 2 * r for v, r in zip(some, rewards, strict=True)]
+        assert scores[some.index(token)] >= max(scores) - 1e-2
+        ids = [*ids, token]
+    assert answer.cost is not None
+    assert answer.cost.base_tokens == len(engine.base.prompt_ids(QUESTION)) + 5
