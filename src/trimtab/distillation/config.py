@@ -62,7 +62,8 @@ class DistillConfig:
     on 1."""
 
     prompt_format: PromptFormat = "auto"
-    """How a plain-text prompt is read: as one user turn, as it stands, or by the tokenizer."""
+    """How a plain-text prompt is read when sampling, training and by the ARM: `chat` as one user
+    turn, `raw` as it stands, `auto` as chat where there is a chat template."""
 
     max_length: int = 1024
     """Longest prompt plus response, in tokens; longer ones are left out and counted, never cut."""

@@ -172,7 +172,8 @@ def test_nan_gives_no_label(tmp_path: Path, data: Path, base_dir: Path) -> None:
 def test_what_the_second_scorer_cannot_read_is_found_before_the_first_is_loaded(
     base_dir: Path, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trimtab.arms.reward_model.load_arm", None)  # would fail if called
+    loads = "trimtab.arms.reward_model.load_arm_and_start"
+    monkeypatch.setattr(loads, None)  # would fail if called
     write_jsonl(data, [*PAIRS, {**PAIRS[0], "chosen": "happy " * 300}])
     both = {"happy": "label_rules:happy", "good": str(base_dir)}
     reason = r"pairs\.jsonl:4 chosen has .* the model reads 256; shorten it"
