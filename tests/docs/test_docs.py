@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from classifiers import classifier, saved
 from conftest import save_model, write_jsonl
 from gguf_files import write_gguf
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
 from trimtab.arms.objectives import conditioned_on
 from trimtab.cli.main import main
+from trimtab.methods.registry import METHODS as SEARCHES
 from trimtab.models.packaged import MODELS
 
 ROOT = Path(__file__).parents[2]
@@ -42,37 +48,67 @@ def commands_of(page: str) -> list[list[str]]:
     return [shlex.split(line) for line in lines]
 
 
-MODEL_NAMES = ("MODEL", "TUNED", "UNTUNED", "LARGE", "SMALL", "SMALL_INSTRUCT")
-PAGES = [ROOT / "README.md", ROOT / "docs/data.md", *sorted((ROOT / "docs/methods").glob("*.md"))]
+MODEL_NAMES = ("MODEL", "TUNED", "UNTUNED", "LARGE", "SMALL", "SMALL_INSTRUCT", "DPO")
+LORA_NAMES = ("HELPFUL", "HARMLESS")
+REWARD_MODEL_NAMES = ("REWARD_MODEL", "OTHER_REWARD_MODEL", "VALUE_MODEL")
+METHODS = sorted((ROOT / "docs/methods").glob("*.md"))
+PAGES = [ROOT / "README.md", ROOT / "docs/data.md", *METHODS]
 
 
-@pytest.mark.parametrize("page", ["instructions", "contrasts", "value", "distillation"])
-def test_the_python_of_a_page_runs(
-    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    text = (ROOT / f"docs/methods/{page}.md").read_text(encoding="utf-8")
-    names: dict[str, Any] = {
-        name: str(save_model(tmp_path / name, i)) for i, name in enumerate(MODEL_NAMES)
-    }
-    names["PROMPTS"] = str(write_jsonl(tmp_path / "prompts.jsonl", [{"prompt": "hello"}]))
-    if page == "value":
-        names["VALUES"] = str(save_judge(tmp_path / "values"))
-    monkeypatch.chdir(tmp_path)
+def blocks_of(page: Path) -> list[str]:
+    """A page's Python, with answers of a few tokens."""
+    text = page.read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    assert blocks
-    for block in blocks:
+    return [re.sub(r"max_new_tokens=\d+", "max_new_tokens=3", block) for block in blocks]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with every model that the pages name."""
+    folder = tmp_path_factory.mktemp("models")
+    for seed, name in enumerate(MODEL_NAMES):
+        save_model(folder / name, seed)
+    for seed, name in enumerate(LORA_NAMES):
+        torch.manual_seed(seed)
+        base = AutoModelForCausalLM.from_pretrained(folder / "MODEL")
+        config = LoraConfig(task_type="CAUSAL_LM", r=2, init_lora_weights=False)
+        get_peft_model(base, config).save_pretrained(folder / name)
+    for seed, name in enumerate(REWARD_MODEL_NAMES):
+        saved(folder / name, classifier(seed=seed))
+    return folder
+
+
+@pytest.mark.parametrize("page", [p for p in METHODS if blocks_of(p)], ids=lambda page: page.stem)
+def test_the_python_of_a_page_runs(
+    page: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names: dict[str, Any] = {folder.name: str(folder) for folder in models.iterdir()}
+    names["PROMPTS"] = str(write_jsonl(tmp_path / "prompts.jsonl", [{"prompt": "hello"}]))
+    names["VALUES"] = names["VALUE_MODEL"]
+    monkeypatch.chdir(tmp_path)
+    for block in blocks_of(page):
         exec(block, names)  # a block goes on from the one before
+
+
+def test_every_search_method_has_a_page_with_python_and_a_command() -> None:
+    table = (ROOT / "docs/methods/search.md").read_text(encoding="utf-8")
+    linked = dict(re.findall(r"^\| \[`(.*?)`\]\((.*?)\)", table, flags=re.MULTILINE))
+    assert list(linked) == list(SEARCHES)
+    for name, page in linked.items():
+        text = (ROOT / "docs/methods" / page).read_text(encoding="utf-8")
+        assert any(f"--method {name} " in shlex.join(c) for c in commands_of(text)), name
+        assert f'trimtab.search(engine, "{name}"' in text, name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_command_lines_of_a_page_run(
     page: Path,
+    models: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for seed, name in enumerate(MODEL_NAMES):
-        save_model(tmp_path / name, seed)
+    shutil.copytree(models, tmp_path, dirs_exist_ok=True)
     write_gguf(tmp_path / "SmolLM2-135M-Instruct.Q4_1.gguf")  # tests/real runs the real one
     monkeypatch.setenv("TRIMTAB_CACHE", str(tmp_path / "cache"))
     rows = [
@@ -117,19 +153,6 @@ def test_the_command_lines_of_a_page_run(
         aspects = ["helpfulness", "honesty", "truthfulness"]
         assert conditioned_on("arms/ultrafeedback") == aspects
         assert conditioned_on("arms/helpsteer2") == ["helpfulness", "coherence", "verbosity"]
-
-
-def save_judge(folder: Path) -> Path:
-    """A random sequence classifier with one output."""
-    import transformers
-
-    save_model(folder / "backbone")
-    auto = transformers.AutoModelForSequenceClassification
-    model = auto.from_pretrained(folder / "backbone", num_labels=1)
-    model.config.pad_token_id = 0
-    model.save_pretrained(folder)
-    transformers.AutoTokenizer.from_pretrained(folder / "backbone").save_pretrained(folder)
-    return folder
 
 
 def test_the_lines_of_the_page_on_transformers_run(
