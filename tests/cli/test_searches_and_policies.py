@@ -152,9 +152,42 @@ def test_bad_searches(refused: Refused, base_dir: Path, judge: str, tmp_path: Pa
         *ask, "vas", *by, "--baseline-reward-model", judge,
         names=["a baseline reward model has no part in vas", "transfer-q"],
     )  # fmt: skip
+    refused(
+        *ask, "cards", *by, "--method-options", "shortest=9", "longest=4",
+        names=["cards's shortest is 9, its longest 4"],
+    )  # fmt: skip
+    refused(*ask, "best-of-n", *by, "--method-options", "n=9999999", names=["1 to 1048576"])
+    refused(*ask, "args", "--reward-model", "", names=["has no place", "--reward-model DIR"])
+    refused(
+        *ask, "args", *by, "--trust-remote-code", "reward_model",
+        names=["no model is called 'reward_model'", "reward-model"],
+    )  # fmt: skip
+    short = classifier()
+    short.config.max_position_embeddings = 40
+    refused(
+        *ask, "args", "--reward-model", saved(tmp_path / "short", short), "--max-new-tokens", 50,
+        names=["the reward model", "short reads 40", "--max-new-tokens"],
+    )  # fmt: skip
     plain = ["generate", "--base", base_dir, "--prompt", "x"]
     refused(*plain, *by, names=["no search", "add --method"])
     refused(*plain, "--method-options", "n=3", names=["no search", "add --method"])
+
+
+def test_guides_that_score_do_not_steer(refused: Refused, base_dir: Path, arm_dir: Path) -> None:
+    ask = ["generate", "--base", base_dir, "--prompt", "x", "--method", "best-of-n"]
+    arm = ["--arm", f"y={arm_dir}"]
+    for more in (["--strength", 0.5], ["--kl-budget", 0], ["--gate", 0.5]):
+        refused(*ask, *arm, *more, names=["the guides score in best-of-n", "--reward-model DIR"])
+    two = ["--policy", f"x={arm_dir}", "--policy", f"z={arm_dir}", "--combine", "forward-kl"]
+    refused(*ask, *two, names=["forward-kl where the policies score"])
+    refused(*ask, "--amateur", arm_dir, names=["needs a reward model, or a guide that scores"])
+
+
+def test_a_report_is_strict_json(base_dir: Path, arm_dir: Path, capsys: Capture) -> None:
+    """An amateur's reward of a token that is not plausible is infinite."""
+    ask = ["--base", base_dir, "--amateur", arm_dir, "--strength", "0", "--report"]
+    assert run(*ask, "--prompt", "the cat") == 0
+    json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(name))
 
 
 def test_bad_policies(refused: Refused, base_dir: Path, arm_dir: Path) -> None:
@@ -162,7 +195,15 @@ def test_bad_policies(refused: Refused, base_dir: Path, arm_dir: Path) -> None:
     refused(*ask, "--arm", f"y={arm_dir}", names=["the policy x and the guide y", "--contrast"])
     refused(*ask, "--amateur", arm_dir, names=["policies and an amateur"])
     refused(*ask, "--strength", 1.5, names=["strength 1.5 with a policy", "0 (the base) to 1"])
+    refused("chat", *ask[1:3], *ask[5:], "--strength", 2, names=["strength 2 with a policy"])
     plain = ["generate", "--base", base_dir, "--prompt", "x"]
+    refused(*plain, "--policy", f"amateur={arm_dir}", names=["a policy is called 'amateur'"])
+    refused(*plain, "--policy", "y=./nowhere", names=["no policy y at ./nowhere"])
+    refused(*plain, "--plausibility", 0.2, names=["--plausibility without --amateur"])
+    refused(
+        *plain, "--amateur", arm_dir, "--combine", "forward-kl",
+        names=["--combine forward-kl with an amateur"],
+    )  # fmt: skip
     refused(*plain, "--policy", "x", names=["cannot read --policy x"])
     refused(
         *plain, "--arm", f"y={arm_dir}", "--combine", "forward-kl",

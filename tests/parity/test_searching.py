@@ -6,10 +6,12 @@ start; the engine answers it for several prompts together, from what it has read
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from classifiers import classifier, saved
 from conftest import WORDS, make_tokenizer, save_model
 from oracle import specification
@@ -205,15 +207,32 @@ def test_another_vocabulary_reads_the_text(
         assert answer.token_ids == list(found.response.ids)
 
 
+@pytest.mark.parametrize("name", ["args", "best-of-n", "cards"])
+def test_an_encoder_reads_whole_texts(name: str, engine: LocalEngine, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=len(make_tokenizer()), hidden_size=16, intermediate_size=32,
+        num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=256,
+        initializer_range=0.3, pad_token_id=0, num_labels=1,
+    )  # fmt: skip
+    folder = saved(tmp_path / "bert", transformers.BertForSequenceClassification(config).eval())
+    searcher = search(engine, name, reward_model=folder, options=OPTIONS[name])
+    model = RewardModel(folder)
+    for request in requests(name)[:2]:
+        [answer] = searcher.generate([request])
+        found = play(choose(name, OPTIONS[name]).method, Plain(engine, request, model))
+        assert answer.token_ids == list(found.response.ids)
+
+
 class TestGuidesScore:
     @pytest.mark.parametrize("name", ["best-of-n", "cbs", "mcts"])
     def test_the_reward_is_the_sum_of_the_guides(
         self, name: str, engine: LocalEngine, folders: dict[str, str]
     ) -> None:
         """Of every token's log-prob under the ARM, as the specification has it; drawn from the base
-        alone, whatever the strength."""
+        alone."""
         searcher = search(engine, name, options=OPTIONS[name])
-        for request in requests(name, strength=2.0):
+        for request in requests(name):
             [answer] = searcher.generate([request])
             _, arm = specification(engine, request)
             ids = list(answer.token_ids)

@@ -122,7 +122,7 @@ class RewardReader:
         """
         style = self.sidecar.prompt_format
         started = StartedPrompt.of(self.tokenizer, prompt, style)
-        self.read([prompt], [""], style)  # refuses what it cannot read
+        self.read([prompt], [""], style, ["the prompt"])  # refuses what it cannot read
         return Beginning(self, prompt, started)
 
     def _row(self, prompt: Prompt, response: str, style: PromptFormat) -> Row:
@@ -171,7 +171,7 @@ class Beginning:
             ConfigError: it is longer than the model reads.
         """
         ids = self.started.beginning(self.reader.tokenizer, text)
-        return self._within(ids)
+        return self.within(ids)
 
     def whole(self, text: str) -> list[int]:
         """Ids of the prompt and of a whole response, as `RewardReader.read` has them.
@@ -179,15 +179,21 @@ class Beginning:
         Raises:
             ConfigError: it is longer than the model reads.
         """
-        [(prompt, response)] = self.reader.read([self.prompt], [text])
+        [(prompt, response)] = self.reader.read([self.prompt], [text], places=["an answer"])
         return [*prompt, *response]
 
-    def _within(self, ids: list[int]) -> list[int]:
+    def within(self, ids: list[int]) -> list[int]:
+        """The same ids, if the model can read so many.
+
+        Raises:
+            ConfigError: it cannot.
+        """
         context = self.reader.context
         if context and len(ids) > context:
             raise ConfigError(
-                f"an answer comes to {len(ids)} tokens, {self.reader.folder} reads {context}",
-                "lower --max-new-tokens",
+                f"prompt and answer come to {len(ids)} tokens, and the reward model "
+                f"{self.reader.folder} reads {context}",
+                "shorten the prompt or lower --max-new-tokens",
             )
         return ids
 

@@ -68,7 +68,7 @@ class GenerateOptions(RowFileOptions, JsonOptions, EngineOptions, SamplingOption
     method that has its own."""
 
     ignore_eos: bool = False
-    """Go on after the end-of-turn token, as the code of some search methods does."""
+    """Go on after the end-of-turn token, as some search methods do --as-released in any case."""
 
     @property
     def searches(self) -> bool:
@@ -112,7 +112,7 @@ def main(argv: Sequence[str]) -> int:
             baseline_reward_model=options.baseline_reward_model,
             method_options=options.method_options,
             as_released=options.as_released,
-            ignore_eos=options.ignore_eos,
+            ignore_eos=options.ignore_eos or None,
             max_new_tokens=options.max_new_tokens,
             temperature=options.temperature,
             top_k=options.top_k,

@@ -20,6 +20,7 @@ from trimtab.engines.guides import (
     policies_of,
     require_apart,
     require_distinct,
+    require_share,
 )
 from trimtab.engines.types import LoadSettings, Sampling, Speculate
 from trimtab.entries import named_entries, parse_descriptions, parse_revisions
@@ -132,8 +133,9 @@ class EngineOptions(BaseOptions, ModelsOptions):
     """Contrastive decoding: a weak model whose preferences the base is to be free of, MODEL or
     PENALTY:MODEL (0.5 by default)."""
 
-    plausibility: float = 0.1
-    """With --amateur: keep tokens with at least this share of the base's largest probability."""
+    plausibility: float | None = None
+    """With --amateur: keep tokens with at least this share of the base's largest probability (0.1
+    by default)."""
 
     combine: Combine = "fusion"
     """How several ARMs or policies act. `fusion` runs each (of policies, MOD with the reverse KL);
@@ -201,7 +203,11 @@ class EngineOptions(BaseOptions, ModelsOptions):
     @cached_property
     def weak(self) -> Amateur | None:
         """The amateur."""
-        return Amateur.of(self.amateur, self.plausibility) if self.amateur is not None else None
+        if self.amateur is None:
+            if self.plausibility is not None:
+                raise ConfigError("--plausibility without --amateur", "name a weak model")
+            return None
+        return Amateur.of(self.amateur, 0.1 if self.plausibility is None else self.plausibility)
 
     @cached_property
     def policies(self) -> dict[str, str]:
@@ -223,9 +229,11 @@ class EngineOptions(BaseOptions, ModelsOptions):
 
     def steering(self) -> Steering:
         """The default steering, validated before anything is loaded."""
-        return Steering.of(
+        steering = Steering.of(
             self.objectives, self.preference, self.strength, self.kl_budget, self.gate
         )
+        require_share(steering.strength, self.policies)
+        return steering
 
     def require_draft(self) -> None:
         """Refuse a drafter that nobody asks."""

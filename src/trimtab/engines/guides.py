@@ -14,7 +14,7 @@ from typing import Any
 
 from trimtab.bounds import Bound
 from trimtab.entries import named_entries
-from trimtab.errors import ConfigError
+from trimtab.errors import ConfigError, PreferenceError
 from trimtab.steering import STRONGEST, Combine, require_name
 
 REFERENCE = ".reference"
@@ -211,7 +211,13 @@ def models_of(contrasts: Mapping[str, Contrast]) -> dict[str, str]:
 
 
 def policies_of(policy: Mapping[str, str] | None, amateur: Amateur | str | None) -> dict[str, str]:
-    """Name -> place of policies and of an amateur."""
+    """Name -> place of policies and of an amateur.
+
+    Raises:
+        ConfigError: a policy with the amateur's name.
+    """
+    if AMATEUR in (policy or {}):
+        raise ConfigError(f"a policy is called {AMATEUR!r}", "that name is taken: give it another")
     weak = {} if amateur is None else {AMATEUR: Amateur.of(amateur).model}
     return {**{name: str(place) for name, place in (policy or {}).items()}, **weak}
 
@@ -235,16 +241,31 @@ def require_apart(policies: Collection[str], guides: Collection[str], combine: C
         )
     if AMATEUR in policies and len(policies) > 1:
         raise ConfigError("policies and an amateur in one engine", "name one kind")
+    if AMATEUR in policies and combine != "fusion":
+        raise ConfigError(f"--combine {combine} with an amateur", "there is nothing to combine")
     if combine == "forward-kl" and not policies:
         raise ConfigError("--combine forward-kl without policies", "name them with --policy")
 
 
-def model_label(name: str, models: Collection[str]) -> str:
-    """An engine's model, in messages: `ARM x`, `draft model`, `tuned model of x`.
+def require_share(strength: float, policies: Collection[str]) -> None:
+    """Refuse more of a policy than there is.
+
+    Raises:
+        PreferenceError: a strength above 1 where there are policies.
+    """
+    if policies and strength > 1:
+        raise PreferenceError(
+            f"strength {strength:g} with a policy", "use 0 (the base) to 1 (the policy)"
+        )
+
+
+def model_label(name: str, models: Collection[str], policies: Collection[str] = ()) -> str:
+    """An engine's model, in messages: `ARM x`, `policy x`, `draft model`, `tuned model of x`.
 
     Args:
         name: the model's.
         models: names of all of them.
+        policies: those of policies.
     """
     if name == "draft":
         return "draft model"
@@ -254,6 +275,8 @@ def model_label(name: str, models: Collection[str]) -> str:
         return f"untuned model of {name.removesuffix(REFERENCE)}"
     if name == AMATEUR:
         return AMATEUR
+    if name in policies:
+        return f"policy {name}"
     return f"tuned model of {name}" if name + REFERENCE in models else f"ARM {name}"
 
 

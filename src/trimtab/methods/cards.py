@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from trimtab.errors import ConfigError
 from trimtab.methods.protocol import (
     COUNT,
     EMPTY,
@@ -56,6 +57,14 @@ class Cards(Method):
     longest: int = option(64, COUNT)
     tries: int = option(20, COUNT)
     at_once: int = option(1, COUNT)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.shortest > self.longest:
+            raise ConfigError(
+                f"cards's shortest is {self.shortest}, its longest {self.longest}",
+                "a segment cannot be longer than it may",
+            )
 
     def answer(self, task: Task) -> Search:
         """As `Method.answer`."""

@@ -23,6 +23,7 @@ from trimtab.engines.guides import (
     policies_of,
     require_apart,
     require_distinct,
+    require_share,
 )
 from trimtab.engines.input_rows import request_of
 from trimtab.engines.types import LoadSettings, Request, Sampling, Speculate
@@ -74,7 +75,7 @@ def generate(
     min_p: float = 0.0,
     seed: int = 0,
     stop: Sequence[str] = (),
-    ignore_eos: bool = False,
+    ignore_eos: bool | None = None,
     batch_size: int = 8,
     report: bool = False,
     speculate: Speculate = "off",
@@ -144,7 +145,7 @@ def generate(
     require_apart(policies, [*named, *opposed, *instructed], combine)
     others = [*models_of(opposed), *policies]
     origins = [*named, *as_entries(arms), *others, *JUDGES.values()]
-    Origins.of(["base", "draft", *origins], (), revisions or {})
+    Origins.of(["base", "draft", *origins], trust_remote_code, revisions or {})
     objectives = [
         *(*objectives_of(named), *opposed, *instructed, *policies),
         *(describe or {}),
@@ -157,17 +158,16 @@ def generate(
         judges = judges_of(chosen.method, guides, *places, revisions)
     elif reward_model or baseline_reward_model or method_options or as_released:
         raise ConfigError("a reward model or an option of a search, and no search", ASK)
-    own: dict[str, Any] = {"temperature": temperature, "top_k": top_k}
-    own["ignore_eos"] = ignore_eos or None
+    own = {"temperature": temperature, "top_k": top_k, "ignore_eos": ignore_eos}
     sampling = Sampling(max_new_tokens, top_p=top_p, min_p=min_p, seed=seed, stop=tuple(stop)).but(
         **{**(chosen.sampling if chosen else {}), **{n: v for n, v in own.items() if v is not None}}
     )
     common = Request(
         "", preference, strength, sampling, kl_budget, gate, report=report, speculate=speculate
     )
-    common.steering(objectives)
+    require_share(common.steering(objectives).strength, policies)
     if chosen:
-        chosen.require(common)
+        chosen.require(common, by_guides=not judges, forward_kl=combine == "forward-kl")
     rows: Rows = [row for _, row in read_rows(input)] if isinstance(input, str) else input
     names = [
         f"row {i} of the input" if isinstance(input, str) or len(rows) > 1 else ""

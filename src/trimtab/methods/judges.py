@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from trimtab.arms.sidecar import require_scalar
+from trimtab.engines.guides import AMATEUR
 from trimtab.errors import ConfigError
 from trimtab.methods.protocol import Judge, Method
 from trimtab.models.folder import fetch
@@ -57,12 +58,15 @@ def judges_of(
             f"a baseline reward model has no part in {method.name}",
             "it is for the indirect form of transfer-q",
         )
-    if reward_model is None and not (method.guides_score and guides):
+    scoring = [name for name in guides if name != AMATEUR]  # it has no opinion of its own
+    if reward_model is None and not (method.guides_score and scoring):
         what = "a reward model, or a guide that scores" if method.guides_score else "a reward model"
         raise ConfigError(f"{method.name} needs {what}", "give --reward-model DIR")
     found: dict[Judge, str] = {}
     for name, place in (("reward", reward_model), ("baseline", baseline)):
         if place is not None:
+            if not place.strip():
+                raise ConfigError(f"the {name} model has no place", "give --reward-model DIR")
             judge: Judge = "reward" if name == "reward" else "baseline"
             label = JUDGES[judge].replace("-", " ")
             folder = fetch(place, what=label, revision=(revisions or {}).get(JUDGES[judge]))

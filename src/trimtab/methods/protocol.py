@@ -159,11 +159,11 @@ class Task(ABC):
         `Draw` or a `pick` depends on it."""
 
 
-COUNT = Bound(Integral, 1, 2**20, "a whole number, 1 or more")
+COUNT = Bound(Integral, 1, 2**20, "a whole number, 1 to 1048576")
 NUMBER = Bound(Real, -1e6, 1e6, "a number from -1000000 to 1000000")
 WIDTH = Bound(Real, 0, 1e6, "from 0 to 1000000")
-POSITIVE = Bound(Real, 1e-6, 1e6, "more than 0, at most 1000000")
-NATURAL = Bound(Integral, 0, 2**20, "a whole number, 0 or more")
+POSITIVE = Bound(Real, 1e-6, 1e6, "0.000001 to 1000000")
+NATURAL = Bound(Integral, 0, 2**20, "a whole number, 0 to 1048576")
 SHARE = Bound(Real, 0, 1, "in [0, 1]")
 
 

@@ -51,12 +51,29 @@ class Chosen:
     method: Method
     sampling: Mapping[str, Any] = field(default_factory=dict)
 
-    def require(self, request: Request) -> None:
+    def require(self, request: Request, *, by_guides: bool, forward_kl: bool) -> None:
         """Refuse what has no part in a search.
 
+        Args:
+            request: what is asked.
+            by_guides: whether guides score.
+            forward_kl: whether they are policies that act by the forward KL's mean.
+
         Raises:
-            ConfigError: speculation, a report, or further answers.
+            ConfigError: speculation, a report, or further answers; where guides score, what says
+                how they steer.
         """
+        steers = request.strength not in (0, 1), request.kl_budget is not None, request.gate
+        if by_guides and any(steers):
+            raise ConfigError(
+                f"the guides score in {self.method.name}: the base alone is drawn from",
+                "leave --strength, --kl-budget and --gate out, or give --reward-model DIR",
+            )
+        if by_guides and forward_kl:
+            raise ConfigError(
+                f"--combine forward-kl where the policies score in {self.method.name}",
+                "their rewards add up by preference: leave it out",
+            )
         if request.speculate != "off" or request.report or request.n != 1:
             raise ConfigError(
                 f"speculation, reports and further answers have no part in {self.method.name}",
@@ -81,8 +98,8 @@ def choose(
         ConfigError: no such method or option, or a value out of bounds.
     """
     if isinstance(name, Method):
-        if options:
-            raise ConfigError(f"{name.name} has its options already", "leave method_options out")
+        if options or as_released:
+            raise ConfigError(f"{name.name} has its options already", "give no others")
         return Chosen(name, name.defaults)
     if name not in METHODS:
         near = difflib.get_close_matches(name, METHODS, n=1)

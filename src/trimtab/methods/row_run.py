@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -141,12 +142,21 @@ def as_row(
     if request.instructions:
         row["instructions"] = dict(request.instructions)
     if completion.cost:
-        row |= {"reward": completion.reward, "cost": asdict(completion.cost)}
-        row |= completion.details
+        found = {"reward": completion.reward, "cost": asdict(completion.cost)}
+        row |= _strict({**found, **completion.details})
     if request.gate is not None:
         row["gated"] = completion.gated
     if completion.drafted:
         row |= {"drafted": completion.drafted, "accepted": completion.accepted}
     if completion.tokens:
-        row["tokens"] = [asdict(token) for token in completion.tokens]
+        row["tokens"] = _strict([asdict(token) for token in completion.tokens])
     return row
+
+
+def _strict(value: Any) -> Any:
+    """As JSON can hold it: null for a reward that is infinite."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _strict(one) for key, one in value.items()}
+    return [_strict(one) for one in value] if isinstance(value, list | tuple) else value

@@ -17,6 +17,7 @@ from trimtab.methods.judges import JUDGES, JudgeLoading, judges_of
 from trimtab.methods.protocol import Ask, Draw, Found, Judge, Method, Next, Rate, Search
 from trimtab.methods.registry import Chosen, choose
 from trimtab.methods.task import EngineTask, Planned
+from trimtab.models.origins import Origins
 from trimtab.models.types import DType
 from trimtab.steering import PreferenceLike
 
@@ -32,6 +33,7 @@ def search(
     dtype: DType = "auto",
     device: str | None = None,
     trust_remote_code: Collection[str] = (),
+    revisions: Mapping[str, str] | None = None,
 ) -> Searcher:
     """Make an engine answer by a search method.
 
@@ -48,6 +50,7 @@ def search(
         as_released: take the authors' code for the defaults where it differs from the paper.
         dtype, device: of reward models.
         trust_remote_code: `reward-model`, `baseline-reward-model`: whose own code may run.
+        revisions: of hub ids, by the same names: a branch, tag or commit.
 
     Raises:
         ConfigError: no such method or option, nothing that scores, or a reward model with several
@@ -56,7 +59,8 @@ def search(
     """
     chosen = choose(method, options, as_released=as_released)
     guides = [arm.name for arm in engine.arms]
-    judges = judges_of(chosen.method, guides, reward_model, baseline_reward_model)
+    Origins.of([*JUDGES.values()], trust_remote_code, revisions or {})
+    judges = judges_of(chosen.method, guides, reward_model, baseline_reward_model, revisions)
     loading = JudgeLoading(judges, dtype, device, trust_remote_code)
     return loaded(engine, chosen, loading)
 
@@ -131,13 +135,13 @@ class Searcher:
         Raises:
             PreferenceError, ConfigError: it cannot be answered.
         """
-        self._chosen.require(request)
+        self._chosen.require(request, by_guides=self._by_guides, forward_kl=self._engine.forward_kl)
         plain = self._engine.plan(replace(request, strength=0.0, report=self._by_guides))
         plain = replace(plain, request=request)  # all guides run, and nobody reads a report
         steered = plain if self._by_guides else self._engine.plan(request)
         gains = self._engine.plan(replace(request, strength=1.0)).weights
         for judge in self._judges.values():
-            judge.open(request.prompt)
+            judge.open(request.prompt, request.sampling.max_new_tokens)
         return Planned(steered, plain, gains)
 
     def answers(self, plans: Sequence[Planned], *, batch_size: int = 8) -> Iterator[Completion]:

@@ -96,13 +96,20 @@ class GrowingRewards:
         if self._cache is None:
             self._model = load()  # the other one's weights may have been rearranged
 
-    def open(self, prompt: Prompt) -> UnderWay:
+    def open(self, prompt: Prompt, most: int = 0) -> UnderWay:
         """Begin with a prompt.
 
+        Args:
+            prompt: what is answered.
+            most: tokens that its responses may have.
+
         Raises:
-            ConfigError: one that the reward model cannot read.
+            ConfigError: one that the reward model cannot read, or has no room for.
         """
-        return UnderWay(self._model.reader.beginning(prompt))
+        beginning = self._model.reader.beginning(prompt)
+        if self._vocabulary:  # of another one the tokens are not known beforehand
+            beginning.within([*beginning.ids, *[0] * most])
+        return UnderWay(beginning)
 
     def close(self, under_way: UnderWay) -> None:
         """Forget all responses to a prompt."""
@@ -118,6 +125,8 @@ class GrowingRewards:
         Raises:
             ConfigError: one that the reward model cannot read.
         """
+        if not any(ones for _, ones in asked):
+            return [[] for _ in asked]
         read = [[self._ids(prompt.beginning, one) for one in ones] for prompt, ones in asked]
         if self._cache is None:
             return self._rate_whole(asked, read)
@@ -132,7 +141,7 @@ class GrowingRewards:
     def _ids(self, beginning: Beginning, response: Response) -> list[int]:
         """What the reward model reads of a response; at least one token."""
         if self._vocabulary and not response.ended:
-            ids = [*beginning.ids, *own_ids(response.ids, self._vocabulary)]
+            ids = beginning.within([*beginning.ids, *own_ids(response.ids, self._vocabulary)])
         else:
             text = response.text()
             ids = beginning.whole(text) if response.ended else beginning.so_far(text)

@@ -132,7 +132,9 @@ def load_engine(
     budget = parse_bytes(cache_memory, "--cache-memory")
     base = str(base)
     models = {
-        name: fetch(str(place), what=model_label(name, models), revision=origins.revision(name))
+        name: fetch(
+            str(place), what=model_label(name, models, policies), revision=origins.revision(name)
+        )
         for name, place in models.items()
     }
     arms = {name: models[name] for name in arms or {}}

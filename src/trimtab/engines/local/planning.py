@@ -5,13 +5,13 @@ from __future__ import annotations
 import secrets
 from collections.abc import Collection, Sequence
 
-from trimtab.engines.guides import Instruction, own_instructions, require_distinct
+from trimtab.engines.guides import Instruction, own_instructions, require_distinct, require_share
 from trimtab.engines.local.packed_rows import row_bytes
 from trimtab.engines.local.rows import RowPlan
 from trimtab.engines.local.speculating import Speculation
 from trimtab.engines.local.streams import Group, Stream
 from trimtab.engines.types import Request
-from trimtab.errors import ConfigError, PreferenceError
+from trimtab.errors import ConfigError
 
 
 class Planner:
@@ -51,11 +51,8 @@ class Planner:
             PreferenceError, ConfigError: the request cannot be answered.
         """
         steering = request.steering(self._objectives)
-        if steering.strength > 1 and any(arm.policy or arm.amateur for arm in self._arms):
-            raise PreferenceError(
-                f"strength {steering.strength:g} with a policy",
-                "use 0 (the base) to 1 (the policy)",
-            )
+        places = [arm.name for arm in self._arms if arm.policy or arm.amateur]
+        require_share(steering.strength, places)
         arms = under_own_instructions(self._arms, request)
         shares = [steering.share(arm.objectives, arm.scale) for arm in arms]
         drafts = self._speculation.of_row(request.speculate)
