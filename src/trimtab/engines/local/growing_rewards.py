@@ -156,9 +156,9 @@ class GrowingRewards:
             self._say_slow("it is no decoder")
             return None
         wanted = self._expected()
-        size = len(tokenizer.get_vocab())
-        stream = Stream("reward", model, tokenizer, VocabularyMap(size, size))
         try:
+            model, size = _merged(model), len(tokenizer.get_vocab())
+            stream = Stream("reward", model, tokenizer, VocabularyMap(size, size))
             group = Group([stream], pack=may_pack([model]))
             if not group.packable:
                 self._say_slow("its architecture keeps more than keys and values")
@@ -260,6 +260,19 @@ class GrowingRewards:
             prompt.tokens += sum(map(len, sequences))
             prompt.passes += 1
         return [[next(rewards) for _ in sequences] for sequences in read]
+
+
+def _merged(model: Any) -> Any:
+    """An adapter in its backbone's weights, where that loses nothing: one model, to be packed.
+
+    Nobody else has these weights. In half precision the sum would be rounded.
+    """
+    if model.dtype != torch.float32 or not hasattr(model, "merge_and_unload"):
+        return model
+    try:
+        return model.merge_and_unload()
+    except (AttributeError, NotImplementedError, ValueError):  # of a kind that cannot be merged
+        return model
 
 
 def _row(cache: PackedRows) -> StreamRow:
