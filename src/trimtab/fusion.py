@@ -222,6 +222,7 @@ def shape(
     min_p_B: Tensor,
     *,
     filters: bool = True,
+    most: int = 0,
 ) -> Tensor:
     """Temper and filter the fused distribution, each row by its own settings.
 
@@ -236,6 +237,8 @@ def shape(
         top_p_B: in (0, 1]; 1 keeps all.
         min_p_B: in [0, 1]; 0 keeps all.
         filters: False says that no row has any of the three, and saves the sort.
+        most: says that every row's `top_k` is in [1, most]: then only so many are ranked, which a
+            large vocabulary makes many times faster. 0 says nothing.
 
     Returns:
         [B, V] log-probs, normalised over what was kept, −inf elsewhere.
@@ -244,8 +247,11 @@ def shape(
     logp_BV = (logp_BV / warm_B1).log_softmax(-1)
     if not filters:
         return logp_BV
-    ranked_BV, order_BV = logp_BV.sort(dim=-1, descending=True, stable=True)
-    rank_V = torch.arange(logp_BV.shape[-1], device=logp_BV.device)
+    if 0 < most < logp_BV.shape[-1]:
+        ranked_BV, order_BV = logp_BV.topk(most, dim=-1)
+    else:
+        ranked_BV, order_BV = logp_BV.sort(dim=-1, descending=True, stable=True)
+    rank_V = torch.arange(ranked_BV.shape[-1], device=logp_BV.device)
     within_k_BV = (top_k_B.unsqueeze(-1) <= 0) | (rank_V < top_k_B.unsqueeze(-1))
     ranked_BV = ranked_BV.masked_fill(~within_k_BV, NEVER).log_softmax(-1)
     mass_before_BV = ranked_BV.exp().cumsum(-1) - ranked_BV.exp()
@@ -253,7 +259,7 @@ def shape(
     keep_BV &= ranked_BV >= ranked_BV[..., :1] + min_p_B.unsqueeze(-1).log()
     keep_BV &= within_k_BV
     keep_BV[..., 0] = True
-    kept_BV = torch.zeros_like(keep_BV).scatter(-1, order_BV, keep_BV)
+    kept_BV = torch.zeros_like(logp_BV, dtype=torch.bool).scatter(-1, order_BV, keep_BV)
     return logp_BV.masked_fill(~kept_BV, NEVER).log_softmax(-1)
 
 

@@ -24,7 +24,9 @@ from trimtab.arms.reward_model import RewardModel
 from trimtab.engines import reference
 from trimtab.engines.local.engine import LocalEngine
 from trimtab.engines.local.loading import load_engine
+from trimtab.engines.local.packed_rows import PackedRows
 from trimtab.engines.types import Request, Sampling, nth_seed
+from trimtab.errors import ConfigError
 from trimtab.methods.protocol import Draw, Next, Partial, Rate, Successors, Task
 from trimtab.methods.registry import METHODS, choose
 from trimtab.methods.search import search
@@ -273,3 +275,25 @@ class TestCost:
         assert answer.cost.reward_passes <= 9 + 2  # the prompt, and the end of the whole response
         least = prompt + 4 * 9
         assert least <= answer.cost.reward_tokens <= least + 4 * (9 + 6)
+
+    def test_nothing_is_kept_of_prompts_that_are_answered(
+        self, engine: LocalEngine, folders: dict[str, str]
+    ) -> None:
+        """The reward model's rows are dropped, of those, too, that nobody waited for."""
+        searcher = search(engine, "args", reward_model=folders["model"], options={"candidates": 3})
+        plans = [searcher.plan(request) for request in requests("args")]
+        answers = searcher.answers(plans, batch_size=2)
+        next(answers)
+        cache = searcher._judges["reward"]._cache
+        assert cache is not None
+        assert _held(cache) > 0
+        answers.close()
+        assert _held(cache) == 0
+        with pytest.raises(ConfigError, match="batch_size is 0"):
+            searcher.generate(["the cat"], batch_size=0)
+
+
+def _held(cache: PackedRows) -> int:
+    """Rows that have a slot."""
+    shelves = cache._shelves.by_length.values()
+    return sum(holder is not None for shelf in shelves for holder in shelf.holders)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -10,7 +11,7 @@ from typing import Any
 from trimtab.arms.reward_model import RewardModel
 from trimtab.engines.guides import InstructionLike
 from trimtab.engines.local.drawing import Drawn
-from trimtab.engines.local.engine import LocalEngine, Prompts
+from trimtab.engines.local.engine import LocalEngine, Prompts, at_once
 from trimtab.engines.local.growing_rewards import GrowingRewards
 from trimtab.engines.types import Completion, Request
 from trimtab.methods.judges import JUDGES, JudgeLoading, judges_of
@@ -86,10 +87,7 @@ class Searcher:
     Args:
         engine: draws and proposes; its guides steer it, or score where there is no reward model.
         chosen: the method.
-        judges: reward models: `reward`, and perhaps `baseline`.
-
-    Raises:
-        ConfigError: nothing scores for this method.
+        judges: reward models: `reward`, and perhaps `baseline`; none where the guides score.
     """
 
     def __init__(
@@ -150,17 +148,21 @@ class Searcher:
         Raises:
             ConfigError: one went wrong.
         """
-        waiting, running = list(enumerate(plans)), list[_Running]()
+        waiting, running, most = deque(enumerate(plans)), list[_Running](), at_once(batch_size)
         done: dict[int, Completion] = {}
-        for number in range(len(plans)):
-            while number not in done:
-                while waiting and len(running) < batch_size:
-                    running.append(self._begun(*waiting.pop(0)))
-                self._round(running)
-                for one in [one for one in running if one.found]:
-                    running.remove(one)
-                    done[one.number] = self._completion(one)
-            yield done.pop(number)
+        try:
+            for number in range(len(plans)):
+                while number not in done:
+                    while waiting and len(running) < most:
+                        running.append(self._begun(*waiting.popleft()))
+                    self._round(running)
+                    for one in [one for one in running if one.found]:
+                        running.remove(one)
+                        done[one.number] = self._completion(one)
+                yield done.pop(number)
+        finally:  # an error, or nobody wants the others
+            for one in running:
+                self._let_go(one)
 
     def _begun(self, number: int, planned: Planned) -> _Running:
         task = EngineTask(self._engine, planned, self._judges, by_guides=self._by_guides)
@@ -180,11 +182,15 @@ class Searcher:
         for one in running:
             one.go_on()
 
+    def _let_go(self, one: _Running) -> None:
+        """Forget what reward models have read for a prompt."""
+        for name, under_way in one.task.under_way.items():
+            self._judges[name].close(under_way)
+
     def _completion(self, one: _Running) -> Completion:
         assert one.found is not None
+        self._let_go(one)
         task, found = one.task, one.found
-        for name, under_way in task.under_way.items():
-            self._judges[name].close(under_way)
         plan, ids = task.planned.steered, found.response.ids
         return Completion(
             task.text(ids),

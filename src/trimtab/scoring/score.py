@@ -92,7 +92,8 @@ def score_file(
 
     Args:
         arm: folder or hub id of an ARM or another reward model.
-        input: rows with `prompt` and `response`, or preference pairs (both sides are scored).
+        input: rows with `prompt` and `response`, answers of `generate`, or preference pairs (both
+            sides are scored).
         output: JSONL file for the rewards of every token; a killed run goes on where it stopped.
         preference: what a conditioned ARM scores for; by default all objectives alike.
         batch_size: responses in one forward pass.
@@ -196,10 +197,12 @@ def _asked(
 
 
 def _row(answer: Answer, scored: Scored) -> dict[str, Any]:
+    ended = {"finish_reason": answer.finish_reason} if answer.finish_reason else {}
     return {
         "source": answer.place,
         "prompt": answer.prompt,
         "response": answer.response,
+        **ended,
         "reward": scored.reward,
         "tokens": list(scored.tokens),
         "token_rewards": list(scored.token_rewards),
@@ -208,12 +211,13 @@ def _row(answer: Answer, scored: Scored) -> dict[str, Any]:
 
 def _answers(place: str, row: Row) -> list[Answer]:
     """What a row asks to be scored: one response, or the two of a preference pair."""
-    if "response" in row:
-        prompt = prompt_of(row, place)
-        if prompt is None or not isinstance(row["response"], str):
-            raise DataError(f"{place} has no text `prompt` and `response`", "mend the row")
-        require_characters(row["response"], place, "response")
-        return [Answer(prompt, row["response"], place)]
+    answered = "response" if "response" in row else "text"
+    if answered == "response" or ("text" in row and "finish_reason" in row):  # of `generate`
+        prompt, response = prompt_of(row, place), row[answered]
+        if prompt is None or not isinstance(response, str):
+            raise DataError(f"{place} has no text `prompt` and `{answered}`", "mend the row")
+        require_characters(response, place, answered)
+        return [Answer(prompt, response, place, finish_reason=row.get("finish_reason"))]
     return [answer for where, pair in pairs_in(row, place) for answer in _sides(where, pair)]
 
 

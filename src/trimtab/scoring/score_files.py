@@ -29,12 +29,14 @@ class Answer:
         response: text.
         place: what an error calls it.
         verbatim: the prompt is raw text cut anywhere.
+        finish_reason: of an answer of `generate`, which goes with it into what is written.
     """
 
     prompt: Prompt
     response: str
     place: str
     verbatim: bool = False
+    finish_reason: str | None = None
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from trimtab.engines.local.forwards import Logps
 from trimtab.engines.local.rows import Row
 from trimtab.engines.local.streams import BASE
 from trimtab.engines.local.transfer import on_device
+from trimtab.engines.types import Sampling
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Settings:
         gate_B: log-prob of the base's likeliest token above which the ARMs are not asked; above 0
             for never.
         filters: whether any row filters.
+        most: of all rows' `top_k`; 0 where one that samples keeps all.
         samples: whether any row samples.
         budgets: whether any row has a budget.
         gates: whether any row has a gate.
@@ -47,6 +49,7 @@ class Settings:
     budget_B: Tensor
     gate_B: Tensor
     filters: bool
+    most: int
     samples: bool
     budgets: bool
     gates: bool
@@ -65,12 +68,13 @@ class Settings:
         return cls(
             weights_BK=column([row.plan.weights for row in rows]).view(len(rows), arms),
             temperature_B=column([s.temperature for s in sampled]),
-            top_k_B=column([s.top_k for s in sampled], torch.int64),
+            top_k_B=column([_top_k(s) for s in sampled], torch.int64),
             top_p_B=column([s.top_p for s in sampled]),
             min_p_B=column([s.min_p for s in sampled]),
             budget_B=column(budgets),
             gate_B=column(gates),
             filters=any(s.top_k > 0 or s.top_p < 1 or s.min_p > 0 for s in sampled),
+            most=_most(sampled),
             samples=any(s.temperature > 0 for s in sampled),
             budgets=any(b < math.inf for b in budgets),
             gates=any(g <= 0 for g in gates),
@@ -115,6 +119,16 @@ class Fused:
     shaped_BV: Tensor
     share_B: Tensor
     gated_B: Tensor | None
+
+
+def _top_k(sampling: Sampling) -> int:
+    """Tokens that are kept; a greedy row needs one."""
+    return sampling.top_k if sampling.temperature > 0 else 1
+
+
+def _most(sampled: Sequence[Sampling]) -> int:
+    kept = [_top_k(s) for s in sampled]
+    return max(kept) if all(kept) else 0
 
 
 def gated(logp_base_BMV: Tensor, gate_B: Tensor) -> Tensor:
@@ -197,6 +211,7 @@ def shape(settings: Settings, logp_BV: Tensor) -> Tensor:
         settings.top_p_B,
         settings.min_p_B,
         filters=settings.filters,
+        most=settings.most,
     )
 
 

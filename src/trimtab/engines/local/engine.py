@@ -176,7 +176,7 @@ class LocalEngine:
             **sampling,
         )
         plans = [plan for request in requests for plan in self.plans(request)]
-        completions = list(_in_order(self, plans, _at_once(batch_size)))
+        completions = list(_in_order(self, plans, at_once(batch_size)))
         if completions and all(answer.error for answer in completions):
             raise ConfigError(completions[0].error, "nothing could be answered")
         return completions
@@ -268,7 +268,7 @@ class LocalEngine:
         Raises:
             ConfigError: one went wrong.
         """
-        for completion in _in_order(self, list(plans), _at_once(batch_size)):
+        for completion in _in_order(self, list(plans), at_once(batch_size)):
             if completion.error:
                 raise ConfigError(completion.error, "the answers before this one are whole")
             yield completion
@@ -307,7 +307,12 @@ def _new_scheduler(
     return Scheduler(model, speculation, CacheMemory(budget), most)
 
 
-def _at_once(batch_size: int) -> int:
+def at_once(batch_size: int) -> int:
+    """How many run at once.
+
+    Raises:
+        ConfigError: fewer than one.
+    """
     if batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}", "it must be 1 or more")
     return batch_size
