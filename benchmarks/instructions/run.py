@@ -127,7 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=80)
-    parser.add_argument("--questions", type=int, default=24, help="to distil on")
+    parser.add_argument("--questions", type=int, default=20, help="to distil on")
     parser.add_argument("--epochs", type=float, default=2.0, help="of distilling")
     parser.add_argument("--only", choices=["distilled"])
     parser.add_argument("--work", type=Path, default=HERE / "work")
