@@ -122,6 +122,7 @@ def test_the_command_lines_of_a_page_run(
     _write_published(tmp_path)
     rules = "def short(response): return -len(response)\ndef kind(response): return response < 'm'"
     (tmp_path / "rules.py").write_text(rules)
+    monkeypatch.delitem(sys.modules, "rules", raising=False)  # other tests have rules of their own
     scored = [
         {"prompt": row["prompt"], "response": row[side], "score": score}
         for row in rows

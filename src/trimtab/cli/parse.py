@@ -59,7 +59,8 @@ def _in_order(options: type[Any]) -> list[Field[Any]]:
 
     def place(option: Field[Any]) -> int:
         required = option.default is MISSING and option.default_factory is MISSING
-        return -1 if required else next(i for i, names in enumerate(homes) if option.name in names)
+        first = max(i for i, names in enumerate(homes) if option.name in names)
+        return -1 if required else first  # one that a command has in its own way stays in its place
 
     return sorted(fields(options), key=place)
 

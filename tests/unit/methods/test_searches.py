@@ -201,7 +201,7 @@ class TestCards:
     def test_the_best_is_kept_after_so_many_rejections(self) -> None:
         """Nothing is accepted: of each segment's 5 rejected ones and a last one the best stays."""
         task = Toy(4)
-        found = play(Cards(threshold=1e5, beta=0.1, entropy=9.0, longest=3, tries=5), task)
+        found = play(Cards(threshold=1e5, beta=0.1, entropy=9.0, shortest=1, tries=5), task)
         drawn = [task.reply(Draw(number=i)).ids for i in range(6)]
         assert found.response.ids == max(drawn, key=task.reward)
         assert found.details == {"segments_drawn": 6}
