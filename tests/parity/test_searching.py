@@ -6,6 +6,7 @@ start; the engine answers it for several prompts together, from what it has read
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -281,7 +282,9 @@ class TestCost:
     ) -> None:
         """The reward model's rows are dropped, of those, too, that nobody waited for."""
         searcher = search(engine, "args", reward_model=folders["model"], options={"candidates": 3})
-        plans = [searcher.plan(request) for request in requests("args")]
+        short, other = requests("args", ignore_eos=True)[:2]
+        longer = replace(other, sampling=other.sampling.but(max_new_tokens=20))
+        plans = [searcher.plan(request) for request in (short, longer)]
         answers = searcher.answers(plans, batch_size=2)
         next(answers)
         cache = searcher._judges["reward"]._cache
