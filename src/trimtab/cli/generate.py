@@ -78,10 +78,16 @@ class GenerateOptions(RowFileOptions, JsonOptions, EngineOptions, SamplingOption
 
     def sampling(self) -> Sampling:
         """The options as `Sampling`, where no search has defaults of its own."""
-        common = Sampling(self.max_new_tokens, top_p=self.top_p, min_p=self.min_p, seed=self.seed)
-        given = {"temperature": self.temperature, "top_k": self.top_k, "stop": tuple(self.stop)}
-        known = {name: value for name, value in given.items() if value is not None}
-        return common.but(ignore_eos=self.ignore_eos, **known)
+        return Sampling.given(
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            seed=self.seed,
+            stop=tuple(self.stop),
+            ignore_eos=self.ignore_eos,
+        )
 
 
 def main(argv: Sequence[str]) -> int:

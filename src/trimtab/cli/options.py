@@ -10,18 +10,14 @@ import tyro
 
 from trimtab.arms.named import left_to_load, named_arms, objectives_of
 from trimtab.engines.guides import (
-    AMATEUR,
-    Amateur,
     Contrast,
     Instruction,
     contrasts,
     instructions,
     models_of,
-    policies_of,
-    require_apart,
     require_distinct,
-    require_share,
 )
+from trimtab.engines.policies import Amateur, policies_of, require_apart, require_share
 from trimtab.engines.types import LoadSettings, Sampling, Speculate
 from trimtab.entries import named_entries, parse_descriptions, parse_revisions
 from trimtab.errors import ConfigError
@@ -207,12 +203,17 @@ class EngineOptions(BaseOptions, ModelsOptions):
             if self.plausibility is not None:
                 raise ConfigError("--plausibility without --amateur", "name a weak model")
             return None
-        return Amateur.of(self.amateur, 0.1 if self.plausibility is None else self.plausibility)
+        return Amateur.of(self.amateur, self.plausibility)
 
     @cached_property
     def policies(self) -> dict[str, str]:
         """Policies and an amateur: objective -> place."""
-        return policies_of(named_entries(self.policy, "--policy", "safe=FOLDER"), self.weak)
+        return policies_of(self.policy_places, self.weak)
+
+    @cached_property
+    def policy_places(self) -> dict[str, str]:
+        """Policies: objective -> place."""
+        return named_entries(self.policy, "--policy", "safe=FOLDER")
 
     @property
     def revisions(self) -> dict[str, str]:
@@ -256,7 +257,7 @@ class EngineOptions(BaseOptions, ModelsOptions):
             "describe": parse_descriptions(self.describe),
             "instruct": self.instructions,
             "contrast": self.contrasts,
-            "policy": {name: place for name, place in self.policies.items() if name != AMATEUR},
+            "policy": self.policy_places,
             "amateur": self.weak,
         }
 

@@ -91,8 +91,7 @@ def usable_rows(
             except DataError as error:
                 if not skip_bad_rows:
                     raise
-                tally.leave_out(wrong := error.args[0].removeprefix(f"{place} "), place)
-                tally.malformed.add(wrong)
+                tally.leave_out_malformed(error, place)
             else:
                 yield item
 

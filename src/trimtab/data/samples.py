@@ -80,8 +80,7 @@ def read_samples(
             except DataError as error:
                 if not skip_bad_rows:
                     raise
-                tally.leave_out(wrong := error.args[0].removeprefix(f"{place} "), place)
-                tally.malformed.add(wrong)
+                tally.leave_out_malformed(error, place)
     if not samples:
         reasons = "; ".join(tally.reasons()) or "no rows"
         raise DataError(f"no usable row in {', '.join(map(str, sources))}", reasons)

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from trimtab.errors import DataError
+
 
 @dataclass
 class RowTally:
@@ -40,6 +42,12 @@ class RowTally:
     def leave_out(self, reason: str, source: str) -> None:
         """Count one unusable row under its reason."""
         self.unusable.setdefault(reason, []).append(source)
+
+    def leave_out_malformed(self, error: DataError, source: str) -> None:
+        """Count one row for which data are refused unless asked otherwise."""
+        reason = error.args[0].removeprefix(f"{source} ")
+        self.leave_out(reason, source)
+        self.malformed.add(reason)
 
     def note(self, what: str, source: str) -> None:
         """Count one row that is used, with a reservation."""

@@ -14,16 +14,14 @@ from typing import Any
 
 from trimtab.bounds import Bound
 from trimtab.entries import named_entries
-from trimtab.errors import ConfigError, PreferenceError
-from trimtab.steering import STRONGEST, Combine, require_name
+from trimtab.errors import ConfigError
+from trimtab.steering import STRONGEST, require_name
 
 REFERENCE = ".reference"
 """What the name of a guide's reference ends with, where that is a model of its own."""
 START = ".start"
 """What the name of the model ends with that an ARM's training started from."""
 _WEIGHT = Bound(Real, -STRONGEST, STRONGEST, f"-{STRONGEST:.0f} to {STRONGEST:.0f}, and not 0")
-_PENALTY = Bound(Real, 0, STRONGEST, "0 or more")
-_PLAUSIBLE = Bound(Real, 0, 1, "in [0, 1]")
 _NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?):(.*)", re.DOTALL)
 
 
@@ -58,7 +56,7 @@ class Instruction:
             values = _fields(given, {"text", "weight"}, f"the instruction {name!r}", usage)
             text, weight = values.get("text"), values.get("weight")
         elif isinstance(given, str):
-            weight, text = _weighed(given)
+            weight, text = weighed(given)
         else:
             raise ConfigError(f"cannot read the instruction {name!r}", usage)
         text = instead_of.text if text is None and instead_of else text
@@ -101,7 +99,7 @@ class Contrast:
             values = _fields(given, known, f"the contrast {name!r}", usage)
             places, weight = [values.get("tuned"), values.get("untuned")], values.get("weight")
         elif isinstance(given, str):
-            weight, text = _weighed(given)
+            weight, text = weighed(given)
             places = [*text.split(":")]
         else:
             places = [*given] if isinstance(given, Sequence) else []
@@ -111,46 +109,6 @@ class Contrast:
         return cls(tuned, untuned, _weight(name, 1.0 if weight is None else weight))
 
 
-@dataclass(frozen=True)
-class Amateur:
-    """A weak model whose preferences the base is to be free of (contrastive decoding).
-
-    `log π(v) = log π_b(v) − c · log π_a(v) − log Z` where `π_b(v) >= α · max π_b` (Li et al., arXiv
-    2210.15097; O'Brien and Lewis, arXiv 2309.09117).
-
-    Attributes:
-        model: folder, GGUF file or hub id of a whole model or an adapter.
-        penalty: c.
-        plausibility: α.
-    """
-
-    model: str
-    penalty: float = 0.5
-    plausibility: float = 0.1
-
-    def __post_init__(self) -> None:
-        _PENALTY.require("the amateur's penalty", self.penalty)
-        _PLAUSIBLE.require("the amateur's plausibility", self.plausibility)
-        if not isinstance(self.model, str) or not self.model.strip():
-            raise ConfigError("the amateur is no model", "write --amateur MODEL")
-
-    @classmethod
-    def of(cls, given: Any, plausibility: float = 0.1) -> Amateur:
-        """From `MODEL` or `PENALTY:MODEL`.
-
-        Raises:
-            ConfigError: it is neither.
-        """
-        if isinstance(given, Amateur):
-            return given
-        penalty, found = 0.5, _NUMBER.fullmatch(str(given))
-        if found:
-            penalty, given = float(found[1]), found[2]
-        return cls(str(given), penalty, plausibility)
-
-
-AMATEUR = "amateur"
-"""The name of its stream."""
 InstructionLike = str | Mapping[str, Any] | Instruction
 ContrastLike = str | Sequence[str] | Mapping[str, Any] | Contrast
 
@@ -210,55 +168,6 @@ def models_of(contrasts: Mapping[str, Contrast]) -> dict[str, str]:
     return tuned | {name + REFERENCE: contrast.untuned for name, contrast in contrasts.items()}
 
 
-def policies_of(policy: Mapping[str, str] | None, amateur: Amateur | str | None) -> dict[str, str]:
-    """Name -> place of policies and of an amateur.
-
-    Raises:
-        ConfigError: a policy with the amateur's name.
-    """
-    if AMATEUR in (policy or {}):
-        raise ConfigError(f"a policy is called {AMATEUR!r}", "that name is taken: give it another")
-    weak = {} if amateur is None else {AMATEUR: Amateur.of(amateur).model}
-    return {**{name: str(place) for name, place in (policy or {}).items()}, **weak}
-
-
-def require_apart(policies: Collection[str], guides: Collection[str], combine: Combine) -> None:
-    """Refuse policies beside guides: a policy is sampled from, a guide pulls.
-
-    Args:
-        policies: names of policies, and of an amateur.
-        guides: names of ARMs, contrasts and instructions.
-        combine: how several act.
-
-    Raises:
-        ConfigError: there are both, or a mean that guides do not have.
-    """
-    if policies and guides:
-        raise ConfigError(
-            f"the policy {next(iter(policies))} and the guide {next(iter(guides))} in one engine",
-            "a guide pulls the base, a policy takes its place: name one kind "
-            "(a policy as a guide: --contrast NAME=POLICY:BASE)",
-        )
-    if AMATEUR in policies and len(policies) > 1:
-        raise ConfigError("policies and an amateur in one engine", "name one kind")
-    if AMATEUR in policies and combine != "fusion":
-        raise ConfigError(f"--combine {combine} with an amateur", "there is nothing to combine")
-    if combine == "forward-kl" and not policies:
-        raise ConfigError("--combine forward-kl without policies", "name them with --policy")
-
-
-def require_share(strength: float, policies: Collection[str]) -> None:
-    """Refuse more of a policy than there is.
-
-    Raises:
-        PreferenceError: a strength above 1 where there are policies.
-    """
-    if policies and strength > 1:
-        raise PreferenceError(
-            f"strength {strength:g} with a policy", "use 0 (the base) to 1 (the policy)"
-        )
-
-
 def model_label(name: str, models: Collection[str], policies: Collection[str] = ()) -> str:
     """An engine's model, in messages: `ARM x`, `policy x`, `draft model`, `tuned model of x`.
 
@@ -273,8 +182,8 @@ def model_label(name: str, models: Collection[str], policies: Collection[str] = 
         return f"model that the ARM {name.removesuffix(START)} started from"
     if name.endswith(REFERENCE):
         return f"untuned model of {name.removesuffix(REFERENCE)}"
-    if name == AMATEUR:
-        return AMATEUR
+    if name == "amateur":
+        return name
     if name in policies:
         return f"policy {name}"
     return f"tuned model of {name}" if name + REFERENCE in models else f"ARM {name}"
@@ -308,7 +217,8 @@ def _named(given: Any, option: str, example: str) -> dict[str, Any]:
     return named
 
 
-def _weighed(text: str) -> tuple[float | None, str]:
+def weighed(text: str) -> tuple[float | None, str]:
+    """The number before a text, None where there is none, and the text."""
     found = _NUMBER.fullmatch(text)
     return (float(found[1]), found[2]) if found else (None, text)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trimtab import fusion
-from trimtab.engines.guides import Amateur
+from trimtab.engines.policies import Amateur
 from trimtab.engines.types import Sampling
 
 NextLogits = Callable[[list[int]], Tensor]

@@ -43,7 +43,7 @@ class TextStream:
             return ""
         rest, self._held = self._held + self._new(), ""
         self._read = len(self._ids)
-        stop_at = self._first_stop(rest)
+        stop_at = first_stop(rest, self._stops)
         if stop_at >= 0:
             rest, self.stopped = rest[:stop_at], True
         self.text += rest
@@ -64,7 +64,7 @@ class TextStream:
 
     def _release(self, delta: str) -> str:
         pending = self._held + delta
-        stop_at = self._first_stop(pending)
+        stop_at = first_stop(pending, self._stops)
         if stop_at >= 0:
             self.stopped, self._held = True, ""
             released = pending[:stop_at]
@@ -74,12 +74,14 @@ class TextStream:
         self.text += released
         return released
 
-    def _first_stop(self, text: str) -> int:
-        places = [at for stop in self._stops if (at := text.find(stop)) >= 0]
-        return min(places, default=-1)
-
     @staticmethod
     def _overlap(text: str, stop: str) -> int:
         """Length of the longest end of `text` that begins `stop`."""
         longest = min(len(text), len(stop) - 1)
         return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)
+
+
+def first_stop(text: str, stops: Sequence[str]) -> int:
+    """Where the first of some stop texts begins; −1 where there is none."""
+    places = [at for stop in stops if stop and (at := text.find(stop)) >= 0]
+    return min(places, default=-1)

@@ -8,7 +8,8 @@ from numbers import Integral, Real
 from typing import Any, Literal, TypedDict
 
 from trimtab.bounds import TINY, Bound
-from trimtab.engines.guides import Amateur, ContrastLike, InstructionLike
+from trimtab.engines.guides import ContrastLike, InstructionLike
+from trimtab.engines.policies import Amateur
 from trimtab.errors import ConfigError
 from trimtab.models.messages import Prompt
 from trimtab.models.types import DType, PromptFormat, Quantization
@@ -85,6 +86,11 @@ class Sampling:
         for name, bound in _SAMPLING.items():
             if name != "seed" or self.seed is not None:
                 bound.require(name, getattr(self, name))
+
+    @classmethod
+    def given(cls, **options: Any) -> Sampling:
+        """Of those options that are not None; the others are at their defaults."""
+        return cls().but(**{name: value for name, value in options.items() if value is not None})
 
     def further(self, number: int) -> Sampling:
         """With a seed that is so much larger; without one, as it is."""

@@ -13,19 +13,15 @@ from typing import Any
 from trimtab.arms.named import left_to_load, named_arms, objectives_of
 from trimtab.data.sources import fingerprint, read_rows
 from trimtab.engines.guides import (
-    AMATEUR,
-    Amateur,
     ContrastLike,
     InstructionLike,
     contrasts,
     instructions,
     models_of,
-    policies_of,
-    require_apart,
     require_distinct,
-    require_share,
 )
 from trimtab.engines.input_rows import request_of
+from trimtab.engines.policies import Amateur, policies_of, require_apart, require_share
 from trimtab.engines.types import LoadSettings, Request, Sampling, Speculate
 from trimtab.entries import as_entries, named_entries, parse_bytes
 from trimtab.errors import ConfigError
@@ -140,7 +136,8 @@ def generate(
     named = named_arms(as_entries(arms), revisions)
     opposed, instructed = contrasts(contrast), instructions(instruct)
     weak = None if amateur is None else Amateur.of(amateur)
-    policies = policies_of(named_entries(as_entries(policy), "--policy", "safe=FOLDER"), weak)
+    places = named_entries(as_entries(policy), "--policy", "safe=FOLDER")
+    policies = policies_of(places, weak)
     require_distinct(named, opposed, instructed, policies)
     require_apart(policies, [*named, *opposed, *instructed], combine)
     others = [*models_of(opposed), *policies]
@@ -154,14 +151,20 @@ def generate(
     judges: Mapping[Judge, str] = {}
     if chosen:
         guides = [*named, *opposed, *instructed, *policies]
-        places = reward_model, baseline_reward_model
-        judges = judges_of(chosen.method, guides, *places, revisions)
+        judges = judges_of(chosen.method, guides, reward_model, baseline_reward_model, revisions)
     elif reward_model or baseline_reward_model or method_options or as_released:
         raise ConfigError("a reward model or an option of a search, and no search", ASK)
     own = {"temperature": temperature, "top_k": top_k, "ignore_eos": ignore_eos}
-    sampling = Sampling(max_new_tokens, top_p=top_p, min_p=min_p, seed=seed, stop=tuple(stop)).but(
-        **{**(chosen.sampling if chosen else {}), **{n: v for n, v in own.items() if v is not None}}
-    )
+    common_sampling = {
+        "max_new_tokens": max_new_tokens,
+        "top_p": top_p,
+        "min_p": min_p,
+        "seed": seed,
+        "stop": tuple(stop),
+        **(chosen.sampling if chosen else {}),
+        **{name: value for name, value in own.items() if value is not None},
+    }
+    sampling = Sampling.given(**common_sampling)
     common = Request(
         "", preference, strength, sampling, kl_budget, gate, report=report, speculate=speculate
     )
@@ -191,7 +194,7 @@ def generate(
         "describe": dict(describe or {}),
         "instruct": instructed,
         "contrast": opposed,
-        "policy": {name: place for name, place in policies.items() if name != AMATEUR},
+        "policy": places,
         "amateur": weak,
     }
     trusted = [name for name in trust_remote_code if name in JUDGES.values()]

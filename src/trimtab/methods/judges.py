@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from trimtab.arms.sidecar import require_scalar
-from trimtab.engines.guides import AMATEUR
+from trimtab.engines.policies import AMATEUR
 from trimtab.errors import ConfigError
 from trimtab.methods.protocol import Judge, Method
 from trimtab.models.folder import fetch

@@ -10,8 +10,9 @@ from typing import Any
 
 from trimtab.arms.sidecar import Sidecar
 from trimtab.arms.starts import start_to_load
-from trimtab.engines.guides import contrasts, models_of, policies_of
+from trimtab.engines.guides import contrasts, models_of
 from trimtab.engines.input_rows import naming
+from trimtab.engines.policies import policies_of
 from trimtab.engines.types import Completion, LoadSettings, Request
 from trimtab.files import only_writer
 from trimtab.jobs import Progress, RowFile, Say, going_on

@@ -134,13 +134,16 @@ class Searcher:
             PreferenceError, ConfigError: it cannot be answered.
         """
         self._chosen.require(request, by_guides=self._by_guides, forward_kl=self._engine.forward_kl)
-        plain = self._engine.plan(replace(request, strength=0.0, report=self._by_guides))
-        plain = replace(plain, request=request)  # all guides run, and nobody reads a report
-        steered = plain if self._by_guides else self._engine.plan(request)
-        gains = self._engine.plan(replace(request, strength=1.0)).weights
-        for judge in self._judges.values():
-            judge.open(request.prompt, request.sampling.max_new_tokens)
-        return Planned(steered, plain, gains)
+        under_way = {
+            name: judge.open(request.prompt, request.sampling.max_new_tokens)
+            for name, judge in self._judges.items()
+        }
+        if not self._by_guides:
+            steered = self._engine.plan(request)
+            return Planned(steered, steered.of_the_base(), under_way)
+        plan = self._engine.plan(replace(request, strength=1.0, report=True))  # all guides run
+        alone = replace(plan, request=request).of_the_base(guides_run=True)
+        return Planned(alone, alone, under_way, plan.weights)
 
     def answers(self, plans: Sequence[Planned], *, batch_size: int = 8) -> Iterator[Completion]:
         """Answer requests in their order, so many at a time.
@@ -165,7 +168,7 @@ class Searcher:
                 self._let_go(one)
 
     def _begun(self, number: int, planned: Planned) -> _Running:
-        task = EngineTask(self._engine, planned, self._judges, by_guides=self._by_guides)
+        task = EngineTask(self._engine, planned, by_guides=self._by_guides)
         return _Running(number, task, self._chosen.method.answer(task))
 
     def _round(self, running: Sequence[_Running]) -> None:
@@ -184,7 +187,7 @@ class Searcher:
 
     def _let_go(self, one: _Running) -> None:
         """Forget what reward models have read for a prompt."""
-        for name, under_way in one.task.under_way.items():
+        for name, under_way in one.task.planned.under_way.items():
             self._judges[name].close(under_way)
 
     def _completion(self, one: _Running) -> Completion:

@@ -11,8 +11,9 @@ from torch import Tensor
 from trimtab import fusion
 from trimtab.engines.local.drawing import Drawn
 from trimtab.engines.local.engine import LocalEngine
-from trimtab.engines.local.growing_rewards import GrowingRewards, Response, UnderWay
+from trimtab.engines.local.growing_rewards import Response, UnderWay
 from trimtab.engines.local.rows import RowPlan, Watch
+from trimtab.engines.text import first_stop
 from trimtab.engines.types import Cost, nth_seed
 from trimtab.methods.protocol import Draw, Judge, Next, Partial, Successors, Task
 
@@ -27,12 +28,14 @@ class Planned:
     Attributes:
         steered: continued by the guides; by the base alone where these score.
         plain: continued by the base alone.
-        gains: what a nat of each guide's reward counts.
+        under_way: what each reward model has read of it.
+        gains: what a nat of each guide's reward counts, where the guides score.
     """
 
     steered: RowPlan
     plain: RowPlan
-    gains: Sequence[float]
+    under_way: Mapping[Judge, UnderWay]
+    gains: Sequence[float] = ()
 
 
 class EngineTask(Task):
@@ -41,27 +44,23 @@ class EngineTask(Task):
     Args:
         engine: draws and proposes.
         planned: the request.
-        judges: reward models.
         by_guides: whether the engine's guides score.
 
     Attributes:
         planned: as given.
-        under_way: what is rated of it, by reward model.
     """
 
     def __init__(
         self,
         engine: LocalEngine,
         planned: Planned,
-        judges: Mapping[Judge, GrowingRewards],
         *,
         by_guides: bool,
     ) -> None:
         self.planned, self._sampling = planned, planned.steered.sampling
-        self._engine, self._judges = engine, judges
+        self._engine = engine
         self.most, self.by_guides = self._sampling.max_new_tokens, by_guides
-        self.baseline = "baseline" in judges
-        self.under_way: dict[Judge, UnderWay] = {}
+        self.baseline = "baseline" in planned.under_way
         self._base_tokens = self._guide_tokens = self._passes = 0
 
     # --- what a method may do --------------------------------------------------------------------
@@ -130,10 +129,7 @@ class EngineTask(Task):
 
     def asked(self, name: Judge, responses: Sequence[Partial]) -> tuple[UnderWay, list[Response]]:
         """Responses, as a reward model takes them."""
-        prompt = self.planned.steered.request.prompt
-        if name not in self.under_way:
-            self.under_way[name] = self._judges[name].open(prompt)
-        return self.under_way[name], [
+        return self.planned.under_way[name], [
             Response(one.ids, one.ended, self._text_of(one.ids)) for one in responses
         ]
 
@@ -162,9 +158,7 @@ class EngineTask(Task):
     def _stop_at(self, ids: Sequence[int]) -> int:
         if not self._sampling.stop:
             return -1
-        text = self._decoded(ids)
-        places = [at for stop in self._sampling.stop if stop and (at := text.find(stop)) >= 0]
-        return min(places, default=-1)
+        return first_stop(self._decoded(ids), self._sampling.stop)
 
     def count(self, drawn: Sequence[Drawn]) -> None:
         """Note what a round took: its passes are those of the longest of what ran together."""
@@ -174,7 +168,7 @@ class EngineTask(Task):
 
     def cost(self) -> Cost:
         """Of the search."""
-        rated = self.under_way.values()
+        rated = self.planned.under_way.values()
         return Cost(
             self._base_tokens,
             self._guide_tokens,

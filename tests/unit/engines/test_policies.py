@@ -12,10 +12,10 @@ from rounding import NATS
 from test_opposed import ALL, SIZE, requests, tokens
 
 from trimtab.arms.adapter import AdapterWeights, LowRank, factor_soup, soup
-from trimtab.engines.guides import Amateur
 from trimtab.engines.local.engine import LocalEngine
 from trimtab.engines.local.opposed import amateur_stream, policy_stream
 from trimtab.engines.local.streams import Stream
+from trimtab.engines.policies import Amateur
 from trimtab.errors import ConfigError, PreferenceError
 
 

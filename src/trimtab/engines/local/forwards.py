@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from trimtab import fusion
-from trimtab.engines.guides import Amateur
 from trimtab.engines.local.group_cache import Entry, GroupCache
 from trimtab.engines.local.rows import Row
 from trimtab.engines.local.stream_rows import StreamRow
 from trimtab.engines.local.transfer import on_device
+from trimtab.engines.policies import Amateur
 
 
 @dataclass(frozen=True)

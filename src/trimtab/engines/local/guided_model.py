@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from trimtab.engines.guides import Amateur
 from trimtab.engines.local.group_cache import GroupCache
 from trimtab.engines.local.own_caches import OwnCaches
 from trimtab.engines.local.packed_rows import PackedRows
 from trimtab.engines.local.shelves import CacheMemory
 from trimtab.engines.local.streams import Group
+from trimtab.engines.policies import Amateur
 from trimtab.models.protocols import Tokenizer
 
 

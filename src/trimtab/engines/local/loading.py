@@ -16,15 +16,12 @@ from trimtab.arms.starts import start_to_load
 from trimtab.engines.guides import (
     REFERENCE,
     START,
-    Amateur,
     ContrastLike,
     InstructionLike,
     contrasts,
     instructions,
     model_label,
     models_of,
-    policies_of,
-    require_apart,
     require_distinct,
 )
 from trimtab.engines.local.check import Case, check_groups
@@ -41,6 +38,7 @@ from trimtab.engines.local.opposed import (
 from trimtab.engines.local.references import of_model, say_unverified
 from trimtab.engines.local.streams import BASE, DRAFT, Stream
 from trimtab.engines.local.tokenization import Tokenization, load_tokenizations
+from trimtab.engines.policies import Amateur, policies_of, require_apart
 from trimtab.entries import parse_bytes
 from trimtab.errors import ConfigError, is_out_of_memory
 from trimtab.models.classifiers import require_language_model

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from trimtab.engines.guides import REFERENCE, Amateur, Contrast, Instruction
+from trimtab.engines.guides import REFERENCE, Contrast, Instruction
 from trimtab.engines.local.streams import Stream
+from trimtab.engines.policies import Amateur
 from trimtab.errors import ConfigError
 
 

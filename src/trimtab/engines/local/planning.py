@@ -5,11 +5,12 @@ from __future__ import annotations
 import secrets
 from collections.abc import Collection, Sequence
 
-from trimtab.engines.guides import Instruction, own_instructions, require_distinct, require_share
+from trimtab.engines.guides import Instruction, own_instructions, require_distinct
 from trimtab.engines.local.packed_rows import row_bytes
 from trimtab.engines.local.rows import RowPlan
 from trimtab.engines.local.speculating import Speculation
 from trimtab.engines.local.streams import Group, Stream
+from trimtab.engines.policies import require_share
 from trimtab.engines.types import Request
 from trimtab.errors import ConfigError
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
 from trimtab.engines.local.drafts import RowDrafts
 from trimtab.engines.local.stream_rows import StreamRow, own_ids
-from trimtab.engines.local.streams import Group
+from trimtab.engines.local.streams import BASE, Group
 from trimtab.engines.types import FinishReason, Request, Sampling, TokenReport
 from trimtab.steering import Steering
 
@@ -56,6 +56,12 @@ class RowPlan:
     conditions: Mapping[str, Sequence[float]] = field(default_factory=dict)
     begun: Sequence[int] = ()
     watch: Watch | None = None
+
+    def of_the_base(self, *, guides_run: bool = False) -> RowPlan:
+        """The same request at strength 0: guides do not run, or run and have no say."""
+        prompts = self.prompts if guides_run else {BASE: self.prompts[BASE]}
+        steering = replace(self.steering, strength=0.0)
+        return replace(self, steering=steering, weights=[0.0] * len(self.weights), prompts=prompts)
 
     @property
     def length(self) -> int:

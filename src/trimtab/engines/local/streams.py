@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from trimtab.arms.adapter import AdapterWeights
-from trimtab.engines.guides import REFERENCE, Amateur, Instruction
+from trimtab.engines.guides import REFERENCE, Instruction
 from trimtab.engines.local import attention
 from trimtab.engines.local.linear import join_layers
+from trimtab.engines.policies import Amateur
 from trimtab.errors import ConfigError
 from trimtab.models import ropes
 from trimtab.models.instructions import instructed
