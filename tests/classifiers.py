@@ -25,3 +25,14 @@ def saved(folder: Path, model: Any, tokenizer: Any = None) -> str:
     model.save_pretrained(folder)
     (tokenizer or make_tokenizer()).save_pretrained(folder)
     return str(folder)
+
+
+def encoder() -> Any:
+    """Its head is on the first token, which sees all others."""
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=len(make_tokenizer()), hidden_size=16, intermediate_size=32,
+        num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=256,
+        initializer_range=0.3, pad_token_id=0, num_labels=1,
+    )  # fmt: skip
+    return transformers.BertForSequenceClassification(config).eval()

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
-from classifiers import classifier, saved
+from classifiers import classifier, encoder, saved
 from conftest import WORDS, make_tokenizer, save_model
 from oracle import specification
 from sweeps import save_lora
@@ -212,13 +211,7 @@ def test_another_vocabulary_reads_the_text(
 
 @pytest.mark.parametrize("name", ["args", "best-of-n", "cards"])
 def test_an_encoder_reads_whole_texts(name: str, engine: LocalEngine, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=len(make_tokenizer()), hidden_size=16, intermediate_size=32,
-        num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=256,
-        initializer_range=0.3, pad_token_id=0, num_labels=1,
-    )  # fmt: skip
-    folder = saved(tmp_path / "bert", transformers.BertForSequenceClassification(config).eval())
+    folder = saved(tmp_path / "bert", encoder())
     searcher = search(engine, name, reward_model=folder, options=OPTIONS[name])
     model = RewardModel(folder)
     for request in requests(name)[:2]:

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from classifiers import classifier, saved
+from classifiers import classifier, encoder, saved
 from conftest import make_tokenizer, save_model
 from peft import LoraConfig, get_peft_model
 
 from trimtab.arms.reward_model import RewardModel
-from trimtab.engines.local import growing_rewards
+from trimtab.engines.local import growing_rewards, reward_rows
 from trimtab.engines.local.growing_rewards import GrowingRewards, Response
 
 PROMPTS: list[Any] = ["the cat sat on the mat", [{"role": "user", "content": "hello you"}]]
@@ -129,13 +129,7 @@ def test_an_encoder_reads_every_response_from_its_start(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its head is on the first token, which sees all others: nothing can be kept."""
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=len(make_tokenizer()), hidden_size=16, intermediate_size=32,
-        num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=256,
-        initializer_range=0.3, pad_token_id=0, num_labels=1,
-    )  # fmt: skip
-    folder = saved(tmp_path / "bert", transformers.BertForSequenceClassification(config).eval())
+    folder = saved(tmp_path / "bert", encoder())
     rewards = GrowingRewards(partial(RewardModel, folder), make_tokenizer(), [3])
     assert "reads every response from its start: it is no decoder" in caplog.text
     model, under_way = RewardModel(folder), rewards.open(PROMPTS[0])
@@ -150,8 +144,8 @@ def test_a_model_that_is_not_what_its_library_computes(
 ) -> None:
     """Where the pieces give something else the whole is read, and said so."""
     folder = saved(tmp_path / "rm", classifier(seed=3))
-    scalars = growing_rewards._scalars
-    monkeypatch.setattr(growing_rewards, "_scalars", lambda *a: 1.1 * scalars(*a))
+    scalars = reward_rows.scalars
+    monkeypatch.setattr(reward_rows, "scalars", lambda *a: 1.1 * scalars(*a))
     rewards = GrowingRewards(partial(RewardModel, folder), make_tokenizer(), [3])
     assert "times its bar off" in caplog.text
     under_way, model = rewards.open(PROMPTS[0]), RewardModel(folder)

@@ -18,18 +18,13 @@ from torch import Tensor
 from trimtab.arms.reward_model import RewardModel
 from trimtab.arms.reward_reader import Beginning
 from trimtab.engines.local.group_cache import Entry
-from trimtab.engines.local.loading import may_pack
 from trimtab.engines.local.packed_rows import PackedRows
 from trimtab.engines.local.prefixes import BLOCK
-from trimtab.engines.local.shelves import CacheMemory, Move
+from trimtab.engines.local.reward_rows import NoPiecesError, new_row, open_rows
+from trimtab.engines.local.shelves import Move
 from trimtab.engines.local.stream_rows import StreamRow, common_prefix, own_ids
-from trimtab.engines.local.streams import Group, Stream
-from trimtab.engines.local.transfer import on_device
-from trimtab.errors import VocabularyError, first_line, is_out_of_memory
-from trimtab.models.lm_head import causal_lm
-from trimtab.models.memory import free_bytes
+from trimtab.errors import VocabularyError
 from trimtab.models.messages import Prompt
-from trimtab.models.probe import floor, probe_ids
 from trimtab.models.protocols import Tokenizer
 from trimtab.models.vocabulary import VocabularyMap, match_vocabularies
 
@@ -92,8 +87,14 @@ class GrowingRewards:
     ) -> None:
         self._model = load()
         self._vocabulary = _vocabulary(self._model, tokenizer, ends)
-        self._cache = self._opened()
-        if self._cache is None:
+        self._cache: PackedRows | None = None
+        try:
+            self._cache = open_rows(self._model)
+        except NoPiecesError as why:
+            folder = self._model.reader.folder
+            logger.warning(
+                "the reward model %s reads every response from its start: %s", folder, why
+            )
             self._model = load()  # the other one's weights may have been rearranged
 
     def open(self, prompt: Prompt, most: int = 0) -> UnderWay:
@@ -149,47 +150,6 @@ class GrowingRewards:
 
     # --- piece by piece --------------------------------------------------------------------------
 
-    def _opened(self) -> PackedRows | None:
-        """Where rows are kept; None for a model that is not read piece by piece."""
-        model, tokenizer = self._model.model, self._model.reader.tokenizer
-        if not hasattr(causal_lm(model), "score"):  # an encoder's head is on a token of its own
-            self._say_slow("it is no decoder")
-            return None
-        wanted = self._expected()
-        try:
-            model, size = _merged(model), len(tokenizer.get_vocab())
-            stream = Stream("reward", model, tokenizer, VocabularyMap(size, size))
-            group = Group([stream], pack=may_pack([model]))
-            if not group.packable:
-                self._say_slow("its architecture keeps more than keys and values")
-                return None
-            gap = _gap(PackedRows(group, CacheMemory(), _scalars), wanted, floor(model.dtype))
-        except Exception as error:  # third-party model code raises anything
-            if is_out_of_memory(error):
-                raise
-            self._say_slow(f"{type(error).__name__}: {first_line(error)}")
-            return None
-        if not gap <= 1:
-            self._say_slow(f"piece by piece it is {gap:.2g} times its bar off")
-            return None
-        memory = CacheMemory(free_bytes(str(group.device)) // 4)
-        return PackedRows(group, memory, _scalars)
-
-    def _say_slow(self, why: str) -> None:
-        logger.warning(
-            "the reward model %s reads every response from its start: %s",
-            self._model.reader.folder,
-            why,
-        )
-
-    def _expected(self) -> list[tuple[list[int], float]]:
-        """Beginnings of ordinary text, each a little longer, and the library's rewards of them."""
-        reader = self._model.reader
-        ids, _ = probe_ids(reader.tokenizer, reader.sidecar.prompt_format, limit=reader.context)
-        ends = sorted({max(1, len(ids) * n // 4) for n in (1, 2, 3, 4)})
-        texts = [self._model.up_to_padding(ids[:end]) for end in ends]
-        return [(text, self._model.rate_rows([text])[0]) for text in texts]
-
     def _read_shared(
         self, cache: PackedRows, asked: Asked, read: Sequence[Sequence[list[int]]]
     ) -> None:
@@ -204,7 +164,7 @@ class GrowingRewards:
             if shared - (_known(row, ids) if row else 0) < BLOCK:
                 continue
             if row is None:
-                prompt.rows.append(row := _row(cache))
+                prompt.rows.append(row := new_row(cache))
             self._turn(cache, row, ids, _known(row, ids))
             entries.append(Entry(row, ids[row.computed :], 0))
             whose.append(prompt)
@@ -215,7 +175,7 @@ class GrowingRewards:
     ) -> list[Entry]:
         """Rows for some responses, each with all that any row has of it."""
         while len(prompt.rows) < len(sequences):
-            prompt.rows.append(_row(cache))
+            prompt.rows.append(new_row(cache))
         moves, known = [], []
         for row, ids in zip(prompt.rows, sequences, strict=False):
             own = _known(row, ids[:-1])  # the last one's value is wanted
@@ -262,48 +222,6 @@ class GrowingRewards:
         return [[next(rewards) for _ in sequences] for sequences in read]
 
 
-def _merged(model: Any) -> Any:
-    """An adapter in its backbone's weights, where that loses nothing: one model, to be packed.
-
-    Nobody else has these weights. In half precision the sum would be rounded.
-    """
-    if model.dtype != torch.float32 or not hasattr(model, "merge_and_unload"):
-        return model
-    try:
-        return model.merge_and_unload()
-    except (AttributeError, NotImplementedError, ValueError):  # of a kind that cannot be merged
-        return model
-
-
-def _row(cache: PackedRows) -> StreamRow:
-    """One that holds nothing."""
-    coefficients = tuple(cache.group.coefficients()[0].tolist())
-    return StreamRow(0, [], cache.group.streams[0].vocabulary, coefficients)
-
-
-@torch.no_grad()
-def _gap(cache: PackedRows, wanted: Sequence[tuple[list[int], float]], noise: float) -> float:
-    """How far rewards of text that is read in pieces are from those that are wanted.
-
-    Args:
-        cache: reads the pieces.
-        wanted: beginnings of a text, the shortest first, and their rewards.
-        noise: that a type may be off, of a value of 1 or of a spread of 1 over the text.
-
-    Returns:
-        The largest difference, over what it may be.
-    """
-    row, gap = _row(cache), 0.0
-    for ids, reward in wanted:
-        before, row.sequence = row.computed, ids
-        own = cache.forward([Entry(row, ids[before:], 1)]) if len(ids) > before else None
-        gap = max(gap, abs(float(own) - reward)) if own is not None else gap
-    cache.drop(row)
-    rewards = [reward for _, reward in wanted]
-    spread = max(rewards) - min(rewards)
-    return gap / (noise * max(1.0, spread, *map(abs, rewards)))
-
-
 def _known(row: StreamRow, ids: Sequence[int]) -> int:
     """How much of a sequence a row has computed."""
     return common_prefix(row.sequence[: row.computed], ids)
@@ -319,14 +237,6 @@ def _chunks(entries: Sequence[Entry]) -> Iterator[tuple[int, int]]:
         tokens += len(entry.ids)
     if entries:
         yield start, len(entries)
-
-
-def _scalars(
-    group: Group, hidden_MH: Tensor, rows: Sequence[StreamRow], at: Sequence[Sequence[int]]
-) -> Tensor:
-    """The head's value at some places, float32, [E, M, 1]."""
-    values: Tensor = group.lm.score(hidden_MH[on_device(at, hidden_MH.device)])
-    return values.float()
 
 
 def _vocabulary(
