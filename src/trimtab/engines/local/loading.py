@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,9 +9,7 @@ from typing import Any, Literal
 import torch
 
 from trimtab.arms.load import backbone_of
-from trimtab.arms.objectives import require_unconditioned
-from trimtab.arms.sidecar import Sidecar, arm_facts, language_model_facts
-from trimtab.arms.starts import start_to_load
+from trimtab.arms.sidecar import Sidecar
 from trimtab.engines.guides import (
     REFERENCE,
     START,
@@ -27,6 +24,7 @@ from trimtab.engines.guides import (
 from trimtab.engines.local.check import Case, check_groups
 from trimtab.engines.local.drafting import NGRAM
 from trimtab.engines.local.engine import LocalEngine
+from trimtab.engines.local.folders import checked_draft, checked_folders, fetched_starts
 from trimtab.engines.local.guides import LoadedArm, Loading, load_guides
 from trimtab.engines.local.opposed import (
     against_start,
@@ -37,13 +35,12 @@ from trimtab.engines.local.opposed import (
 )
 from trimtab.engines.local.references import of_model, say_unverified
 from trimtab.engines.local.streams import BASE, DRAFT, Stream
-from trimtab.engines.local.tokenization import Tokenization, load_tokenizations
+from trimtab.engines.local.tokenization import Tokenization
 from trimtab.engines.policies import Amateur, policies_of, require_apart
 from trimtab.entries import parse_bytes
-from trimtab.errors import ConfigError, is_out_of_memory
-from trimtab.models.classifiers import require_language_model
+from trimtab.errors import is_out_of_memory
 from trimtab.models.devices import default_device, require_device
-from trimtab.models.folder import canonical, check_folder, fetch, is_adapter, is_local
+from trimtab.models.folder import canonical, fetch, is_local
 from trimtab.models.load import load_model
 from trimtab.models.memory import free_bytes
 from trimtab.models.origins import Origins
@@ -51,8 +48,6 @@ from trimtab.models.probe import probe_ids
 from trimtab.models.quantization import quantized_loading
 from trimtab.models.types import DType, PromptFormat, Quantization
 from trimtab.steering import Combine
-
-logger = logging.getLogger(__name__)
 
 
 def load_engine(
@@ -139,9 +134,9 @@ def load_engine(
     own = {name: models[name] for name in policies} or arms  # one by one, or combined
     models |= (starts := fetched_starts(arms, base))
     origins = origins.with_starts({name: name.removesuffix(START) for name in starts})
-    draft = _checked_draft(draft, origins)
+    draft = checked_draft(draft, origins)
     kind = {"dtype": dtype, "device": require_device(device) if device else default_device()}
-    facts, tokenizations = _checked(base, arms, own, models, draft, combine, origins)
+    facts, tokenizations = checked_folders(base, arms, own, models, draft, combine, origins)
     streams = _Streams(tokenizations, facts, prompt_format)
     quantized = quantized_loading(quantization, dtype) if quantization else {}
     model = load_model(base, **{**kind, **origins.options(BASE), **quantized})
@@ -178,53 +173,6 @@ def load_engine(
     more: dict[str, Any] = {"draft": drafter, "max_length": max_length, "cache_memory": budget}
     more["forward_kl"] = combine == "forward-kl"
     return _checked_engine(frozen, guided, cases, more)
-
-
-def _checked(
-    base: str,
-    arms: Mapping[str, str],
-    own: Mapping[str, str],
-    models: Mapping[str, str],
-    draft: str | None,
-    combine: Combine,
-    origins: Origins,
-) -> tuple[dict[str, Sidecar], dict[str, Tokenization]]:
-    """What the folders say, once all that can be refused without a weight is refused."""
-    check_folder(base, what="base model")
-    require_language_model(base)
-    facts = {
-        name: (arm_facts if name in arms else language_model_facts)(
-            folder, model_label(name, models)
-        )
-        for name, folder in models.items()
-    }
-    for name in models.keys() - own.keys():
-        require_unconditioned(model_label(name, models), models[name])
-    drafts = {DRAFT: draft} if draft and draft != NGRAM else {}
-    tokenizations = load_tokenizations(base, {**models, **drafts}, origins)
-    templates = {tokenizations[name].tokenizer.chat_template for name in own}
-    if "soup" in combine and len(templates) > 1:
-        raise ConfigError("the ARMs of a soup have different chat templates", "train them alike")
-    _warn_of_other_objectives(arms, facts)
-    return facts, tokenizations
-
-
-def fetched_starts(arms: Mapping[str, str], base: str) -> dict[str, str]:
-    """NAME.start -> folder of the models that whole ARMs are measured against.
-
-    An adapter's is its own backbone, which is loaded with it.
-
-    Raises:
-        ModelLoadError, MissingFileError: one that is not there, or no longer the same.
-    """
-    found = {name + START: start_to_load(folder, base) for name, folder in arms.items()}
-    return {
-        name: start.place
-        if start.place == base
-        else fetch(start.place, what=model_label(name, found), revision=start.revision)
-        for name, start in found.items()
-        if start
-    }
 
 
 def _start(
@@ -377,28 +325,6 @@ def _verify_in_float32(
         say_unverified(folder, "no memory to compare it in float32")
 
 
-def _checked_draft(draft: str | None, origins: Origins) -> str | None:
-    if draft is None or draft == NGRAM:
-        return draft
-    if origins.revision(DRAFT):
-        draft = fetch(draft, what="draft model", revision=origins.revision(DRAFT))
-    check_folder(draft, what="draft model")
-    if is_adapter(draft):
-        raise ConfigError(
-            f"the draft model {draft} is an adapter", "name a whole model; an ARM drafts by itself"
-        )
-    return draft
-
-
 def may_pack(models: Sequence[Any]) -> bool:
     """Whether the weights may be rearranged: not while PEFT works on the same ones."""
     return not any(hasattr(model, "get_base_model") for model in models)
-
-
-def _warn_of_other_objectives(arms: Mapping[str, str], facts: Mapping[str, Sidecar]) -> None:
-    for objective, folder in arms.items():
-        trained_for = facts[objective].objective
-        if trained_for not in ("", objective) and not facts[objective].preference:
-            logger.warning(
-                "the ARM %s was trained for %r and is used as %r", folder, trained_for, objective
-            )
