@@ -21,10 +21,10 @@ from typing import Any
 
 import torch
 
-from trimtab.bench.contenders import Engine
 from trimtab.bench.machine import conditions
-from trimtab.bench.models import SHAPES, random_model
-from trimtab.bench.rows import RandomModels
+from trimtab.bench.speed.contenders import Engine
+from trimtab.bench.speed.models import SHAPES, random_model
+from trimtab.bench.speed.rows import RandomModels
 from trimtab.engines.local.rows import RowPlan
 
 HERE = Path(__file__).parent

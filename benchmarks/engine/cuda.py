@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from trimtab.bench.contenders import Engine, Generate
 from trimtab.bench.machine import conditions, copy_bandwidth
-from trimtab.bench.rows import RandomModels
+from trimtab.bench.speed.contenders import Engine, Generate
+from trimtab.bench.speed.rows import RandomModels
 
 
 def syncs(contender: Engine, prompts: list[list[int]]) -> float:

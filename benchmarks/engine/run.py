@@ -21,9 +21,9 @@ from typing import Any
 import torch
 
 from trimtab.arms.adapter import AdapterWeights
-from trimtab.bench.contenders import Contender, Engine, Generate, Run, TwoModels
 from trimtab.bench.machine import conditions
-from trimtab.bench.models import random_lora
+from trimtab.bench.speed.contenders import Contender, Engine, Generate, Run, TwoModels
+from trimtab.bench.speed.models import random_lora
 from trimtab.engines.local import LocalEngine
 from trimtab.engines.local.streams import Stream
 from trimtab.models.load import load_model, load_tokenizer

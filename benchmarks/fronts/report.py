@@ -19,8 +19,8 @@ from tasks import ABLATIONS, HERE, METHODS, NAMES, SEEDS, Task, all_tasks
 
 import trimtab
 from trimtab.bench.machine import conditions
-from trimtab.bench.rows import BASE_ROW, OwnModels
-from trimtab.bench.speed import measure, peak_memory
+from trimtab.bench.speed.measure import measure, peak_memory
+from trimtab.bench.speed.rows import BASE_ROW, OwnModels
 from trimtab.demo.tiny import MODEL
 from trimtab.fronts.files import draw
 from trimtab.fronts.measures import hypervolume, mean_inner_product

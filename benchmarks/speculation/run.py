@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import trimtab
-from trimtab.bench.contenders import Generate
 from trimtab.bench.machine import conditions
+from trimtab.bench.speed.contenders import Generate
 from trimtab.data.loading import read_pairs
 from trimtab.data.pairs import split_of
 from trimtab.engines.local import LocalEngine

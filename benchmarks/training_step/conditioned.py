@@ -25,7 +25,7 @@ from trimtab.arms.conditioned import ConditionedConfig, condition_model
 from trimtab.arms.logprobs import response_logp
 from trimtab.arms.rewards import response_rewards
 from trimtab.bench.machine import conditions
-from trimtab.bench.models import SHAPES, random_model
+from trimtab.bench.speed.models import SHAPES, random_model
 from trimtab.training.losses import LossOptions, ObjectiveLosses, objectives_loss, preference_loss
 
 RANK, TARGETS = 8, ("q_proj", "k_proj", "v_proj")

@@ -9,7 +9,7 @@ from trimtab.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from trimtab.arms.export import export
-    from trimtab.bench.run import bench_speed
+    from trimtab.bench.speed.run import bench_speed
     from trimtab.calibration.calibrate import calibrate
     from trimtab.distillation.distill import distill
     from trimtab.engines.local.loading import load_engine as load
@@ -35,7 +35,7 @@ _HOME = {
     "Steering": "trimtab.steering",
     "TrimtabError": "trimtab.errors",
     "accuracy": "trimtab.evaluation.accuracy",
-    "bench_speed": "trimtab.bench.run",
+    "bench_speed": "trimtab.bench.speed.run",
     "calibrate": "trimtab.calibration.calibrate",
     "distill": "trimtab.distillation.distill",
     "export": "trimtab.arms.export",

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from trimtab.bench.run import POINTS, Shape, bench_speed
+from trimtab.bench.speed.run import POINTS, Shape, bench_speed
 from trimtab.cli import show
 from trimtab.cli.options import JsonOptions, ModelsOptions
 from trimtab.cli.parse import parse, quiet_libraries
@@ -96,8 +96,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _show(options: SpeedOptions, results: Mapping[str, Any]) -> None:
-    from trimtab.bench.speed import Row
-    from trimtab.bench.table import COLUMNS, tables
+    from trimtab.bench.speed.measure import Row
+    from trimtab.bench.speed.table import COLUMNS, tables
 
     rows, memory = [Row(**row) for row in results["rows"]], results["peak_memory_bytes"]
     if options.json:

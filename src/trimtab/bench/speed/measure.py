@@ -15,8 +15,8 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
-from trimtab.bench.contenders import Contender, Run
-from trimtab.bench.rows import BASE_ROW, Models
+from trimtab.bench.speed.contenders import Contender, Run
+from trimtab.bench.speed.rows import BASE_ROW, Models
 from trimtab.jobs import Progress
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ def peak_memory(
         "new_tokens": new_tokens,
     }
     done = subprocess.run(
-        [sys.executable, "-m", "trimtab.bench.memory", json.dumps(job)],
+        [sys.executable, "-m", "trimtab.bench.speed.memory", json.dumps(job)],
         check=False,
         stdout=subprocess.PIPE,
         text=True,

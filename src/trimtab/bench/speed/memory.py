@@ -1,4 +1,4 @@
-"""Peak memory of one row, run as `python -m trimtab.bench.memory JOB`; prints bytes."""
+"""Peak memory of one row, run as `python -m trimtab.bench.speed.memory JOB`; prints bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from trimtab.bench import rows
+from trimtab.bench.speed import rows
 
 
 def resident(field: str) -> int:

@@ -18,7 +18,7 @@ from trimtab.models.origins import Origins
 from trimtab.models.types import DType, Quantization
 
 if TYPE_CHECKING:
-    from trimtab.bench.rows import Models
+    from trimtab.bench.speed.rows import Models
 
 Shape = Literal["5m", "350m", "7b"]
 POINTS = ("1x32", "8x32", "32x32", "1x512")
@@ -118,7 +118,7 @@ def _models(
     revisions: Mapping[str, str],
 ) -> tuple[Models, str]:
     """What is measured, and on which device."""
-    from trimtab.bench.rows import OwnModels, RandomModels
+    from trimtab.bench.speed.rows import OwnModels, RandomModels
     from trimtab.models.devices import default_device, require_device
 
     given = options["device"]
@@ -147,8 +147,8 @@ def _measured(
     progress: Progress,
 ) -> dict[str, Any]:
     from trimtab.bench.machine import conditions
-    from trimtab.bench.rows import wanted
-    from trimtab.bench.speed import measure, peak_memory
+    from trimtab.bench.speed.measure import measure, peak_memory
+    from trimtab.bench.speed.rows import wanted
 
     makers = models.makers()
     names = wanted(makers, rows)
@@ -173,8 +173,8 @@ def _measured(
 
 
 def _write(folder: Path, results: Mapping[str, Any]) -> None:
-    from trimtab.bench.speed import Row
-    from trimtab.bench.table import as_markdown
+    from trimtab.bench.speed.measure import Row
+    from trimtab.bench.speed.table import as_markdown
     from trimtab.evaluation.plots import speed_plot
 
     rows = [Row(**row) for row in results["rows"]]

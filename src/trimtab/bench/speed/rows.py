@@ -11,8 +11,14 @@ from transformers import PreTrainedModel
 
 from trimtab.arms.adapter import AdapterWeights
 from trimtab.arms.conditioned import Core
-from trimtab.bench.contenders import Contender, Engine, Generate, TwoModels
-from trimtab.bench.models import SHAPES, Numbers, random_conditioned, random_lora, random_model
+from trimtab.bench.speed.contenders import Contender, Engine, Generate, TwoModels
+from trimtab.bench.speed.models import (
+    SHAPES,
+    Numbers,
+    random_conditioned,
+    random_lora,
+    random_model,
+)
 from trimtab.engines.local import LocalEngine, load_engine
 from trimtab.engines.local.streams import BASE, Stream
 from trimtab.engines.types import LoadSettings

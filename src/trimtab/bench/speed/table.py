@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from trimtab.bench.rows import BASE_ROW
-from trimtab.bench.speed import Row
+from trimtab.bench.speed.measure import Row
+from trimtab.bench.speed.rows import BASE_ROW
 
 COLUMNS = [
     "",

@@ -1,0 +1,1 @@
+"""The price of guidance: time per token, memory, time to the first token."""
