@@ -14,9 +14,9 @@ _OTHER = {"sum": ("arm_per_token", "per token"), "mean": ("arm_summed", "summed"
 """The reward of an ARM that is not the one it was trained with."""
 
 _HOW = {
-    "sum": "the response's tokens' summed",
-    "mean": "the mean of the response's tokens'",
-    "head": "its head's; it is one number for the whole response, so that there is none per token",
+    "sum": "summed over the response's tokens, as the ARM was trained, and per token",
+    "mean": "per token of the response, as the ARM was trained, and summed",
+    "head": "a scalar head's, one number for the whole response: there is none per token",
 }
 
 
@@ -38,11 +38,8 @@ def show_accuracy(report: AccuracyReport) -> None:
     screen.print(show.table(title, columns, list(_correlations(report))))
     if report.subsets:
         _subsets(report)
-    print(
-        f"The reward model's own reward is {_HOW[report.rewards]}. Lengths are characters. "
-        "Intervals: as wide as if each prompt had but one pair; of correlations, bootstrap over "
-        "prompts."
-    )
+    print(f"Rewards: {_HOW[report.rewards]}. Lengths: characters.")
+    print("95 % intervals: as wide as if each prompt had but one pair; of correlations, bootstrap.")
 
 
 def _ways(report: AccuracyReport) -> dict[str, str]:
@@ -71,11 +68,9 @@ def _correlations(report: AccuracyReport) -> Iterator[tuple[str, str, str, str]]
         if way not in report.lengths:
             continue
         bias = report.lengths[way]
-        for name, found in (
-            ("over all answers", bias.answers),
-            ("differences in pairs", bias.differences),
-        ):
-            yield f"{words}, {name}", *_correlation(found)
+        kind = words.removeprefix("reward model")
+        yield f"all answers{kind}", *_correlation(bias.answers)
+        yield f"differences in pairs{kind}", *_correlation(bias.differences)
 
 
 def _correlation(found: Correlation) -> tuple[str, str, str]:
