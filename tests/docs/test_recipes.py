@@ -102,8 +102,8 @@ def test_genarm_on_safe_rlhf() -> None:
 
 
 def test_parm_on_safe_rlhf() -> None:
-    """q, k, v; r1 = r2 = 4, s = lora_alpha / r2 of lora_alpha 8, dropout .05; α ~ Dirichlet(0.5), one
-    α per micro-batch; β .01 each, lr 5e-4, 2 epochs, batch 32; greedy, 512 tokens, w = 1."""
+    """q, k, v; r1 = r2 = 4, s = lora_alpha / r2 of lora_alpha 8, dropout .05; α ~ Dirichlet(0.5),
+    one α per micro-batch; β .01 each, lr 5e-4, 2 epochs, batch 32; greedy, 512 tokens, w = 1."""
     train, generate = read("parm-safe-rlhf.train.yaml"), read("parm-safe-rlhf.generate.yaml")
     assert lora_on_q_k_v(train) and has(train, method="parm", beta=0.01, preference_alpha=0.5)
     assert (train.lora_r - train.preference_r, train.preference_r) == (4, 4)
@@ -117,7 +117,7 @@ def test_parm_on_safe_rlhf() -> None:
 
 
 def test_uniarm_is_parms_recipe_but_for_what_is_its_own() -> None:
-    """Its settings are not known; ours are PARM's, and the file says that it is a reconstruction."""
+    """Its settings are not known; ours are PARM's, and the files say: a reconstruction."""
     parm, uniarm = read("parm-safe-rlhf.train.yaml"), read("uniarm-safe-rlhf.train.yaml")
     differ = {name for name, value in vars(uniarm).items() if value != getattr(parm, name)}
     assert differ == {"method", "describe", "preference_r", "output_dir"}

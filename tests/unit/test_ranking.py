@@ -10,8 +10,8 @@ import numpy as np
 from trimtab.arms.reward_model import Scored
 from trimtab.arms.sidecar import Sidecar
 from trimtab.data.pairs import Pair
-from trimtab.evaluation.accuracy import _ranked_right
 from trimtab.evaluation.floors import longer_is_better
+from trimtab.evaluation.pair_rewards import pair_rewards
 from trimtab.stats import ranked_right
 from trimtab.training.trainer import pair_metrics
 
@@ -35,7 +35,8 @@ def test_training_and_measuring_count_alike() -> None:
             return [Scored(float(text)) for text in texts]
 
     pairs = [Pair("x", str(a), str(b)) for a, b in REWARDS]
-    assert _ranked_right(Model(), pairs, 4, None) == 2.0  # type: ignore[arg-type]
+    better, worse = pair_rewards(Model(), pairs).arm  # type: ignore[arg-type]
+    assert ranked_right(better - worse) == 2.0
     assert longer_is_better(pairs) == 2.0  # both sides of each are as long: four ties
 
 

@@ -6,6 +6,7 @@ tokenizer a reward model has.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -100,7 +101,7 @@ def correlation(
     drawn = _Clusters(prompts)
 
     def estimate(statistic: Callable[[Floats, Floats], float]) -> Estimate | None:
-        from scipy.stats import bootstrap
+        from scipy.stats import DegenerateDataWarning, bootstrap
 
         def of(clusters: NDArray[np.int64]) -> float:
             pairs = drawn.members(clusters)
@@ -109,15 +110,11 @@ def correlation(
         value = of(drawn.all)
         if not np.isfinite(value):
             return None
-        found = bootstrap(
-            (drawn.all,),
-            of,
-            n_resamples=resamples,
-            method="percentile",
-            vectorized=False,
-            rng=seed,
-        ).confidence_interval
-        if not (np.isfinite(found.low) and np.isfinite(found.high)):  # one value makes it all
+        options = {"n_resamples": resamples, "method": "percentile", "vectorized": False}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DegenerateDataWarning)
+            found = bootstrap((drawn.all,), of, rng=seed, **options).confidence_interval
+        if not (np.isfinite(found.low) and np.isfinite(found.high)):  # some resample does not vary
             return None
         return Estimate(value, float(found.low), float(found.high), x.size)
 
