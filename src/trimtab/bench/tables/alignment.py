@@ -1,0 +1,158 @@
+"""GenARM's table 1 in kind: every method against DPO and the base, beside controls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.bench.tables import ways
+from trimtab.bench.tables.answering import Answer, BaseNll, Match, Search
+from trimtab.bench.tables.config import TableConfig
+from trimtab.bench.tables.jobs import Job, Work
+from trimtab.bench.tables.judging import JUDGE, Scores, accuracy_of, judge_jobs, may_claim
+from trimtab.bench.tables.report import Report, cell, verdict
+from trimtab.bench.tables.training import Accuracy, Train
+from trimtab.bench.tables.values import Values
+from trimtab.methods.registry import METHODS
+from trimtab.stats import Estimate, hierarchical
+
+GRID = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""Strengths of GenARM for reward against base NLL."""
+WAYS = (ways.BASE, ways.GENARM, ways.DPO, *METHODS, *ways.CONTROLS)
+BEATEN = ("args", "transfer-q", "cards", "best-of-n")
+"""What GenARM's answers are expected to win against."""
+
+
+def jobs(config: TableConfig) -> list[Job]:
+    """Train, try settings, answer, judge."""
+    rows, seeds = config.methods or list(WAYS), range(config.seeds)
+    trained: list[Job] = [*judge_jobs(config.judge_pairs)]
+    trained += [Train(f"trajectory-{seed}", "trajectory", seed=seed) for seed in (0,)]
+    trained += [Train(f"genarm-{seed}", "genarm", seed=seed) for seed in seeds]
+    if ways.DPO in rows:
+        trained += [Train(f"dpo-{seed}", "dpo", seed=seed) for seed in seeds]
+    if ways.SHUFFLED in rows:
+        trained.append(Train("shuffled-0", "genarm", shuffled=True))
+    measured = ["trajectory-0", *(f"genarm-{seed}" for seed in seeds)]
+    trained += [Accuracy(f"accuracy {name}", name) for name in measured]
+    if any(way in rows for way in ways.BY_VALUE):
+        trained.append(Values("value-0"))
+    tried = [Search(f"search {way}", way, s) for way, s in config.tried.items() if way in rows]
+    answers = _answers(rows, config.seeds)
+    names = [job.name for job in answers if isinstance(job, Answer)]
+    last = [Scores("judged", JUDGE, names), Scores("rewarded", "trajectory-0", names)]
+    return [*trained, *tried, *answers, *last, BaseNll("base NLL", names)]
+
+
+def _answers(rows: Sequence[str], seeds: int) -> list[Job]:
+    found: list[Job] = []
+    for way in rows:
+        if way == ways.COOLED:
+            found.append(Match("match", ways.GENARM))
+        of = range(seeds) if way in (*ways.SEEDED, ways.BASE) else range(1)
+        found += [Answer(f"answer {way}-{seed}", way, seed) for seed in of]
+    found += [Answer(f"answer genarm@{w:g}-0", f"genarm@{w:g}") for w in GRID]
+    return found
+
+
+def scores_of(work: Work, way: str, job: str = "judged", key: str = "scores") -> NDArray[Any]:
+    """Numbers of a way's answers, [seeds, prompts]."""
+    found = work.rows[job][key]
+    prefix = f"answer {way}-"
+    return np.array([found[name] for name in found if name.startswith(prefix)])
+
+
+def won(one_SP: NDArray[Any], other_SP: NDArray[Any], seed: int = 0) -> Estimate:
+    """win + ½ tie of one way's answers against another's, of all pairs of seeds.
+
+    Prompts that one of them did not answer are left out.
+    """
+    n = min(one_SP.shape[1], other_SP.shape[1])
+    gaps_STP = one_SP[:, None, :n] - other_SP[None, :, :n]
+    return hierarchical((gaps_STP > 0) + 0.5 * (gaps_STP == 0), seed=seed)
+
+
+def report(work: Work) -> Report:
+    """The table, its claims and what stands above and below."""
+    rows = work.config.methods or list(WAYS)
+    base, genarm = scores_of(work, ways.BASE), scores_of(work, ways.GENARM)
+    dpo = scores_of(work, ways.DPO) if ways.DPO in rows else None
+    lines = []
+    for way in rows:
+        scores = scores_of(work, way)
+        answers = [row for name, row in work.rows.items() if name.startswith(f"answer {way}-")]
+        lines.append(
+            [
+                way,
+                "–" if dpo is None or way == ways.DPO else cell(won(scores, dpo)),
+                "–" if way == ways.BASE else cell(won(scores, base)),
+                "–" if way == ways.GENARM else cell(won(genarm, scores)),
+                cell(hierarchical(scores)),
+                cell(hierarchical(scores_of(work, way, "rewarded"))),
+                cell(hierarchical(scores_of(work, way, "base NLL", "base_nll"))),
+                f"{np.mean([row['tokens'] for row in answers]):.0f}",
+                _asked(answers[0]["ask"]),
+                f"{scores.shape[0]} x {scores.shape[1]}",
+            ]
+        )
+    columns = ["", "win+½tie against DPO", "against the base", "GenARM against it", "judge's reward"]
+    columns += ["search reward model's", "base NLL, nats per token", "tokens", "setting"]
+    columns += ["seeds x prompts"]
+    return Report(
+        f"alignment: {work.config.objective}",
+        columns,
+        lines,
+        _notes(work),
+        _claims(work, rows, genarm, dpo),
+        _head(work),
+    )
+
+
+def _asked(ask: dict[str, float]) -> str:
+    shown = {k: v for k, v in ask.items() if (k, v) not in (("temperature", 1.0), ("strength", 0.0))}
+    return ", ".join(f"{name.replace('_', '-')} {value:.3g}" for name, value in shown.items()) or "–"
+
+
+def _head(work: Work) -> str:
+    found = accuracy_of(work, JUDGE)
+    told = "so wins may be claimed" if may_claim(work) else "so no win is claimed"
+    return f"The judge ranks {found} held-out human pairs right: {told} (its lower bound, .6 or more)."
+
+
+def _claims(
+    work: Work, rows: Sequence[str], genarm: NDArray[Any], dpo: NDArray[Any] | None
+) -> list[list[str]]:
+    allowed, claims = may_claim(work), []
+    for way in (way for way in BEATEN if way in rows):
+        found = won(genarm, scores_of(work, way))
+        claims.append([f"GenARM wins against {way}", cell(found), _half(found, allowed)])
+    if dpo is not None:
+        found = won(genarm, dpo)
+        claims.append(["GenARM is near DPO (.45 or more)", cell(found), _near(found, allowed)])
+    return claims
+
+
+def _half(found: Estimate, allowed: bool) -> str:
+    return verdict(found, above=0.5, allowed=allowed)
+
+
+def _near(found: Estimate, allowed: bool) -> str:
+    return verdict(found, above=0.45, allowed=allowed)
+
+
+def _notes(work: Work) -> list[str]:
+    config = work.config
+    measured = [f"genarm-{seed}" for seed in range(config.seeds)]
+    accuracies = ", ".join(f"{accuracy_of(work, name).value:.3f}" for name in measured)
+    rewards = accuracy_of(work, "trajectory-0")
+    return [
+        f"{config.pairs} pairs a model, {config.max_new_tokens} tokens an answer, sampled at "
+        "temperature 1 where a method does not say otherwise. Intervals are 95 % bootstraps over "
+        "prompts and, where there are several, training seeds.",
+        f"Accuracy on the same held-out pairs: GenARM's ARMs {accuracies}, the searches' reward "
+        f"model {rewards}. The latter is what searches look at: its column shows that they do.",
+        f"`{ways.ITSELF}` is guided by the base itself, as by an untrained ARM.",
+    ]

@@ -1,0 +1,64 @@
+"""The judge: a trajectory reward model on a backbone of its own, and what it says of all answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trimtab.arms.reward_model import RewardModel
+from trimtab.bench.tables.answering import loading, read_answers
+from trimtab.bench.tables.jobs import Work
+from trimtab.bench.tables.rates import Rates
+from trimtab.bench.tables.training import Accuracy, Train
+from trimtab.stats import Estimate
+
+JUDGE = "judge"
+LEAST = 0.6
+"""No win is claimed where the lower bound of the judge's accuracy on human pairs is below."""
+
+
+def judge_jobs(pairs: int) -> list[Any]:
+    """Train the judge on prompts that nothing else sees, and measure it."""
+    train = Train(JUDGE, "trajectory", part="judge", pairs=pairs, kind=JUDGE, of=JUDGE)
+    return [train, Accuracy(f"accuracy {JUDGE}", JUDGE)]
+
+
+def may_claim(work: Work) -> bool:
+    """Whether the judge is good enough for a claim."""
+    return accuracy_of(work, JUDGE).low >= LEAST
+
+
+def accuracy_of(work: Work, model: str) -> Estimate:
+    """As it was measured."""
+    return Estimate(**work.rows[f"accuracy {model}"]["accuracy"])
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Rewards of all answers.
+
+    Attributes:
+        name: of the job.
+        model: that judges, by the name of the job that trained it.
+        answers: names of the jobs that gave them.
+    """
+
+    name: str
+    model: str
+    answers: Sequence[str]
+
+    def seconds(self, work: Work, rates: Rates) -> float:
+        """All are read once."""
+        config = work.config
+        return 10 + len(self.answers) * config.prompts * 2 * config.max_new_tokens * rates.read
+
+    def run(self, work: Work) -> dict[str, Any]:
+        """The reward of every answer, by job."""
+        model = RewardModel(work.model(self.model), **loading(work))
+        found = {}
+        for name in self.answers:
+            rows = read_answers(work, name)
+            scored = model.score([r["prompt"] for r in rows], [r["text"] for r in rows])
+            found[name] = [one.reward for one in scored]
+        return {"scores": found}

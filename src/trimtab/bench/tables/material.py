@@ -1,0 +1,148 @@
+"""What a table is made of: pairs and prompts, split so that no prompt is in two parts.
+
+A prompt's hash modulo 10 says whether it is for testing (0), validation (1) or training, as
+everywhere; its next digit gives a training prompt to the judge (odd) or to the guides (even).
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from trimtab.arms.load import tokenizer_of
+from trimtab.bench.tables.config import TableConfig
+from trimtab.data.loading import read_pairs
+from trimtab.data.pairs import Pair, split_of
+from trimtab.data.prompts import read_prompts
+from trimtab.data.sources import fingerprint
+from trimtab.data.tokenize import tokenize_pair
+from trimtab.errors import ConfigError, DataError
+from trimtab.files import write_text
+from trimtab.models.messages import Prompt, prompt_hash
+from trimtab.models.templates import TemplateError
+
+Part = Literal["judge", "guide", "validation", "test"]
+
+
+def part_of(prompt: Prompt) -> Part:
+    """Where a prompt belongs."""
+    split = split_of(prompt)
+    if split != "train":
+        return split
+    return "judge" if prompt_hash(prompt) // 10 % 2 else "guide"
+
+
+@dataclass(frozen=True)
+class Material:
+    """Pairs by objective and part, and the prompts to answer.
+
+    Attributes:
+        pairs: objective -> part -> pairs, shuffled once.
+        prompts: to be measured on.
+        validation: to try settings on.
+        folder: where files for trainings go.
+        sha256: of all files read.
+    """
+
+    pairs: dict[str, dict[Part, list[Pair]]]
+    prompts: list[Prompt]
+    validation: list[Prompt]
+    folder: Path
+    sha256: str
+
+    @classmethod
+    def read(cls, config: TableConfig, base: str) -> Material:
+        """Read all data of a table.
+
+        Raises:
+            DataError: no pair or no prompt for some part.
+        """
+        folder = Path(config.output_dir) / "material"
+        pairs = {name: _parts(config, base, name) for name in config.files}
+        main = pairs[config.objective]
+        prompts = _prompts_of(main["test"])
+        sources = [file for files in config.files.values() for file in files]
+        if config.prompts_file:
+            file = config.place(config.prompts_file)
+            sources.append(file)
+            prompts = read_prompts(file)[0]
+            random.Random(0).shuffle(prompts)
+        if len(prompts) < config.prompts:
+            raise DataError(
+                f"{len(prompts)} prompts to answer, not {config.prompts}", "set --prompts lower"
+            )
+        validation = _prompts_of(main["validation"])[: config.search_prompts]
+        return cls(pairs, prompts[: config.prompts], validation, folder, fingerprint(sources))
+
+    def file(
+        self, objective: str, part: Part, count: int, *, seed: int = 0, shuffled: bool = False
+    ) -> str:
+        """A file of pairs to train or measure on; each seed has its own.
+
+        Args:
+            objective: whose pairs.
+            part: of them.
+            count: how many.
+            seed: of the draw.
+            shuffled: swap the sides of about every second pair: labels that say nothing.
+
+        Raises:
+            ConfigError: there are not so many.
+        """
+        pairs = self.pairs[objective][part]
+        if len(pairs) < count:
+            raise ConfigError(
+                f"{count} {part} pairs of {objective} are wanted and {len(pairs)} are there",
+                "ask for fewer, or raise --max-length",
+            )
+        drawn = random.Random(seed).sample(pairs, count)
+        coin = random.Random(seed + 1)
+        swapped = [coin.random() < 0.5 for _ in drawn] if shuffled else [False] * count
+        rows = [_row(pair, swap) for pair, swap in zip(drawn, swapped, strict=True)]
+        name = f"{objective}-{part}-{count}-{seed}{'-shuffled' if shuffled else ''}.jsonl"
+        write_text(self.folder / name, "".join(json.dumps(row) + "\n" for row in rows))
+        return str(self.folder / name)
+
+    def training_prompts(self, objective: str, count: int) -> list[Prompt]:
+        """Prompts of the guides' part."""
+        return _prompts_of(self.pairs[objective]["guide"])[:count]
+
+
+def _parts(config: TableConfig, base: str, objective: str) -> dict[Part, list[Pair]]:
+    tokenizer = tokenizer_of(base)
+    pairs, _ = read_pairs(config.files[objective], objective)
+    parts: dict[Part, list[Pair]] = {"judge": [], "guide": [], "validation": [], "test": []}
+    for pair in pairs:
+        part = part_of(pair.prompt)
+        longest = config.test_length if part == "test" else config.longest(objective)
+        try:
+            length = len(tokenize_pair(tokenizer, pair))
+        except TemplateError:
+            continue  # a chat that the base's template cannot say
+        if length <= longest:
+            parts[part].append(pair)
+    for name, found in parts.items():
+        if not found:
+            raise DataError(
+                f"no {name} pair of {objective} is short enough", "raise --max-length"
+            )
+        random.Random(0).shuffle(found)
+    return parts
+
+
+def _prompts_of(pairs: Sequence[Pair]) -> list[Prompt]:
+    """Different prompts, in order."""
+    return list({json.dumps(pair.prompt, sort_keys=True): pair.prompt for pair in pairs}.values())
+
+
+def _row(pair: Pair, swap: bool) -> dict[str, Any]:
+    """A pair as TRL writes it; its answers are chat turns."""
+    better, worse = (pair.rejected, pair.chosen) if swap else (pair.chosen, pair.rejected)
+    sides = {"chosen": better, "rejected": worse}
+    return {"prompt": pair.prompt, "objective": pair.objective} | {
+        side: [{"role": "assistant", "content": text}] for side, text in sides.items()
+    }
