@@ -10,6 +10,7 @@ from trimtab.version import __version__ as __version__
 if TYPE_CHECKING:
     from trimtab.arms.export import export
     from trimtab.bench.speed.run import bench_speed
+    from trimtab.bench.tables.run import bench_table
     from trimtab.calibration.calibrate import calibrate
     from trimtab.distillation.distill import distill
     from trimtab.engines.local.loading import load_engine as load
@@ -36,6 +37,7 @@ _HOME = {
     "TrimtabError": "trimtab.errors",
     "accuracy": "trimtab.evaluation.accuracy",
     "bench_speed": "trimtab.bench.speed.run",
+    "bench_table": "trimtab.bench.tables.run",
     "calibrate": "trimtab.calibration.calibrate",
     "distill": "trimtab.distillation.distill",
     "export": "trimtab.arms.export",
@@ -61,6 +63,7 @@ __all__ = [
     "TrimtabError",
     "accuracy",
     "bench_speed",
+    "bench_table",
     "calibrate",
     "distill",
     "export",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 Z95 = 1.959963984540054  # two-sided 95 % point of the normal distribution
 
@@ -63,3 +64,38 @@ def ranked_right(gaps: Iterable[float]) -> float:
     gap is NaN.
     """
     return sum(math.nan if gap != gap else 1.0 if gap > 0 else 0.5 * (gap == 0) for gap in gaps)
+
+
+def hierarchical(
+    values: ArrayLike, *, over: int = 1, seed: int = 0, resamples: int = 2000
+) -> Estimate:
+    """A mean over training seeds and prompts, with the bootstrap percentile interval of both.
+
+    The prompts are the same for every seed (a crossed design), so seeds and prompts are resampled
+    apart, each with replacement. Of one seed the interval is over prompts alone: how much another
+    seed would differ is not in it.
+
+    Args:
+        values: [seeds, ..., prompts]; of a comparison [seeds of one, seeds of the other, prompts].
+        over: leading axes that are seeds, each resampled by itself.
+        seed: of the resampling.
+        resamples: how many.
+
+    Returns:
+        The mean; n counts the prompts.
+    """
+    values = np.asarray(values, dtype=float)
+    random = np.random.default_rng(seed)
+    sizes = values.shape
+    if not (values.size and np.isfinite(values).all()):
+        alone = float(values.mean()) if values.size else float("nan")
+        return Estimate(alone, alone, alone, sizes[-1])
+    means = values.mean(axis=tuple(range(over, values.ndim - 1)))  # [seeds…, prompts]
+    found = np.empty(resamples)
+    for i in range(resamples):
+        drawn = means
+        for axis, size in enumerate(means.shape):
+            drawn = np.take(drawn, random.integers(size, size=size), axis=axis)
+        found[i] = drawn.mean()
+    low, high = np.quantile(found, [0.025, 0.975])
+    return Estimate(float(values.mean()), float(low), float(high), sizes[-1])

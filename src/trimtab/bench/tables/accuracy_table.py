@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from trimtab.bench.tables.config import TableConfig
 from trimtab.bench.tables.jobs import Job, Work
-from trimtab.bench.tables.report import Report, cell
-from trimtab.bench.tables.training import Accuracy, Floors, Train
-from trimtab.stats import Estimate, pooled
+from trimtab.bench.tables.report import Report, cell, verdict
+from trimtab.bench.tables.training import Accuracy, Floors, Train, accuracy_of, right_of
+from trimtab.stats import Estimate, hierarchical
 
 METHODS = ("genarm", "trajectory")
 ROWS = {"genarm": "ARM", "trajectory": "trajectory reward model"}
@@ -33,11 +35,11 @@ def jobs(config: TableConfig) -> list[Job]:
 
 def of_seeds(work: Work, method: str, objective: str) -> Estimate:
     """A method's accuracy, mean over training seeds; the interval is over seeds and pairs."""
-    rows = [
-        work.rows[f"accuracy {_name(method, objective, seed)}"]
-        for seed in range(work.config.seeds)
-    ]
-    return pooled([Estimate(**row["accuracy"]) for row in rows])
+    return accuracy_of(work, *_names(work, method, objective))
+
+
+def _names(work: Work, method: str, objective: str) -> list[str]:
+    return [_name(method, objective, seed) for seed in range(work.config.seeds)]
 
 
 def report(work: Work) -> Report:
@@ -46,37 +48,41 @@ def report(work: Work) -> Report:
     claims: list[list[str]] = []
     for objective in work.config.files:
         found = {method: of_seeds(work, method, objective) for method in METHODS}
-        floors = _floors(work, objective)
+        floors = floors_of(work, objective)
         for name, estimate in [*((ROWS[m], e) for m, e in found.items()), *floors.items()]:
             lines.append([objective, name, cell(estimate, 3), str(estimate.n)])
-        claims += _claims(objective, found, floors)
+        claims += _claims(work, objective)
     config = work.config
     notes = [
         f"{config.pairs} pairs to train on, {config.seeds} training seeds with pairs of their own; "
-        "n held-out pairs, the same for all. Intervals are 95 %, of the mean over seeds: Wilson's "
-        "for the pairs, widened by how much the seeds differ.",
+        "n held-out pairs, the same for all. Intervals are 95 % bootstraps over seeds and pairs.",
     ]
     return Report("accuracy", ["", "", "accuracy", "n"], lines, notes, claims)
 
 
-def _floors(work: Work, objective: str) -> dict[str, Estimate]:
+def floors_of(work: Work, objective: str) -> dict[str, Estimate]:
+    """Trivial ways on the same pairs."""
     row: dict[str, Any] = dict(work.rows[f"floors {objective}"])
     return {name: Estimate(**value) for name, value in row.items() if isinstance(value, dict)}
 
 
-def _claims(
-    objective: str, found: dict[str, Estimate], floors: dict[str, Estimate]
-) -> list[list[str]]:
-    arm, model = found["genarm"], found["trajectory"]
-    gap = arm.value - model.value
-    spread = ((arm.high - arm.low) ** 2 + (model.high - model.low) ** 2) ** 0.5 / 2
-    low, high = gap - spread, gap + spread
-    near = "confirmed" if low > -0.02 else "refuted" if high < -0.02 else "undecided"
-    text = f"{gap:+.3f} [{low:+.3f}, {high:+.3f}]"
-    claims = [[f"{objective}: the ARM is within .02 of the trajectory model", text, near]]
-    if words := floors.get("bag of words"):
-        for name, one in (("ARM", arm), ("trajectory model", model)):
-            gap = one.value - words.value
-            told = "confirmed" if one.low > words.value else "refuted" if gap < 0 else "undecided"
-            claims.append([f"{objective}: the {name} is above a bag of words", f"{gap:+.3f}", told])
+def _claims(work: Work, objective: str) -> list[list[str]]:
+    arm_SN, model_SN = (
+        np.array(right_of(work, *_names(work, method, objective))) for method in METHODS
+    )
+    gap = hierarchical(arm_SN[:, None] - model_SN[None, :], over=2)
+    near = verdict(gap, above=-0.02)
+    claims = [[f"{objective}: the ARM is within .02 of the trajectory model", cell(gap, 3), near]]
+    words = floors_of(work, objective).get("bag of words")
+    if words is not None:
+        for method in METHODS:
+            found = of_seeds(work, method, objective)
+            told = verdict(found, above=words.value)
+            claims.append(
+                [
+                    f"{objective}: the {ROWS[method]} beats a bag of words ({words.value:.3f})",
+                    cell(found, 3),
+                    told,
+                ]
+            )
     return claims

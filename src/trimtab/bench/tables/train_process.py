@@ -24,7 +24,10 @@ def main() -> int:
         print(f"trimtab: error: {error}", file=sys.stderr)
         return 2
     cuda = torch.cuda.is_available() and torch.cuda.max_memory_allocated()
-    metrics = {"train_seconds": result.metrics["train_seconds"], "loss": result.metrics["train_loss"]}
+    metrics = {
+        "train_seconds": result.metrics["train_seconds"],
+        "loss": result.metrics["train_loss"],
+    }
     print(json.dumps({**metrics, "peak_bytes": cuda or resident("VmHWM")}))
     return 0
 

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trimtab.arms.reward_model import RewardModel
 from trimtab.bench.tables.jobs import Work
 from trimtab.bench.tables.material import Part
 from trimtab.bench.tables.rates import Rates
+from trimtab.data.pairs import Pair
 from trimtab.errors import TrainingError
-from trimtab.evaluation.accuracy import accuracy
 from trimtab.evaluation.floors import bag_of_words, longer_is_better
-from trimtab.stats import Estimate, share
+from trimtab.stats import Estimate, hierarchical, ranked_right, share
 
 COMMON: dict[str, Any] = {"split": "none", "eval_strategy": "no", "save_strategy": "no"}
 """The parts are split already, and nothing is chosen by an evaluation."""
@@ -137,19 +138,19 @@ class Accuracy:
 
     def seconds(self, work: Work, rates: Rates) -> float:
         """Both sides are read."""
-        return 5 + 2 * 0.5 * work.config.test_length * rates.read * _tests(work, self.objective)
+        return 5 + 2 * 0.5 * work.config.test_length * rates.read * len(tests(work, self.objective))
 
     def run(self, work: Work) -> dict[str, Any]:
-        """The share ranked right with its interval."""
-        found = accuracy(
-            work.model(self.model),
-            test_file(work, self.objective),
-            split="all",
-            dtype=work.config.dtype,
-            device=work.config.device,
-            batch_size=16,
+        """Whether each pair is ranked right: 1, or 0, or ½ of a tie."""
+        pairs = tests(work, self.objective)
+        prompts = [pair.prompt for pair in pairs]
+        texts = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
+        model = RewardModel(
+            work.model(self.model), dtype=work.config.dtype, device=work.config.device
         )
-        return {"accuracy": vars(found.arm)}
+        rewards = [one.reward for one in model.score(prompts * 2, texts)]
+        gaps = (rewards[i] - rewards[i + len(pairs)] for i in range(len(pairs)))
+        return {"right": [ranked_right([gap]) for gap in gaps]}
 
 
 @dataclass(frozen=True)
@@ -174,20 +175,27 @@ class Floors:
         """Prefer the longer answer; a bag of words fitted on the first seed's pairs."""
         objective = self.objective or work.config.objective
         count = self.pairs or work.config.pairs
-        parts, n = work.material.pairs[objective], _tests(work, objective)
-        test = parts["test"][:n]
-        words = bag_of_words(parts["guide"][:count], test)
-        found: dict[str, Estimate] = {"prefer longer": share(longer_is_better(test), n)}
-        found |= {} if words is None else {"bag of words": share(words, n)}
+        test = tests(work, objective)
+        words = bag_of_words(work.material.pairs[objective]["guide"][:count], test)
+        found: dict[str, Estimate] = {"prefer longer": share(longer_is_better(test), len(test))}
+        found |= {} if words is None else {"bag of words": share(words, len(test))}
         return {name: vars(estimate) for name, estimate in found.items()}
 
 
-def _tests(work: Work, objective: str) -> int:
-    pairs = work.material.pairs[objective or work.config.objective]["test"]
-    return min(work.config.test_pairs, len(pairs))
-
-
-def test_file(work: Work, objective: str = "") -> str:
+def tests(work: Work, objective: str = "") -> list[Pair]:
     """The held-out pairs of an objective, the same for every model."""
-    name = objective or work.config.objective
-    return work.material.file(name, "test", _tests(work, objective))
+    pairs = work.material.pairs[objective or work.config.objective]["test"]
+    return pairs[: work.config.test_pairs]
+
+
+def right_of(work: Work, *models: str) -> list[list[float]]:
+    """Whether each held-out pair was ranked right by each of some models, [models, pairs]."""
+    return [list(work.rows[f"accuracy {model}"]["right"]) for model in models]
+
+
+def accuracy_of(work: Work, *models: str) -> Estimate:
+    """Of one model, Wilson's interval; of several seeds the mean, and an interval over both."""
+    right = right_of(work, *models)
+    if len(right) == 1:
+        return share(sum(right[0]), len(right[0]))
+    return hierarchical(right)

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from trimtab.bench.tables.config import TableConfig
 from trimtab.bench.tables.jobs import Job, Work
-from trimtab.bench.tables.judging import accuracy_of
 from trimtab.bench.tables.report import Report, cell
-from trimtab.bench.tables.training import Accuracy, Floors, Train
+from trimtab.bench.tables.training import Accuracy, Floors, Train, accuracy_of
 
 METHODS = {"genarm": "ARM", "trajectory": "trajectory reward model", "dpo": "DPO"}
 
 
-def _sizes(config: TableConfig) -> list[int]:
+def sizes(config: TableConfig) -> list[int]:
+    """Numbers of pairs."""
     return config.sizes or [config.pairs]
 
 
 def jobs(config: TableConfig) -> list[Job]:
     """Train each kind on each number of pairs, one after the other."""
     found: list[Job] = []
-    for size in _sizes(config):
+    for size in sizes(config):
         for method in METHODS:
             name = f"{method}-{size}"
             found += [Train(name, method, pairs=size), Accuracy(f"accuracy {name}", name)]
@@ -29,7 +29,7 @@ def jobs(config: TableConfig) -> list[Job]:
 def report(work: Work) -> Report:
     """A row per kind and number of pairs."""
     lines = []
-    for size in _sizes(work.config):
+    for size in sizes(work.config):
         arm = work.rows[f"genarm-{size}"]["train_seconds"]
         for method, shown in METHODS.items():
             row = work.rows[f"{method}-{size}"]
@@ -46,7 +46,7 @@ def report(work: Work) -> Report:
                 text = f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
                 lines.append([str(size), name, "–", "–", "–", text])
     columns = ["pairs", "", "training, s", "x the ARM's", "memory, GiB", "accuracy"]
-    n = accuracy_of(work, f"genarm-{_sizes(work.config)[0]}").n
+    n = accuracy_of(work, f"genarm-{sizes(work.config)[0]}").n
     notes = [
         f"One training seed; n = {n} held-out pairs with Wilson's 95 % interval. Memory is the "
         "whole process at its peak, libraries included (on a GPU what its tensors take). DPO's "

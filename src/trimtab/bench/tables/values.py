@@ -1,4 +1,4 @@
-"""A value model for the searches that want one: of the base's answers, scored by the reward model."""
+"""A value model for searches that want one: of the base's answers and their rewards."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Values:
         prompts = work.material.training_prompts(config.objective, config.sampled_prompts)
         how = Asked(ask={"strength": 0.0, "temperature": 1.0})
         engine = load(work, how)
-        rows = [
+        rows: list[dict[str, Any]] = [
             {"prompt": prompt, "response": answer.text, "finish_reason": answer.finish_reason}
             for seed in range(config.samples)
             for prompt, answer in zip(
@@ -60,5 +60,3 @@ class Values:
             **config.options("value"),
         }
         return {"samples": len(rows), **trained(work.model(self.name), 0, options)}
-
-
