@@ -70,7 +70,7 @@ def _claims(work: Work, objective: str) -> list[list[str]]:
     arm_SN, model_SN = (
         np.array(right_of(work, *_names(work, method, objective))) for method in METHODS
     )
-    gap = hierarchical(arm_SN[:, None] - model_SN[None, :], over=2)
+    gap = hierarchical(arm_SN[:, None] - model_SN[None, :])
     near = verdict(gap, above=-0.02)
     claims = [[f"{objective}: the ARM is within .02 of the trajectory model", cell(gap, 3), near]]
     words = floors_of(work, objective).get("bag of words")

@@ -72,7 +72,7 @@ def won(one_SP: NDArray[Any], other_SP: NDArray[Any], seed: int = 0) -> Estimate
     """
     n = min(one_SP.shape[1], other_SP.shape[1])
     gaps_STP = one_SP[:, None, :n] - other_SP[None, :, :n]
-    return hierarchical((gaps_STP > 0) + 0.5 * (gaps_STP == 0), over=2, seed=seed)
+    return hierarchical((gaps_STP > 0) + 0.5 * (gaps_STP == 0), seed=seed, shares=True)
 
 
 def report(work: Work) -> Report:

@@ -198,4 +198,4 @@ def accuracy_of(work: Work, *models: str) -> Estimate:
     right = right_of(work, *models)
     if len(right) == 1:
         return share(sum(right[0]), len(right[0]))
-    return hierarchical(right)
+    return hierarchical(right, shares=True)
