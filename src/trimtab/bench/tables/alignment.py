@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.bench.tables import ways
-from trimtab.bench.tables.answering import Answer, BaseNll, Match, Search
+from trimtab.bench.tables.answering import Answer, BaseNll, Match, Search, Spread
 from trimtab.bench.tables.config import TableConfig
 from trimtab.bench.tables.jobs import Job, Work
 from trimtab.bench.tables.judging import JUDGE, LEAST, Scores, judge_jobs, may_claim
@@ -40,6 +40,8 @@ def jobs(config: TableConfig) -> list[Job]:
     trained += [Accuracy(f"accuracy {name}", name) for name in measured]
     if any(way in rows for way in ways.BY_VALUE):
         trained.append(Values("value-0"))
+    if any(way in rows for way in ways.BY_THRESHOLD):
+        trained.append(Spread())
     tried = [Search(f"search {way}", way, s) for way, s in config.tried.items() if way in rows]
     answers = _answers(rows, config.seeds)
     names = [job.name for job in answers if isinstance(job, Answer)]
