@@ -26,9 +26,14 @@ BEATEN = ("args", "transfer-q", "cards", "best-of-n")
 """What GenARM's answers are expected to win against."""
 
 
+def rows_of(config: TableConfig) -> list[str]:
+    """The ways of the table; the base and GenARM, beside which all are seen, always are."""
+    return [way for way in WAYS if way in (*(config.methods or WAYS), ways.BASE, ways.GENARM)]
+
+
 def jobs(config: TableConfig) -> list[Job]:
     """Train, try settings, answer, judge."""
-    rows, seeds = config.methods or list(WAYS), range(config.seeds)
+    rows, seeds = rows_of(config), range(config.seeds)
     trained: list[Job] = [*judge_jobs(config.judge_pairs)]
     trained += [Train(f"trajectory-{seed}", "trajectory", seed=seed) for seed in (0,)]
     trained += [Train(f"genarm-{seed}", "genarm", seed=seed) for seed in seeds]
@@ -79,7 +84,7 @@ def won(one_SP: NDArray[Any], other_SP: NDArray[Any], seed: int = 0) -> Estimate
 
 def report(work: Work) -> Report:
     """The table, its claims and what stands above and below."""
-    rows = work.config.methods or list(WAYS)
+    rows = rows_of(work.config)
     base, genarm = scores_of(work, ways.BASE), scores_of(work, ways.GENARM)
     dpo = scores_of(work, ways.DPO) if ways.DPO in rows else None
     lines = []
