@@ -25,6 +25,7 @@ DESCRIBED = {
     "latency": "Seconds for an answer, every method in one interleaved run, with what it counts.",
     "training": "Time, memory and accuracy against the number of pairs: ARM, reward model, DPO.",
     "accuracy": "ARM against trajectory reward model on human pairs, with the floors beside.",
+    "multi-objective": "Fronts over preferences: one ARM per objective, one for all, soups, MOD.",
 }
 
 
@@ -87,7 +88,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _overview() -> str:
-    lines = [f"  {name:<12} {text}" for name, text in {"speed": DESCRIPTION, **DESCRIBED}.items()]
+    lines = [f"  {name:<16} {text}" for name, text in {"speed": DESCRIPTION, **DESCRIBED}.items()]
     return "\n".join(["usage: trimtab bench NAME [options], NAME one of", "", *lines])
 
 

@@ -95,6 +95,12 @@ class TableConfig:
     repeats: int = 3
     """latency: interleaved runs."""
 
+    preference_step: float = 0.25
+    """multi-objective: step of the preferences; 0.25 measures 5 of two objectives."""
+
+    describe: list[str] = field(default_factory=list)
+    """multi-objective: what each objective means, as OBJECTIVE=TEXT, for UniARM."""
+
     layers: int = 8
     """weak-to-strong: the first so many layers of the base are the weak model."""
 

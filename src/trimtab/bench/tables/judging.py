@@ -23,9 +23,9 @@ def judge_jobs(pairs: int) -> list[Any]:
     return [train, Accuracy(f"accuracy {JUDGE}", JUDGE)]
 
 
-def may_claim(work: Work) -> bool:
-    """Whether the judge is good enough for a claim."""
-    return accuracy_of(work, JUDGE).low >= LEAST
+def may_claim(work: Work, judge: str = JUDGE) -> bool:
+    """Whether a judge is good enough for a claim."""
+    return accuracy_of(work, judge).low >= LEAST
 
 
 @dataclass(frozen=True)

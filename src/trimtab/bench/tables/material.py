@@ -8,6 +8,7 @@ nothing is chosen by them.
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections.abc import Sequence
@@ -97,19 +98,33 @@ class Material:
         Raises:
             ConfigError: there are not so many.
         """
-        pairs = self.pairs[objective][part]
-        if len(pairs) < count:
-            raise ConfigError(
-                f"{count} {part} pairs of {objective} are wanted and {len(pairs)} are there",
-                "ask for fewer, or raise --max-length",
-            )
-        drawn = random.Random(seed).sample(pairs, count)
+        self.require(objective, part, count)
+        drawn = random.Random(seed).sample(self.pairs[objective][part], count)
         coin = random.Random(seed + 1)
         swapped = [coin.random() < 0.5 for _ in drawn] if shuffled else [False] * count
         rows = [_row(pair, swap) for pair, swap in zip(drawn, swapped, strict=True)]
         name = f"{objective}-{part}-{count}-{seed}{'-shuffled' if shuffled else ''}.jsonl"
         write_text(self.folder / name, "".join(json.dumps(row) + "\n" for row in rows))
         return str(self.folder / name)
+
+    def require(self, objective: str, part: Part, count: int) -> None:
+        """Refuse to draw more pairs than there are.
+
+        Raises:
+            ConfigError: there are not so many.
+        """
+        there = len(self.pairs[objective][part])
+        if there < count:
+            raise ConfigError(
+                f"{count} {part} pairs of {objective} are wanted and {there} are there",
+                "ask for fewer, or raise --max-length",
+            )
+
+    def of_all(self, part: Part, count: int) -> list[Prompt]:
+        """Different prompts of a part, of each objective in turn."""
+        each = [pairs[part] for pairs in self.pairs.values()]
+        turns = itertools.chain.from_iterable(itertools.zip_longest(*each))
+        return _prompts_of([pair for pair in turns if pair is not None])[:count]
 
     def training_prompts(self, objective: str, count: int) -> list[Prompt]:
         """Prompts of the guides' part."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from trimtab.bench.tables import accuracy_table, alignment, training_table, ways
+from trimtab.bench.tables import accuracy_table, alignment, sweeping, training_table, ways
 from trimtab.bench.tables.jobs import Work
 from trimtab.bench.tables.training import accuracy_of
 from trimtab.evaluation.plots import BLUE, GREY, ORANGE, Point, tradeoff_plot
 from trimtab.files import storage_errors
+from trimtab.fronts.sweep import PICTURE
 from trimtab.stats import Estimate, hierarchical
 
 
@@ -65,6 +67,11 @@ def _training(path: Path, work: Work) -> None:
     _dots(path, found, "share of held-out pairs ranked right")
 
 
+def _multi_objective(path: Path, work: Work) -> None:
+    with storage_errors(path):
+        shutil.copyfile(work.folder / sweeping.FRONT / PICTURE, path)
+
+
 def _figure(rows: int) -> tuple[Any, Any]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -110,4 +117,5 @@ _DRAWN: dict[str, Callable[[Path, Work], None]] = {
     "latency": _latency,
     "accuracy": _accuracy,
     "training": _training,
+    "multi-objective": _multi_objective,
 }

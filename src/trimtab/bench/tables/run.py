@@ -25,15 +25,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Table = Literal["alignment", "latency", "training", "accuracy"]
+Table = Literal["alignment", "latency", "training", "accuracy", "multi-objective"]
 TABLES: dict[str, str] = {
     "alignment": "trimtab.bench.tables.alignment",
     "latency": "trimtab.bench.tables.latency",
     "training": "trimtab.bench.tables.training_table",
     "accuracy": "trimtab.bench.tables.accuracy_table",
+    "multi-objective": "trimtab.bench.tables.multi_objective",
 }
 """Table -> module with its `jobs` and its `report`."""
-JUDGED = ("alignment",)
+JUDGED = ("alignment", "multi-objective")
 _APART = ("output_dir", "data_dir", "time_limit", "overwrite")
 """Options that change no number."""
 
@@ -66,6 +67,8 @@ def bench_table(
     max_new_tokens: int = 64,
     search_tokens: int = 32,
     repeats: int = 3,
+    preference_step: float = 0.25,
+    describe: Sequence[str] = (),
     layers: int = 8,
     samples: int = 4,
     sampled_prompts: int = 48,
@@ -99,8 +102,9 @@ def bench_table(
     options: dict[str, Any] = {**locals()}
     for name in ("table", "progress", "say"):
         del options[name]
-    for name in ("data", "methods", "search", "costly", "sizes", "lengths", "train", "train_as"):
-        options[name] = list(options[name])
+    for name, value in options.items():
+        if isinstance(value, tuple | list):
+            options[name] = list(value)
     options["output_dir"] = str(output_dir)
     return run_table(table, TableConfig(**options), progress, say)
 

@@ -35,7 +35,8 @@ class Train:
         part: whose pairs it learns from.
         pairs: how many.
         seed: of the draw of its pairs and of training.
-        objective: whose pairs; the table's own by default.
+        objective: whose pairs, so many of each where there are several, as `helpful,harmless`; the
+            table's own by default.
         kind: whose options of the config it takes; its method's by default.
         of: job that made what it starts from; `base` or `judge`, or another's name.
         shuffled: learn from shuffled labels.
@@ -52,48 +53,59 @@ class Train:
     shuffled: bool = False
 
     def seconds(self, work: Work, rates: Rates) -> float:
-        """Of all tokens that it sees; another backbone's by the size of its weights."""
+        """Of all tokens that it sees; another backbone's by the size of its weights.
+
+        Raises:
+            ConfigError: there are not so many pairs.
+        """
+        for name in self._objectives(work):
+            work.material.require(name, self.part, self._pairs(work))
         epochs = float(self._options(work).get("num_train_epochs", 1.0))
-        tokens = 2 * 0.7 * self._longest(work) * self._pairs(work) * epochs
+        each = sum(work.config.longest(name) for name in self._objectives(work))
+        tokens = 2 * 0.7 * each * self._pairs(work) * epochs
         passes = 1.3 if self.method == "dpo" else 1.0  # the start is read, too
-        return 10 + passes * rates.training(tokens) * self._relative_size(work)
+        return 10 + passes * rates.training(tokens) * relative_size(work, self.of)
 
     def run(self, work: Work) -> dict[str, Any]:
         """What training took: seconds, bytes at the peak, and the last loss."""
-        objective = self.objective or work.config.objective
-        data = work.material.file(
-            objective, self.part, self._pairs(work), seed=self.seed, shuffled=self.shuffled
-        )
+        objectives, count = self._objectives(work), self._pairs(work)
+        data = [
+            work.material.file(name, self.part, count, seed=self.seed, shuffled=self.shuffled)
+            for name in objectives
+        ]
+        longest = max(work.config.longest(name) for name in objectives)
         options = {
             "model": self._start(work),
             "data": data,
-            "objectives": objective,
+            "objectives": ",".join(objectives),
             "method": self.method,
-            "max_length": 2 * self._longest(work),  # another tokenizer may take more
+            "max_length": 2 * longest,  # another tokenizer may take more
             **COMMON,
             **self._options(work),
         }
-        return {"pairs": self._pairs(work), **trained(work.model(self.name), self.seed, options)}
+        return {"pairs": count, **trained(work.model(self.name), self.seed, options)}
 
     def _options(self, work: Work) -> dict[str, Any]:
         own = work.config.options(self.kind or self.method)
         if self.kind == "judge" and work.config.judge_chat_template:
             own = {"chat_template": work.config.place(work.config.judge_chat_template), **own}
+        if self.method == "uniarm":
+            own = {"describe": work.config.describe, **own}
         return own
 
     def _pairs(self, work: Work) -> int:
         return self.pairs or work.config.pairs
 
-    def _longest(self, work: Work) -> int:
-        return work.config.longest(self.objective or work.config.objective)
+    def _objectives(self, work: Work) -> list[str]:
+        return (self.objective or work.config.objective).split(",")
 
     def _start(self, work: Work) -> str:
         return {"base": work.base, "judge": work.judge}.get(self.of) or work.model(self.of)
 
-    def _relative_size(self, work: Work) -> float:
-        if self.of != "judge":
-            return 1.0
-        return _bytes(work.judge) / _bytes(work.base)
+
+def relative_size(work: Work, of: str) -> float:
+    """How large the weights are that a model starts from, beside the base's."""
+    return _bytes(work.judge) / _bytes(work.base) if of == "judge" else 1.0
 
 
 def _bytes(folder: str) -> int:
