@@ -46,7 +46,12 @@ ROWS = {
     MOD: "MOD of DPO policies",
     TOLD: "instructions, untrained",
 }
-TRAINED = {GENARM: ("genarm",), PARM: ("parm",), UNIARM: ("uniarm",), MOD: ("dpo",)}
+TRAINED: dict[str, tuple[str, ...]] = {
+    GENARM: ("genarm",),
+    PARM: ("parm",),
+    UNIARM: ("uniarm",),
+    MOD: ("dpo",),
+}
 TRAINED |= {SOUP: TRAINED[GENARM], TOLD: ()}
 """Guide -> methods of its trainings."""
 TOGETHER = (PARM, UNIARM)

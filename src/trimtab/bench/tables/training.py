@@ -68,9 +68,9 @@ class Train:
 
     def run(self, work: Work) -> dict[str, Any]:
         """What training took: seconds, bytes at the peak, and the last loss."""
-        objectives, count = self._objectives(work), self._pairs(work)
+        objectives, count, file = self._objectives(work), self._pairs(work), work.material.file
         data = [
-            work.material.file(name, self.part, count, seed=self.seed, shuffled=self.shuffled)
+            f"{name}={file(name, self.part, count, seed=self.seed, shuffled=self.shuffled)}"
             for name in objectives
         ]
         longest = max(work.config.longest(name) for name in objectives)
