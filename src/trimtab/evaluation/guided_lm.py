@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 ROUND = 16
 """Batches between two looks at the progress bar."""
+CLI_DEVICE = "cuda:0"
+"""What lm-eval's command line says without `--device`, on a machine without a GPU, too."""
 MAX_GEN_TOKS = 256
 """Tokens of an answer for which the task names no number, as in `HFLM`."""
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p")
@@ -67,7 +69,8 @@ class GuidedLM(TemplateLM):
         batch_size: texts at once; `auto` is 32.
         max_batch_size: of no effect: nothing is tried out.
         max_length: tokens that the models read; by default as many as they can.
-        device: `cpu`, `cuda`, …; the GPU by default where there is one.
+        device: `cpu`, `cuda`, …; by default, and by lm-eval's default `cuda:0`, the GPU where there
+            is one.
         **loading: what else `trimtab.load` takes: `dtype`, `quantization`, `revisions`, ….
 
     Raises:
@@ -100,7 +103,8 @@ class GuidedLM(TemplateLM):
         self._at_once = texts_at_once(batch_size)
         if engine is None:
             guides = {"instruct": instruct, "contrast": contrast, "policy": policy}
-            engine = load_guided(base, arm, guides, self._steering, device=device, **loading)
+            own = None if device == CLI_DEVICE else device
+            engine = load_guided(base, arm, guides, self._steering, device=own, **loading)
         elif base or arm or instruct or contrast or policy or loading:
             raise ConfigError("an engine and models to load were given", "give one of both")
         Steering.of(engine.objectives, **self._steering)

@@ -1,4 +1,4 @@
-"""What lm-eval's `--model_args` name, as an engine. Imports neither lm-eval nor PyTorch at first."""
+"""What lm-eval's `--model_args` name, as an engine. Imports PyTorch last, and never lm-eval."""
 
 from __future__ import annotations
 
