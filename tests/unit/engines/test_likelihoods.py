@@ -97,8 +97,9 @@ def test_beside_others(engine: LocalEngine) -> None:
         assert [a.token_ids for a in found[i]] == [a.token_ids for a in alone]
 
 
-def test_beside_a_guide_that_drafts() -> None:
+def test_beside_a_guide_that_drafts(monkeypatch: Any) -> None:
     """Its log-probs of a row's first token are at hand then, those of the others are not."""
+    monkeypatch.setattr(batch, "CHUNK", 18)  # so that the response is not read at once
     engine, engine._speculation.drafter = draft_engine("arm")
     asked = Request("w1 w2 w3", {"a": 0.4, "b": 0.6}, 1.3)
     told: Any = {
@@ -110,7 +111,7 @@ def test_beside_a_guide_that_drafts() -> None:
     scheduler.add(0, engine.plan(drawn))
     while scheduler.running == [] or scheduler.running[0].prefilling:
         scheduler.step()
-    row = scheduler.add(1, engine._planner.plan_given(asked, [4, 1, 0, 3, 3, 2], False))
+    row = scheduler.add(1, engine._planner.plan_given(asked, given, False))
     seen: list[Any] = []
     drafted = 0
     while row.finish_reason is None:
@@ -119,8 +120,8 @@ def test_beside_a_guide_that_drafts() -> None:
         seen += [
             n for one in pushed if one.row is row and one.seen for n in one.seen.likelihoods_N4
         ]
-    assert drafted > 0 and len(seen) == 6
-    [expected] = engine.log_likelihoods([asked], [[4, 1, 0, 3, 3, 2]])
+    assert drafted > 0 and len(seen) == len(given)
+    [expected] = engine.log_likelihoods([asked], [given])
     assert [n[0] for n in seen] == nats(list(expected.logp_fused))
     assert [n[1] for n in seen] == nats(list(expected.logp_base))
 
