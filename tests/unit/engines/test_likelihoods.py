@@ -102,10 +102,8 @@ def test_beside_a_guide_that_drafts(monkeypatch: Any) -> None:
     monkeypatch.setattr(batch, "CHUNK", 18)  # so that the response is not read at once
     engine, engine._speculation.drafter = draft_engine("arm")
     asked = Request("w1 w2 w3", {"a": 0.4, "b": 0.6}, 1.3)
-    told: Any = {
-        "preference": {"a": 0.0, "b": 1.0},
-        "strength": 30.0,
-    }  # so that its drafts are kept
+    given = [4, 1, 0, 3, 3, 2] * 5
+    told: Any = {"preference": {"a": 0.0, "b": 1.0}, "strength": 30.0}  # its drafts are kept
     drawn = Request("w1 w2 w3", sampling=GREEDY.but(max_new_tokens=60), speculate="on", **told)
     scheduler = engine.scheduler()
     scheduler.add(0, engine.plan(drawn))
@@ -115,11 +113,9 @@ def test_beside_a_guide_that_drafts(monkeypatch: Any) -> None:
     seen: list[Any] = []
     drafted = 0
     while row.finish_reason is None:
-        pushed = scheduler.step()
-        drafted = max(drafted, *(one.counts["drafted"] for one in pushed if one.row.key == 0))
-        seen += [
-            n for one in pushed if one.row is row and one.seen for n in one.seen.likelihoods_N4
-        ]
+        for one in scheduler.step():
+            drafted = max(drafted, one.row.drafted if one.row is not row else 0)
+            seen += one.seen.likelihoods_N4 if one.seen else []
     assert drafted > 0 and len(seen) == len(given)
     [expected] = engine.log_likelihoods([asked], [given])
     assert [n[0] for n in seen] == nats(list(expected.logp_fused))
