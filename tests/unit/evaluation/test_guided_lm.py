@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -210,3 +211,24 @@ def test_what_cannot_be_asked(engine: Any, folders: tuple[str, str]) -> None:
     with pytest.raises(ConfigError, match="batch_size is 'many'"):
         guided_loading.texts_at_once("many")
     assert [guided_loading.texts_at_once(n) for n in (4, "8", "auto", "auto:3")] == [4, 8, 32, 32]
+
+
+def test_the_python_of_the_page_runs(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    """docs/lm-eval.md, with its own small task in place of one that has to be fetched."""
+    from lm_eval.tasks import TaskManager
+
+    save_model(tmp_path / "MODEL", 1)
+    save_model(tmp_path / "arms/helpful", 2)
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    monkeypatch.chdir(tmp_path)
+    run = lm_eval.simple_evaluate
+    tasks = TaskManager(include_path="docs/lm-eval", include_defaults=False)
+    monkeypatch.setattr(
+        lm_eval,
+        "simple_evaluate",
+        lambda **given: run(**given, limit=4, bootstrap_iters=0, task_manager=tasks),
+    )
+    page = (ROOT / "docs/lm-eval.md").read_text(encoding="utf-8").replace("arc_easy", "everyday")
+    exec("\n".join(re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:2]] == ["0.0", "1.0"] and len(lines) == 3
