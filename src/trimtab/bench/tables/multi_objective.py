@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from trimtab.bench.tables.sweeping import (
     Strengths,
 )
 from trimtab.bench.tables.training import Accuracy, Train, accuracy_of
+from trimtab.bench.tables.ways import ITSELF
 from trimtab.engines.policies import require_share
 from trimtab.entries import parse_descriptions
 from trimtab.errors import ConfigError
@@ -36,7 +38,7 @@ from trimtab.fronts.measures import Array
 from trimtab.fronts.numbers import reference_point, scale_of
 from trimtab.stats import Estimate, hierarchical_of
 
-WAYS = (GENARM, SOUP, PARM, UNIARM, MOD, TOLD)
+WAYS = (GENARM, SOUP, PARM, UNIARM, MOD, TOLD, ITSELF)
 ROWS = {
     BASE: "base",
     GENARM: "GenARM, one ARM per objective",
@@ -45,6 +47,7 @@ ROWS = {
     UNIARM: "UniARM (reconstruction)",
     MOD: "MOD of DPO policies",
     TOLD: "instructions, untrained",
+    ITSELF: "guided by the base itself (control)",
 }
 TRAINED: dict[str, tuple[str, ...]] = {
     GENARM: ("genarm",),
@@ -52,7 +55,7 @@ TRAINED: dict[str, tuple[str, ...]] = {
     UNIARM: ("uniarm",),
     MOD: ("dpo",),
 }
-TRAINED |= {SOUP: TRAINED[GENARM], TOLD: ()}
+TRAINED |= {SOUP: TRAINED[GENARM], TOLD: (), ITSELF: ()}
 """Guide -> methods of its trainings."""
 TOGETHER = (PARM, UNIARM)
 """Methods that train one model for all objectives."""
@@ -105,7 +108,7 @@ def _require_possible(config: TableConfig) -> None:
             raise ConfigError(f"UniARM wants a description of {name!r}", hint)
     for guide, settings in config.tried.items():
         for option, value in settings:
-            if option != "strength":
+            if option != "strength" or guide == ITSELF:
                 raise ConfigError(f"--search tries {option} of {guide}", "strengths are tried here")
             require_share(value, [guide] if guide == MOD else [], f"the policies of {MOD}")
 
@@ -117,9 +120,6 @@ def _trainings(config: TableConfig, method: str, seed: int) -> list[Job]:
     return [
         Train(f"{method}-{seed}/{name}", method, seed=seed, objective=name) for name in config.files
     ]
-
-
-Weighed = Callable[[Array], Array]
 
 
 class Fronts:
@@ -148,7 +148,8 @@ class Fronts:
     def of(self, measure: str, guide: str) -> Estimate:
         """`hypervolume` or `mip` of a guide."""
         number = getattr(self, measure)
-        return hierarchical_of(lambda weights: number(guide, weights), self._shape)
+        found = hierarchical_of(lambda weights: number(guide, weights), self._shape)
+        return replace(found, low=max(found.low, 0.0)) if measure == "hypervolume" else found
 
     def gap(self, measure: str, one: str, other: str) -> Estimate:
         """How far one guide is ahead; each side's seeds are drawn for themselves."""
@@ -252,6 +253,8 @@ def _notes(work: Work) -> list[str]:
         "HV: hypervolume above the worst mean of all; with few prompts it comes out too large. "
         "MIP: mean inner product of preference and scores, which does not. Both in standard "
         "deviations of the base's own answers. MOD's strength is its share, 1 at most.",
+        "The control has the base itself in the place of GenARM's ARMs, at their strength: no more "
+        "than that is due to what sharpening does.",
     ]
     if SEARCH not in work.rows:
         return [*said, "No strength was searched: all are 1."]

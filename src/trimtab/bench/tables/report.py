@@ -44,7 +44,8 @@ def cell(estimate: Estimate | None, digits: int = 2) -> str:
     """A value with its interval."""
     if estimate is None:
         return "–"
-    value, low, high = (f"{x:.{digits}f}" for x in (estimate.value, estimate.low, estimate.high))
+    numbers = (round(x, digits) + 0.0 for x in (estimate.value, estimate.low, estimate.high))
+    value, low, high = (f"{x:.{digits}f}" for x in numbers)  # no −0
     return f"{value} [{low}, {high}]"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import trimtab
@@ -13,7 +14,7 @@ from trimtab.bench.tables.jobs import Work
 from trimtab.bench.tables.material import Part
 from trimtab.bench.tables.rates import Rates
 from trimtab.bench.tables.training import relative_size
-from trimtab.bench.tables.ways import SYSTEM
+from trimtab.bench.tables.ways import ITSELF, SYSTEM
 from trimtab.files import write_text
 from trimtab.fronts.lattice import lattice_size
 from trimtab.fronts.sweep import RECORDS, responses_needed
@@ -27,6 +28,7 @@ FOLDERS = {
     PARM: ("guides", "parm-{seed}"),
     UNIARM: ("guides", "uniarm-{seed}"),
     MOD: ("policies", "dpo-{seed}"),
+    ITSELF: ("guides", ITSELF),
 }
 """Guide -> the option of `pareto` that takes it, and its folder among the table's models."""
 SEARCH, FRONT = "search", "front"
@@ -34,7 +36,7 @@ JUDGES, SEARCHERS = "judge", "searcher"
 """Folders of the reward models, one for each objective: those that the table reports, and those
 that strengths are chosen by."""
 SEARCH_STEP = 0.5
-STREAMS = {GENARM: 2.4, MOD: 2.4, TOLD: 2.4}
+STREAMS = {GENARM: 2.4, MOD: 2.4, TOLD: 2.4, ITSELF: 3.0}
 """Time of a token beside the base's, about; 1.7 for the others."""
 
 Asked = Mapping[str, tuple[str, float]]
@@ -109,6 +111,9 @@ class Front:
         """Scores of every answer, [seeds, preferences, prompts, objectives], and what they took."""
         chosen = work.rows[SEARCH]["chosen"] if SEARCH in work.rows else {}
         strengths = {guide: chosen.get(guide, 1.0) for guide in self.guides}
+        if ITSELF in strengths:  # a control of what GenARM's strength does by itself
+            strengths[ITSELF] = strengths[GENARM]
+            _base_as_arms(work)
         asked = {guide: (guide, value) for guide, value in strengths.items()}
         front = _swept(work, self.name, asked, "test", JUDGES, self._sizes(work))
         found = front["guides"].items()
@@ -157,6 +162,15 @@ def _swept(
         overwrite=True,  # by this table with other options; its own answers are kept
         **loading(work),
     )
+
+
+def _base_as_arms(work: Work) -> None:
+    """A folder in which the base is every objective's ARM."""
+    for name in work.config.files:
+        link = Path(work.model(f"{ITSELF}/{name}"))
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.is_symlink():
+            link.symlink_to(Path(work.base).resolve(), target_is_directory=True)
 
 
 def _options(work: Work, asked: Asked) -> dict[str, Any]:
