@@ -47,7 +47,7 @@ ROWS = {
     UNIARM: "UniARM (reconstruction)",
     MOD: "MOD of DPO policies",
     TOLD: "instructions, untrained",
-    ITSELF: "guided by the base itself (control)",
+    ITSELF: "the base guided by itself (control)",
 }
 TRAINED: dict[str, tuple[str, ...]] = {
     GENARM: ("genarm",),
@@ -59,7 +59,7 @@ TRAINED |= {SOUP: TRAINED[GENARM], TOLD: (), ITSELF: ()}
 """Guide -> methods of its trainings."""
 TOGETHER = (PARM, UNIARM)
 """Methods that train one model for all objectives."""
-EXPECTED = ((PARM, GENARM), (UNIARM, GENARM), (UNIARM, PARM))
+EXPECTED = ((GENARM, ITSELF), (PARM, GENARM), (UNIARM, GENARM), (UNIARM, PARM))
 """What is expected to be ahead of what."""
 
 
@@ -253,8 +253,8 @@ def _notes(work: Work) -> list[str]:
         "HV: hypervolume above the worst mean of all; with few prompts it comes out too large. "
         "MIP: mean inner product of preference and scores, which does not. Both in standard "
         "deviations of the base's own answers. MOD's strength is its share, 1 at most.",
-        "The control has the base itself in the place of GenARM's ARMs, at their strength: no more "
-        "than that is due to what sharpening does.",
+        "The control has the base itself in the place of GenARM's ARMs, at their strength: what it "
+        "gains comes of sharpening alone.",
     ]
     if SEARCH not in work.rows:
         return [*said, "No strength was searched: all are 1."]

@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import json
 import logging
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -133,6 +134,8 @@ def run_table(
     folder = Path(config.output_dir)
     with only_writer(folder, folder=True), storage_errors(folder), going_on():
         file = RowFile(folder / "rows.jsonl", settings, overwrite=config.overwrite)
+        if config.overwrite and not file.done:
+            shutil.rmtree(folder / "models", ignore_errors=True)  # of other options
         _tell_time(jobs[file.done :], work, say)
         carry_out(jobs, work, file, progress)
         found: Report = module.report(work)
