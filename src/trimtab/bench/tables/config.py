@@ -51,7 +51,8 @@ class TableConfig:
     the judge) on validation prompts is taken."""
 
     costly: list[str] = field(default_factory=list)
-    """Methods that answer --costly-prompts prompts alone."""
+    """Methods that answer --costly-prompts prompts alone, and try settings on a quarter of
+    --search-prompts."""
 
     seeds: int = 3
     """Training seeds of ARMs and DPO models; each has its own pairs. Searches take the first."""
