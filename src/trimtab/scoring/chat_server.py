@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -24,7 +25,8 @@ PATIENCE = 1200.0  # seconds that one question waits in all: others may be let i
 _TIMEOUT = 300.0  # seconds
 _TRIES = 3  # on failures that name no time
 _BUSY_TRIES = 7  # on limits that name no time: one per minute is over after 1 + 2 + … + 32 seconds
-_TOKENS, _THINKING_TOKENS = 1024, 8192  # who wants `max_completion_tokens` counts thoughts, too
+_THINKING_TOKENS = 8192  # who wants `max_completion_tokens` counts thoughts, too
+OPTIONS: Mapping[str, Any] = {"temperature": 0, "max_tokens": 1024}  # until a server refuses one
 _BUSY, _AGAIN = (429, 503), (408, 409)
 _EVERYONE = (401, 402, 403, 404, 405, 406, 407, 410, 415)  # key, money, model, place: not the text
 _FILTERED = re.compile(r"content.{0,3}(filter|policy|management)|moderation|flagged|safety", re.I)
@@ -47,6 +49,30 @@ class Stumbled(ModelLoadError):
 
 class Unreachable(Stumbled):
     """There was no server to ask."""
+
+
+@dataclass
+class Usage:
+    """Tokens as servers count them, thoughts included.
+
+    Attributes:
+        replies: how many came with a count.
+        read: tokens of their questions.
+        written: tokens of theirs.
+    """
+
+    replies: int = 0
+    read: int = 0
+    written: int = 0
+
+    def add(self, counts: Any) -> None:
+        """Count what a reply says of itself, where it says so."""
+        counts = counts if isinstance(counts, dict) else {}
+        read, written = counts.get("prompt_tokens"), counts.get("completion_tokens")
+        if isinstance(read, int) and isinstance(written, int):
+            self.replies += 1
+            self.read += read
+            self.written += written
 
 
 class _Busy(Exception):
@@ -72,15 +98,19 @@ class ChatServer:
         model: its name there.
         key: sent as the bearer token; none if empty.
         pause: seconds before the second attempt; twice as long before each one after it.
+        usage: where tokens are counted.
 
     Raises:
         ConfigError: the environment names a proxy that cannot be used.
     """
 
-    def __init__(self, url: str, model: str, key: str, *, pause: float = 1.0) -> None:
+    def __init__(
+        self, url: str, model: str, key: str, *, pause: float = 1.0, usage: Usage | None = None
+    ) -> None:
         self._url, self._model, self._key, self._pause = url, model, key, pause
         self._client = _client()
-        self._options: dict[str, Any] = {"temperature": 0, "max_tokens": _TOKENS}
+        self._options: dict[str, Any] = {**OPTIONS}
+        self._usage = usage or Usage()
         self._lock, self._given_up = threading.Lock(), threading.Event()
         self._open_at = 0.0  # of time.monotonic(): earlier, any question would be turned away
         self._told_of_waiting = False
@@ -171,6 +201,7 @@ class ChatServer:
             choice = choices[0] if choices else {"message": None}
             message, finish = choice["message"] or {}, choice.get("finish_reason")
             text = message.get("content")
+            self._count(reply)
         except (ValueError, LookupError, TypeError, AttributeError):
             raise ModelLoadError(
                 f"what is at {self._url} does not answer as an OpenAI-compatible server", SPEC
@@ -183,6 +214,10 @@ class ChatServer:
             why = message.get("refusal") or f"finish_reason {finish}"
             raise Refused(f"an empty reply ({_start(why)})")
         return text
+
+    def _count(self, reply: httpx.Response) -> None:
+        with self._lock:
+            self._usage.add(reply.json().get("usage"))
 
     def _wait_as_told(self, busy: _Busy, turned_away: int, until: float) -> None:
         """Let no question go before the server's time has come.
