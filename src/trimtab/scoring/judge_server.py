@@ -12,7 +12,8 @@ import httpx
 
 from trimtab.errors import ConfigError
 from trimtab.models.messages import Prompt
-from trimtab.scoring.chat_server import SPEC, ChatServer, Refused, Stumbled, Unreachable, Usage
+from trimtab.scoring.chat_replies import Usage
+from trimtab.scoring.chat_server import SPEC, ChatServer, Refused, Stumbled, Unreachable
 
 _CONCURRENT = 8
 

@@ -10,6 +10,7 @@ from string import Formatter
 from trimtab.errors import ConfigError, MissingFileError
 
 _FOLDER = Path(__file__).parent / "templates"
+_NAME = "name a text file in UTF-8"
 
 
 class Template:
@@ -73,7 +74,9 @@ def read_template(path: Path, needed: Collection[str], optional: Collection[str]
     except FileNotFoundError:
         raise MissingFileError(f"no template {path}", "name a text file") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the template {path} ({error})", "name a text file") from None
+        raise ConfigError(
+            f"cannot read the template {path} ({error})", "name a text file"
+        ) from None
     return Template(text.removesuffix("\n"), f"the template {path}", needed, optional)
 
 
