@@ -75,10 +75,7 @@ def _show(results: Mapping[str, Any], options: CompareOptions) -> None:
         show.print_json(results)
         return
     screen = show.console()
-    for title, columns, rows in (
-        ("who wins (A's wins are counted)", table.JUDGES, table.judge_rows(results)),
-        ("what the answers are like", table.SIDES, table.side_rows(results)),
-    ):
+    for title, columns, rows in table.tables(results):
         folded = [[text.replace(" [", "\n[") for text in row] for row in rows]
         screen.print(show.table(title, columns, folded))
     for note in table.notes(results):

@@ -11,46 +11,66 @@ from trimtab.comparison.texts import MOST
 Results = Mapping[str, Any]
 FEW_PROMPTS = 10
 
-JUDGES = (
-    "judge", "win", "tie", "lose", "win + ½ tie", "length-controlled", "score A", "score B",
-    "A − B",
-)  # fmt: skip
-SIDES = (
-    "side", "seeds", "answers", "characters", "words", "distinct-1", "distinct-2", "distinct-3",
-    "self-BLEU", "cut off",
-)  # fmt: skip
+Table = tuple[str, Sequence[str], list[list[str]]]
+"""Title, headings, rows."""
+
 _OF_A_SIDE = (
     ("characters", 0), ("words", 0), ("distinct_1", 3), ("distinct_2", 3), ("distinct_3", 3),
     ("self_bleu", 3), ("cut_off", 3),
 )  # fmt: skip
 
 
-def judge_rows(results: Results) -> list[list[str]]:
-    """A row per judge."""
-    return [
+def tables(results: Results) -> list[Table]:
+    """Who wins, the scores where there are some, and what the answers are like."""
+    judges: Results = results["judges"]
+    scored = {name: numbers for name, numbers in judges.items() if numbers.get("score_difference")}
+    wins: Table = (
+        "who wins (A's wins are counted)",
+        ("judge", "win", "tie", "lose", "win + ½ tie", "length-controlled"),
         [
-            f"{name} (less is better)" if numbers["cost"] else name,
-            *(_alone(numbers[outcome]) for outcome in ("win", "tie", "lose")),
-            cell(numbers["win_and_half_tie"]),
-            cell(numbers["length_controlled"]),
-            *(cell(numbers.get(key)) for key in ("score_a", "score_b")),
-            cell(numbers.get("score_difference"), signed=True),
-        ]
-        for name, numbers in results["judges"].items()
-    ]
+            [
+                _judge(name, numbers),
+                *(_alone(numbers[outcome]) for outcome in ("win", "tie", "lose")),
+                *(cell(numbers[key]) for key in ("win_and_half_tie", "length_controlled")),
+            ]
+            for name, numbers in judges.items()
+        ],
+    )
+    scores: Table = (
+        "mean scores",
+        ("judge", "A", "B", "A − B"),
+        [
+            [
+                _judge(name, numbers),
+                *(cell(numbers[key]) for key in ("score_a", "score_b")),
+                cell(numbers["score_difference"], signed=True),
+            ]
+            for name, numbers in scored.items()
+        ],
+    )
+    sides = list(results["sides"].values())
+    texts: Table = (
+        "what the answers are like",
+        ("", *results["sides"]),
+        [
+            ["seeds", *(str(len(side["files"])) for side in sides)],
+            ["answers", *(str(side["answers"]) for side in sides)],
+            *(
+                [_called(key), *(cell(side[key], digits=digits) for side in sides)]
+                for key, digits in _OF_A_SIDE
+            ),
+        ],
+    )
+    return [wins, *([scores] if scored else []), texts]
 
 
-def side_rows(results: Results) -> list[list[str]]:
-    """A row per side."""
-    return [
-        [
-            name,
-            str(len(numbers["files"])),
-            str(numbers["answers"]),
-            *(cell(numbers[key], digits=digits) for key, digits in _OF_A_SIDE),
-        ]
-        for name, numbers in results["sides"].items()
-    ]
+def _judge(name: str, numbers: Results) -> str:
+    return f"{name} (less is better)" if numbers["cost"] else name
+
+
+def _called(key: str) -> str:
+    named = {"self_bleu": "self-BLEU", "cut_off": "cut off"}
+    return named.get(key, key.replace("_", "-"))
 
 
 def cell(found: Results | None, *, digits: int = 3, signed: bool = False) -> str:
@@ -113,13 +133,10 @@ def warnings(results: Results) -> list[str]:
 
 
 def markdown(results: Results) -> str:
-    """`table.md`: both tables and the notes."""
-    parts = (
-        _as_markdown([JUDGES, *judge_rows(results)]),
-        _as_markdown([SIDES, *side_rows(results)]),
-        "".join(f"- {note}\n" for note in notes(results)),
-    )
-    return "\n".join(parts)
+    """`table.md`: the tables and the notes."""
+    told = "".join(f"- {note}\n" for note in notes(results))
+    drawn = (_as_markdown([columns, *rows]) for _, columns, rows in tables(results))
+    return "\n".join([*drawn, told])
 
 
 def _as_markdown(lines: Sequence[Sequence[str]]) -> str:
