@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from trimtab.arms.export import export
     from trimtab.bench.speed.run import bench_speed
     from trimtab.calibration.calibrate import calibrate
+    from trimtab.comparison.alpaca_eval import write_alpaca_eval
+    from trimtab.comparison.run import compare
     from trimtab.distillation.distill import distill
     from trimtab.engines.local.loading import load_engine as load
     from trimtab.engines.processor import ArmLogitsProcessor
@@ -37,6 +39,7 @@ _HOME = {
     "accuracy": "trimtab.evaluation.accuracy",
     "bench_speed": "trimtab.bench.speed.run",
     "calibrate": "trimtab.calibration.calibrate",
+    "compare": "trimtab.comparison.run",
     "distill": "trimtab.distillation.distill",
     "export": "trimtab.arms.export",
     "generate": "trimtab.methods.generate",
@@ -48,6 +51,7 @@ _HOME = {
     "score_file": "trimtab.scoring.score",
     "search": "trimtab.methods.search",
     "train": "trimtab.training.run",
+    "write_alpaca_eval": "trimtab.comparison.alpaca_eval",
 }
 """Public name -> its module, and its name there where that says more."""
 
@@ -62,6 +66,7 @@ __all__ = [
     "accuracy",
     "bench_speed",
     "calibrate",
+    "compare",
     "distill",
     "export",
     "generate",
@@ -73,6 +78,7 @@ __all__ = [
     "score_file",
     "search",
     "train",
+    "write_alpaca_eval",
 ]
 
 
