@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from trimtab.cli import show
+from trimtab.cli.judge_options import JudgeOptions
 from trimtab.cli.options import JsonOptions
 from trimtab.cli.parse import parse, quiet_libraries
 from trimtab.cli.scorer_options import ScorerOptions
@@ -18,7 +19,7 @@ DESCRIPTION = "Whose answers are better: win rates of two sides, by held-out jud
 
 
 @dataclass(kw_only=True)
-class CompareOptions(JsonOptions, ScorerOptions):
+class CompareOptions(JsonOptions, JudgeOptions, ScorerOptions):
     """Whose answers are better: win rates of two sides, by held-out judges."""
 
     a: Annotated[str, tyro.conf.Positional]
@@ -46,7 +47,7 @@ class CompareOptions(JsonOptions, ScorerOptions):
 def main(argv: Sequence[str]) -> int:
     """Parse, compare, show."""
     options = parse(CompareOptions, argv, "compare", DESCRIPTION)
-    scoring = options.scoring()
+    scoring, judges = options.scoring(), options.judges()
     from trimtab.comparison.run import compare
 
     quiet_libraries()
@@ -54,6 +55,7 @@ def main(argv: Sequence[str]) -> int:
         results = compare(
             a=options.a,
             b=options.b,
+            judges=judges,
             output_dir=options.output_dir,
             resamples=options.resamples,
             seed=options.seed,

@@ -67,7 +67,14 @@ def verdict_rows(meeting: Meeting, judged: Sequence[Judged]) -> Iterator[dict[st
             "lengths": [len(pair.a.response), len(pair.b.response)],
             "verdicts": {one.name: one.verdicts[number] for one in judged},
             **({"scores": scores} if scores else {}),
+            **({"orders": orders} if (orders := _orders(judged, number)) else {}),
         }
+
+
+def _orders(judged: Sequence[Judged], number: int) -> dict[str, Any]:
+    """Of a pair, what judges that were asked in both orders say: [A shown first, B first]."""
+    told = {one.name: one.orders[number] for one in judged if one.orders is not None}
+    return {name: found and [found.a_first, found.b_first] for name, found in told.items()}
 
 
 def _score(scores: SideScores | None, seed: int, slot: int) -> float | None:

@@ -59,8 +59,8 @@ def _of_judge(meeting: Meeting, judged: Judged, *, seed: int, resamples: int) ->
 
     there = ~np.isnan(verdicts)
     outcomes = {
-        name: over(np.where(there, verdicts == verdict, np.nan))
-        for name, verdict in (("win", 1.0), ("tie", 0.5), ("lose", 0.0))
+        name: over(np.where(there, np.sign(verdicts - 0.5) == side, np.nan))
+        for name, side in (("win", 1), ("tie", 0), ("lose", -1))
     }
     controlled = length_controlled(
         verdicts,
@@ -77,8 +77,13 @@ def _of_judge(meeting: Meeting, judged: Judged, *, seed: int, resamples: int) ->
     }
     if judged.scores_a is not None and judged.scores_b is not None:
         found |= _of_scores(meeting, judged.scores_a, judged.scores_b, seed, resamples)
+    if judged.orders is not None:
+        known = judged.orders
+        found["orders_disagree"] = over(_array([None if v is None else not v.agree for v in known]))
+        found["first_shown"] = over(_array([v.first_shown if v else None for v in known]))
     return {
         **_as_json(found),
+        **(judged.facts or {}),
         "length_controlled_missing_because": controlled.why,
         "cost": judged.cost,
         "missing": int((~there).sum()),

@@ -12,12 +12,21 @@ from typing import Any
 from trimtab.comparison import files
 from trimtab.comparison.numbers import comparison_numbers
 from trimtab.comparison.sides import Meeting, Paths, read_meeting
-from trimtab.comparison.verdicts import Judged, PairJudge, by_pairs, by_scores
+from trimtab.comparison.verdicts import (
+    Judged,
+    Judges,
+    PairJudge,
+    by_pairs,
+    by_scores,
+    made_judges,
+    require_affordable,
+)
 from trimtab.errors import ConfigError, OutputError
 from trimtab.files import only_writer
 from trimtab.jobs import Progress, Say, going_on, unseen
 from trimtab.models.origins import Origins
 from trimtab.models.types import DType
+from trimtab.scoring.pairwise import PairwiseJudge
 from trimtab.scoring.score_files import (
     ScoreFile,
     Scores,
@@ -37,7 +46,7 @@ def compare(
     a: Paths,
     b: Paths,
     scorers: Mapping[str, str | Scorer] | None = None,
-    judges: Mapping[str, PairJudge] | None = None,
+    judges: Mapping[str, str | PairJudge | PairwiseJudge] | None = None,
     output_dir: str | Path | None = None,
     costs: Collection[str] = (),
     rubrics: Mapping[str, str] | None = None,
@@ -65,8 +74,10 @@ def compare(
         b: what it is compared with, likewise.
         scorers: name -> folder of a reward model, `module:function`, `judge:MODEL@URL`, or a
             `Scorer`: the answer with the higher score wins.
-        judges: name -> a function of pairs (`trimtab.comparison.sides.Pair`) and of a progress
-            function, that gives a verdict for each: 1 where A is better, 0.5 for a tie, 0, or None.
+        judges: name -> `MODEL@URL` of an OpenAI-compatible server that is shown both answers, in
+            both orders, or a `trimtab.scoring.pairwise.PairwiseJudge` with its options; or a
+            function of pairs (`trimtab.comparison.sides.Pair`) and of a progress function, that
+            gives a verdict for each: 1 where A is better, 0.5 for a tie, 0, or None.
         output_dir: where scores, verdicts.jsonl, table.md and results.json go. A killed run goes on
             where it stopped; a finished one asks again for the scores that are missing.
         costs: scorers of which less is better.
@@ -110,10 +121,12 @@ def compare(
     folder = None if output_dir is None else Path(output_dir)
     if folder:
         files.require_own(folder, meeting, overwrite=overwrite)
+    shown_both = made_judges(judges or {})
+    require_affordable(meeting, shown_both)
     loaded = specs.load()  # the last, as one may have to be fetched
 
     def judged_in(where: Path) -> list[Judged]:
-        run = _Run(meeting, loaded, below, judges or {}, where, overwrite, progress, say)
+        run = _Run(meeting, loaded, below, shown_both, where, overwrite, progress, say)
         return list(run.judged())
 
     def results_of(judged: Sequence[Judged]) -> dict[str, Any]:
@@ -138,18 +151,21 @@ class _Run:
     meeting: Meeting
     scorers: Mapping[str, Scorer]
     costs: Sequence[str]
-    judges: Mapping[str, PairJudge]
+    judges: Judges
     folder: Path
     overwrite: bool
     progress: Progress
     say: Say
 
     def judged(self) -> Iterator[Judged]:
-        """What every judge says, the scorers first."""
+        """What every judge says, the scorers first. Judges of pairs keep what they are told."""
+        shown_both = [
+            by_pairs(name, self.meeting, judge, self.progress, self.say)
+            for name, judge in self.judges.items()
+        ]
         for name, scores in self._scores().items():
             yield by_scores(name, self.meeting, scores, cost=name in self.costs)
-        for name, judge in self.judges.items():
-            yield by_pairs(name, self.meeting, judge, self.progress)
+        yield from shown_both
 
     def _scores(self) -> Scores:
         """Score all answers, A's and then B's, that the folder holds no score of."""

@@ -61,7 +61,30 @@ def tables(results: Results) -> list[Table]:
             ),
         ],
     )
-    return [wins, *([scores] if scored else []), texts]
+    return [wins, *_orders(judges), *([scores] if scored else []), texts]
+
+
+def _orders(judges: Results) -> list[Table]:
+    """How far judges that were asked in both orders are to be trusted, and what they cost."""
+    asked = {name: numbers for name, numbers in judges.items() if "replies" in numbers}
+    columns = ("judge", "orders disagree", "first shown preferred", "asked now", "cost")
+    rows = [
+        [
+            name,
+            *(cell(numbers[key]) for key in ("orders_disagree", "first_shown")),
+            f"{numbers['replies']['asked']} of {numbers['replies']['questions']}",
+            _cost(numbers["replies"]),
+        ]
+        for name, numbers in asked.items()
+    ]
+    return [("both orders", columns, rows)] if rows else []
+
+
+def _cost(replies: Results) -> str:
+    read, written = (replies[key] for key in ("tokens_read", "tokens_written"))
+    about = "" if replies["counted_by_the_server"] or not replies["asked"] else "about "
+    tokens = f"{about}{read:,.0f} + {written:,.0f} tokens"
+    return tokens if replies["cost"] is None else f"{tokens}: {replies['cost']:.4g}"
 
 
 def _judge(name: str, numbers: Results) -> str:
@@ -111,6 +134,12 @@ def _seeds(results: Results) -> str:
 
 def _about_missing(results: Results) -> list[str]:
     lines = []
+    if any("replies" in numbers for numbers in results["judges"].values()):
+        lines.append(
+            "Both orders: a judge's verdict is the mean of what it says with A shown first and "
+            "with B shown first (1, .75, .5, .25 or 0 for A); above .5 A wins, below it loses. "
+            "First shown preferred: of both times, a tie being a half; without a bias .5."
+        )
     for name, numbers in results["judges"].items():
         if numbers["missing"]:
             lines.append(

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from trimtab.comparison.sides import Meeting, Pair
 from trimtab.errors import ConfigError
-from trimtab.jobs import Progress
+from trimtab.jobs import Progress, Say
+from trimtab.scoring.duels import Duel
+from trimtab.scoring.duels import Verdict as OrderVerdict
+from trimtab.scoring.pairwise import PairwiseJudge
 
 Verdict = float | None
-"""1: A's answer is better. 0: B's is. ½: a tie. None: not known (no score, no readable reply)."""
+"""A's answer is better: 1. B's is: 0. ½: a tie. None: not known (no score, no readable reply).
+Of a judge asked in both orders the mean: above ½ A wins, below it loses."""
 
 PairJudge = Callable[[Sequence[Pair], Progress], Sequence[Verdict]]
 """Gives a verdict for each pair, in their order; it is told whom to tell how far it is."""
+
+Judges = Mapping[str, PairJudge | PairwiseJudge]
 
 SideScores = Sequence[Sequence[float | None]]
 """[seeds, slots] of one side."""
@@ -28,6 +35,8 @@ class Judged:
         verdicts: one for each of `Meeting.pairs`.
         scores_a, scores_b: of each side's answers, where the judge scores answers.
         cost: less is better.
+        orders: what it says of each pair in either order, where it was asked in both.
+        facts: what else is reported of it.
     """
 
     name: str
@@ -35,6 +44,8 @@ class Judged:
     scores_a: SideScores | None = None
     scores_b: SideScores | None = None
     cost: bool = False
+    orders: Sequence[OrderVerdict | None] | None = None
+    facts: Mapping[str, Any] | None = None
 
 
 def by_scores(
@@ -58,12 +69,42 @@ def by_scores(
     return Judged(name, verdicts, a, b, cost)
 
 
-def by_pairs(name: str, meeting: Meeting, judge: PairJudge, progress: Progress) -> Judged:
+def made_judges(judges: Mapping[str, str | PairJudge | PairwiseJudge]) -> Judges:
+    """Judges of pairs, those behind a server made from their specs.
+
+    Raises:
+        ConfigError: a spec that cannot be read.
+    """
+    return {
+        name: PairwiseJudge(judge) if isinstance(judge, str) else judge
+        for name, judge in judges.items()
+    }
+
+
+def require_affordable(meeting: Meeting, judges: Judges) -> None:
+    """Refuse judges that would cost more than they may, before anything is asked.
+
+    Raises:
+        ConfigError: one would, by the estimate.
+    """
+    for judge in judges.values():
+        if isinstance(judge, PairwiseJudge):
+            judge.plan(_duels(meeting))
+
+
+def by_pairs(
+    name: str, meeting: Meeting, judge: PairJudge | PairwiseJudge, progress: Progress, say: Say
+) -> Judged:
     """The verdicts of a judge that is shown both answers.
 
     Raises:
         ConfigError: it gives too few, too many, or what is no verdict.
     """
+    if isinstance(judge, PairwiseJudge):
+        judging = judge.verdicts(_duels(meeting), progress=progress, say=say)
+        scores = [found.score if found else None for found in judging.verdicts]
+        facts = {"judge": dict(judge.identity), "replies": judging.facts()}
+        return Judged(name, scores, orders=judging.verdicts, facts=facts)
     pairs = meeting.pairs()
     verdicts = list(judge(pairs, progress))
     odd = [verdict for verdict in verdicts if verdict not in (None, 0, 0.5, 1)]
@@ -75,6 +116,10 @@ def by_pairs(name: str, meeting: Meeting, judge: PairJudge, progress: Progress) 
             f"the judge {name!r} {what}", "a pair's verdict is 1 (A is better), 0.5, 0 or None"
         )
     return Judged(name, verdicts)
+
+
+def _duels(meeting: Meeting) -> list[Duel]:
+    return [Duel(p.a.prompt, p.a.response, p.b.response) for p in meeting.pairs()]
 
 
 def verdict_of(a: float | None, b: float | None, *, cost: bool = False) -> Verdict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from trimtab.errors import DataError
 from trimtab.jobs import Progress, Say
@@ -39,6 +40,21 @@ class Judging:
     tokens: Tokens
     counted: bool
     cost: float | None
+
+    def facts(self) -> dict[str, Any]:
+        """All but the verdicts, for JSON."""
+        return {
+            "questions": self.questions,
+            "asked": self.asked,
+            "unread": self.unread,
+            "unread_such_as": self.unread_such_as,
+            "unanswered": self.unanswered,
+            "unanswered_such_as": self.unanswered_such_as,
+            "tokens_read": round(self.tokens.read),
+            "tokens_written": round(self.tokens.written),
+            "counted_by_the_server": self.counted,
+            "cost": self.cost,
+        }
 
     def lines(self) -> list[str]:
         """What people should know of replies that are missing; nothing where none is."""

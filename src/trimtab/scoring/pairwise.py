@@ -82,8 +82,7 @@ class PairwiseJudge:
                 f"a rubric, and the template {template} has no place for it",
                 "put {rubric} into it, or leave the rubric out",
             )
-        if max_cost is not None and price is None:
-            raise ConfigError("a limit of what the judge may cost, without a price", "give both")
+        _require_limit(max_cost, price)
         self._rubric, self._price, self._max_cost = rubric or RUBRIC, price, max_cost
         asked = {"model": self._server.model, "url": self._server.url}
         self._cache = ReplyCache(cache, {**asked, "options": OPTIONS})
@@ -183,6 +182,13 @@ class PairwiseJudge:
             raise
         finally:
             self._server.close()
+
+
+def _require_limit(max_cost: float | None, price: Price | None) -> None:
+    if max_cost is not None and not max_cost >= 0:
+        raise ConfigError(f"--judge-max-cost is {max_cost}", "it must be 0 or more")
+    if max_cost is not None and price is None:
+        raise ConfigError("--judge-max-cost without --judge-price", "give both")
 
 
 def _template(path: Path | None) -> Template:
