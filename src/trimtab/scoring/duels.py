@@ -10,7 +10,7 @@ from trimtab.scoring.judge_server import without_thoughts
 
 WANTED = "a reply has to end with a line `Better: N`, N being 1, 2 or tie"
 _MARKS = r"*_`#>\[\]\s"  # Markdown that judges put around their verdicts
-_BETTER = re.compile(rf"^[{_MARKS}]*better[*_`\s]*[:=]([^\n]*)", re.IGNORECASE | re.MULTILINE)
+_BETTER = re.compile(rf"^[-{_MARKS}]*better[*_`\s]*[:=]([^\n]*)", re.IGNORECASE | re.MULTILINE)
 _CHOICE = re.compile(
     rf"[{_MARKS}]*(?:(?:answer|response)\s+)?(1|2|tie)[{_MARKS}.,;!]*", re.IGNORECASE
 )
