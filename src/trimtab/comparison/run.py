@@ -110,7 +110,9 @@ def compare(
         trust_remote_code=trust_remote_code,
         revisions=revisions,
     )
-    names = specs.objectives() if scorers or not judges else []
+    if not scorers and not judges:
+        raise ConfigError("nothing to judge with", "give --scorer NAME=SCORER or --judge MODEL@URL")
+    names = specs.objectives() if scorers else []
     if both := set(names) & set(judges or {}):
         raise ConfigError(f"two judges are called {min(both)!r}", "give each its own name")
     if resamples < 100:

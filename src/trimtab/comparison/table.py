@@ -65,26 +65,19 @@ def tables(results: Results) -> list[Table]:
 
 
 def _orders(judges: Results) -> list[Table]:
-    """How far judges that were asked in both orders are to be trusted, and what they cost."""
+    """How far judges that were asked in both orders are to be trusted."""
     asked = {name: numbers for name, numbers in judges.items() if "replies" in numbers}
-    columns = ("judge", "orders disagree", "first shown preferred", "asked now", "cost")
+    columns = ("judge", "orders disagree", "first shown preferred", "questions", "no verdict")
     rows = [
         [
             name,
             *(cell(numbers[key]) for key in ("orders_disagree", "first_shown")),
-            f"{numbers['replies']['asked']} of {numbers['replies']['questions']}",
-            _cost(numbers["replies"]),
+            str(numbers["replies"]["questions"]),
+            str(numbers["replies"]["unread"] + numbers["replies"]["unanswered"]),
         ]
         for name, numbers in asked.items()
     ]
     return [("both orders", columns, rows)] if rows else []
-
-
-def _cost(replies: Results) -> str:
-    read, written = (replies[key] for key in ("tokens_read", "tokens_written"))
-    about = "" if replies["counted_by_the_server"] or not replies["asked"] else "about "
-    tokens = f"{about}{read:,.0f} + {written:,.0f} tokens"
-    return tokens if replies["cost"] is None else f"{tokens}: {replies['cost']:.4g}"
 
 
 def _judge(name: str, numbers: Results) -> str:
@@ -138,7 +131,8 @@ def _about_missing(results: Results) -> list[str]:
         lines.append(
             "Both orders: a judge's verdict is the mean of what it says with A shown first and "
             "with B shown first (1, .75, .5, .25 or 0 for A); above .5 A wins, below it loses. "
-            "First shown preferred: of both times, a tie being a half; without a bias .5."
+            "First shown preferred: of both times, a tie being a half; without a bias .5. "
+            "No verdict: of the questions, those whose reply names none."
         )
     for name, numbers in results["judges"].items():
         if numbers["missing"]:

@@ -15,7 +15,7 @@ from trimtab.scoring.score_files import HOPELESS
 
 @dataclass(frozen=True)
 class Judging:
-    """What came of asking.
+    """What came of asking; the reply, or the reason for none, that is shown is the last one.
 
     Attributes:
         verdicts: one for each duel, in their order; None where a reply of one order is missing.
@@ -23,8 +23,8 @@ class Judging:
         asked: those of them that were asked now; the others' replies were there.
         unread: replies that name neither answer nor a tie.
         unanswered: questions that got no reply: refused, or the server failed on them each time.
-        unread_such_as: one of the former; "" where there is none.
-        unanswered_such_as: why one of the latter; "" where there is none.
+        unread_such_as: such a reply; "" where there is none.
+        unanswered_such_as: such a reason; "" where there is none.
         tokens: of what was asked now.
         counted: by the server; otherwise from characters.
         cost: of that; None without a price.
@@ -45,33 +45,31 @@ class Judging:
         """All but the verdicts, for JSON."""
         return {
             "questions": self.questions,
-            "asked": self.asked,
             "unread": self.unread,
             "unread_such_as": self.unread_such_as,
             "unanswered": self.unanswered,
             "unanswered_such_as": self.unanswered_such_as,
-            "tokens_read": round(self.tokens.read),
-            "tokens_written": round(self.tokens.written),
-            "counted_by_the_server": self.counted,
-            "cost": self.cost,
+            "this_run": {
+                "asked": self.asked,
+                "tokens_read": round(self.tokens.read),
+                "tokens_written": round(self.tokens.written),
+                "counted_by_the_server": self.counted,
+                "cost": self.cost,
+            },
         }
 
     def lines(self) -> list[str]:
         """What people should know of replies that are missing; nothing where none is."""
         whys = []
         if self.unread:
-            whys.append(
-                f"{self.unread} replies name no better answer (such as {self.unread_such_as})"
-            )
+            whys.append(f"{self.unread} got a reply without a verdict ({self.unread_such_as})")
         if self.unanswered:
-            whys.append(
-                f"{self.unanswered} questions got no reply (such as: {self.unanswered_such_as})"
-            )
+            whys.append(f"{self.unanswered} got no reply ({self.unanswered_such_as})")
         if not whys:
             return []
         lost = self.verdicts.count(None)
         return [
-            f"the judge: of {self.questions} questions {' and '.join(whys)}, so that {lost} of "
+            f"of the judge's {self.questions} questions {' and '.join(whys)}: {lost} of "
             f"{len(self.verdicts)} pairs have no verdict; the same command asks for them again"
         ]
 

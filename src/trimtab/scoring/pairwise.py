@@ -129,6 +129,7 @@ class PairwiseJudge:
         if left:
             with going_on():
                 self._ask(left, run)
+            say(f"asked {run.meter.asked:,} questions: {run.meter.tokens().told(self._price)}")
         judging = run.judging([_verdict(choices, *both) for both in orders], self._price)
         for line in judging.lines():
             say(line)

@@ -72,11 +72,9 @@ def read_template(path: Path, needed: Collection[str], optional: Collection[str]
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise MissingFileError(f"no template {path}", "name a text file") from None
+        raise MissingFileError(f"no template {path}", _NAME) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"cannot read the template {path} ({error})", "name a text file"
-        ) from None
+        raise ConfigError(f"cannot read the template {path} ({error})", _NAME) from None
     return Template(text.removesuffix("\n"), f"the template {path}", needed, optional)
 
 

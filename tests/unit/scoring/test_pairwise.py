@@ -143,9 +143,9 @@ def test_what_cannot_be_read_is_counted_shown_and_asked_again(
     assert scores(judging) == [0, None, None, 1]
     assert (judging.unread, judging.unanswered) == (1, 2)
     assert re.search(
-        r"of 8 questions 1 replies name no better answer \(such as 'I cannot say.'\) and 2 "
-        r"questions got no reply \(such as: HTTP 400.*content_filter.*so that 2 of 4 pairs have no "
-        r"verdict; the same command asks for them again",
+        r"^of the judge's 8 questions 1 got a reply without a verdict \('I cannot say.'\) and 2 "
+        r"got no reply \(HTTP 400: .*content_filter.*\): 2 of 4 pairs have no verdict; the same "
+        r"command asks for them again$",
         said[-1],
     )
     before = len(server.bodies)
