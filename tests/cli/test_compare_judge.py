@@ -88,7 +88,7 @@ def test_the_estimate_alone(server: Server, command: list[str], capsys: Capture)
         (["--judge-max-cost", "2"], "--judge-max-cost without --judge-price"),
         (["--judge-template", "nowhere.txt"], "no template nowhere.txt"),
         (["--judge", "gpt"], "cannot read the judge of pairs; write it like judge:MODEL@http"),
-        (["--scorer", "tiny=len:len"], "tiny"),
+        (["--scorer", "tiny=len:len"], "called 'tiny'"),
     ],
 )
 def test_options_that_cannot_work(

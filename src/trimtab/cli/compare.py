@@ -14,6 +14,7 @@ from trimtab.cli.judge_options import JudgeOptions
 from trimtab.cli.options import JsonOptions
 from trimtab.cli.parse import parse, quiet_libraries
 from trimtab.cli.scorer_options import ScorerOptions
+from trimtab.models.types import PromptFormat
 
 DESCRIPTION = "Whose answers are better: win rates of two sides, by held-out judges."
 
@@ -33,6 +34,14 @@ class CompareOptions(JsonOptions, JudgeOptions, ScorerOptions):
     output_dir: str | None = None
     """Where scores, verdicts.jsonl, table.md and results.json go. A killed run goes on where it
     stopped; a finished one asks again for the scores that are missing."""
+
+    base: str | None = None
+    """The frozen base, a folder or a hub id: the answers' negative log-likelihood under it is
+    measured, too, nats per token."""
+
+    prompt_format: PromptFormat = "auto"
+    """How the base reads a plain-text prompt: as one user turn, as it stands, or by the
+    tokenizer."""
 
     resamples: int = 2000
     """Bootstrap resamples of training seeds and prompts behind every interval."""
@@ -56,6 +65,8 @@ def main(argv: Sequence[str]) -> int:
             a=options.a,
             b=options.b,
             judges=judges,
+            base=options.base,
+            prompt_format=options.prompt_format,
             output_dir=options.output_dir,
             resamples=options.resamples,
             seed=options.seed,

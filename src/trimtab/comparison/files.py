@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.comparison import table
-from trimtab.comparison.sides import Meeting
-from trimtab.comparison.verdicts import Judged, SideScores
+from trimtab.comparison.sides import Meeting, Pair
+from trimtab.comparison.verdicts import Judged
 from trimtab.errors import OutputError
 from trimtab.files import whole_directory, write_json, write_text
 
@@ -39,10 +39,14 @@ def require_own(folder: Path, meeting: Meeting, *, overwrite: bool) -> None:
 
 
 def write_results(
-    folder: Path, meeting: Meeting, judged: Sequence[Judged], results: Mapping[str, Any]
+    folder: Path,
+    meeting: Meeting,
+    judged: Sequence[Judged],
+    nll: Judged | None,
+    results: Mapping[str, Any],
 ) -> None:
     """Write verdicts, table and numbers, whole."""
-    rows = verdict_rows(meeting, judged)
+    rows = verdict_rows(meeting, judged, nll)
     with whole_directory(folder) as staging:
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         write_text(staging / VERDICTS, "".join(lines))
@@ -50,17 +54,12 @@ def write_results(
         write_json(staging / RESULTS, results)
 
 
-def verdict_rows(meeting: Meeting, judged: Sequence[Judged]) -> Iterator[dict[str, Any]]:
+def verdict_rows(
+    meeting: Meeting, judged: Sequence[Judged], nll: Judged | None = None
+) -> Iterator[dict[str, Any]]:
     """A row per pair: prompt, seeds, lengths in characters, and what each judge says of it."""
     for number, pair in enumerate(meeting.pairs()):
-        scores = {
-            one.name: [
-                _score(one.scores_a, pair.seed_a, pair.slot),
-                _score(one.scores_b, pair.seed_b, pair.slot),
-            ]
-            for one in judged
-            if one.scores_a is not None
-        }
+        scores = {one.name: found for one in judged if (found := _scores(one, pair))}
         yield {
             "prompt": pair.a.prompt,
             "seeds": [pair.seed_a, pair.seed_b],
@@ -68,6 +67,7 @@ def verdict_rows(meeting: Meeting, judged: Sequence[Judged]) -> Iterator[dict[st
             "verdicts": {one.name: one.verdicts[number] for one in judged},
             **({"scores": scores} if scores else {}),
             **({"orders": orders} if (orders := _orders(judged, number)) else {}),
+            **({"base_nll": _scores(nll, pair)} if nll else {}),
         }
 
 
@@ -77,5 +77,8 @@ def _orders(judged: Sequence[Judged], number: int) -> dict[str, Any]:
     return {name: found and [found.a_first, found.b_first] for name, found in told.items()}
 
 
-def _score(scores: SideScores | None, seed: int, slot: int) -> float | None:
-    return None if scores is None else scores[seed][slot]
+def _scores(judged: Judged, pair: Pair) -> list[float | None]:
+    """Of A's answer and B's; none of a judge that gives no scores."""
+    if judged.scores_a is None or judged.scores_b is None:
+        return []
+    return [judged.scores_a[pair.seed_a][pair.slot], judged.scores_b[pair.seed_b][pair.slot]]

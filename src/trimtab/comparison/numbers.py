@@ -19,17 +19,24 @@ Array = NDArray[np.float64]
 
 
 def comparison_numbers(
-    meeting: Meeting, judged: Sequence[Judged], *, seed: int, resamples: int
+    meeting: Meeting,
+    judged: Sequence[Judged],
+    nll: Judged | None = None,
+    *,
+    seed: int,
+    resamples: int,
 ) -> dict[str, Any]:
     """Everything that is reported, as `results.json` holds it.
 
     Args:
         meeting: the sides.
         judged: the judges' verdicts.
+        nll: the base's negative log-likelihoods, where they were asked for.
         seed: of the resampling.
         resamples: of the bootstrap.
     """
     how = {"seed": seed, "resamples": resamples}
+    nlls = (nll.scores_a, nll.scores_b) if nll else (None, None)
     return {
         "command": "compare",
         "prompts": meeting.prompts,
@@ -42,9 +49,14 @@ def comparison_numbers(
             side.name: {
                 "files": list(side.files),
                 "answers": len(side.every()),
-                **_as_json(side_facts(side, meeting.prompt_of, **how)),
+                **_as_json(
+                    {
+                        **side_facts(side, meeting.prompt_of, **how),
+                        "base_nll": _mean_score(meeting, scores, **how) if scores else None,
+                    }
+                ),
             }
-            for side in (meeting.a, meeting.b)
+            for side, scores in zip((meeting.a, meeting.b), nlls, strict=True)
         },
         "answers_sha256": meeting.sha256(),
     }
@@ -94,17 +106,20 @@ def _of_scores(
     meeting: Meeting, a: SideScores, b: SideScores, seed: int, resamples: int
 ) -> dict[str, Estimate]:
     """Mean scores of the sides, and of A less B."""
-
-    def over(cells: Array) -> Estimate:
-        return hierarchical(cells, seed=seed, resamples=resamples)
-
     first, second = (np.array([_array(own) for own in side]) for side in (a, b))
     gaps = [first[p.seed_a, p.slot] - second[p.seed_b, p.slot] for p in meeting.pairs()]
+    cells = _cells(meeting, np.array(gaps))
     return {
-        "score_a": over(by_prompt(first, meeting.prompt_of)),
-        "score_b": over(by_prompt(second, meeting.prompt_of)),
-        "score_difference": over(_cells(meeting, np.array(gaps))),
+        "score_a": _mean_score(meeting, a, seed=seed, resamples=resamples),
+        "score_b": _mean_score(meeting, b, seed=seed, resamples=resamples),
+        "score_difference": hierarchical(cells, seed=seed, resamples=resamples),
     }
+
+
+def _mean_score(meeting: Meeting, scores: SideScores, *, seed: int, resamples: int) -> Estimate:
+    """Mean of one side's scores, [seeds, slots]."""
+    cells = by_prompt(np.array([_array(own) for own in scores]), meeting.prompt_of)
+    return hierarchical(cells, seed=seed, resamples=resamples)
 
 
 def cells_of(meeting: Meeting) -> NDArray[np.int64]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trimtab.comparison import files
+from trimtab.comparison import base_nll, files
 from trimtab.comparison.numbers import comparison_numbers
 from trimtab.comparison.sides import Meeting, Paths, read_meeting
 from trimtab.comparison.verdicts import (
@@ -25,7 +25,7 @@ from trimtab.errors import ConfigError, OutputError
 from trimtab.files import only_writer
 from trimtab.jobs import Progress, Say, going_on, unseen
 from trimtab.models.origins import Origins
-from trimtab.models.types import DType
+from trimtab.models.types import DType, PromptFormat
 from trimtab.scoring.pairwise import PairwiseJudge
 from trimtab.scoring.score_files import (
     ScoreFile,
@@ -47,12 +47,14 @@ def compare(
     b: Paths,
     scorers: Mapping[str, str | Scorer] | None = None,
     judges: Mapping[str, str | PairJudge | PairwiseJudge] | None = None,
+    base: str | None = None,
     output_dir: str | Path | None = None,
     costs: Collection[str] = (),
     rubrics: Mapping[str, str] | None = None,
     scorer_batch_size: int = 16,
     resamples: int = 2000,
     seed: int = 0,
+    prompt_format: PromptFormat = "auto",
     dtype: DType = "auto",
     device: str | None = None,
     trust_remote_code: Collection[str] = (),
@@ -78,24 +80,27 @@ def compare(
             both orders, or a `trimtab.scoring.pairwise.PairwiseJudge` with its options; or a
             function of pairs (`trimtab.comparison.sides.Pair`) and of a progress function, that
             gives a verdict for each: 1 where A is better, 0.5 for a tie, 0, or None.
+        base: folder, GGUF file or hub id of the frozen base: the answers' negative log-likelihood
+            under it is measured, too, nats per token.
         output_dir: where scores, verdicts.jsonl, table.md and results.json go. A killed run goes on
             where it stopped; a finished one asks again for the scores that are missing.
         costs: scorers of which less is better.
         rubrics: scorer -> what it means, for a judge behind a server.
-        scorer_batch_size: responses in one forward pass of a reward model.
+        scorer_batch_size: responses in one forward pass of a reward model, or of the base.
         resamples: of the bootstrap.
         seed: of the bootstrap.
-        dtype, device: of reward models.
-        trust_remote_code: scorers whose own code may run.
-        revisions: scorer -> branch, tag or commit of its hub id.
+        prompt_format: how the base reads a plain-text prompt, as for `load`.
+        dtype, device: of reward models and the base.
+        trust_remote_code: scorers (or `base`) whose own code may run.
+        revisions: scorer (or `base`) -> branch, tag or commit of its hub id.
         overwrite: replace what another comparison left in the folder.
         progress: is told (what, done, total).
         say: is told what a user should know, a line each.
 
     Returns:
         What results.json holds: per judge the shares of wins, ties and losses, `win_and_half_tie`,
-        the `length_controlled` rate and mean scores; per side lengths, distinct-n, self-BLEU and
-        the share cut off. A's wins are counted.
+        the `length_controlled` rate and mean scores; per side lengths, distinct-n, self-BLEU, the
+        share cut off and `base_nll`. A's wins are counted.
 
     Raises:
         TrimtabError: files, options or scorers that cannot work; nothing is written.
@@ -113,11 +118,13 @@ def compare(
     if not scorers and not judges:
         raise ConfigError("nothing to judge with", "give --scorer NAME=SCORER or --judge MODEL@URL")
     names = specs.objectives() if scorers else []
-    if both := set(names) & set(judges or {}):
-        raise ConfigError(f"two judges are called {min(both)!r}", "give each its own name")
+    called = [base_nll.NAME, *names, *(judges or {})]
+    if twice := [name for name in called if called.count(name) > 1]:
+        raise ConfigError(f"two judges are called {twice[0]!r}", "give each its own name")
     if resamples < 100:
         raise ConfigError(f"--resamples is {resamples}", "it must be 100 or more")
-    Origins.of(names, trust_remote_code, revisions or {})
+    loading = ["base", *names] if base else names
+    origins = Origins.of(loading, trust_remote_code, revisions or {})
     below = specs.less_is_better()
     meeting = read_meeting(a, b)
     folder = None if output_dir is None else Path(output_dir)
@@ -125,24 +132,35 @@ def compare(
         files.require_own(folder, meeting, overwrite=overwrite)
     shown_both = made_judges(judges or {})
     require_affordable(meeting, shown_both)
+    reader = base and base_nll.BaseNll(
+        base,
+        prompt_format=prompt_format,
+        batch_size=scorer_batch_size,
+        dtype=dtype,
+        device=device,
+        origins=origins,
+    )
     loaded = specs.load()  # the last, as one may have to be fetched
+    measuring = {**loaded, base_nll.NAME: reader} if reader else loaded
 
-    def judged_in(where: Path) -> list[Judged]:
-        run = _Run(meeting, loaded, below, shown_both, where, overwrite, progress, say)
-        return list(run.judged())
+    def judged_in(where: Path) -> tuple[list[Judged], Judged | None]:
+        run = _Run(meeting, measuring, below, shown_both, where, overwrite, progress, say)
+        judged = {one.name: one for one in run.judged()}
+        nll = judged.pop(base_nll.NAME, None)
+        return list(judged.values()), nll
 
-    def results_of(judged: Sequence[Judged]) -> dict[str, Any]:
-        numbers = comparison_numbers(meeting, judged, seed=seed, resamples=resamples)
-        return {**numbers, "scorers": {name: dict(one.identity) for name, one in loaded.items()}}
+    def results_of(judged: Sequence[Judged], nll: Judged | None) -> dict[str, Any]:
+        numbers = comparison_numbers(meeting, judged, nll, seed=seed, resamples=resamples)
+        return {**numbers, "scorers": {n: dict(one.identity) for n, one in measuring.items()}}
 
     if folder is None:
         with tempfile.TemporaryDirectory() as scratch:
-            return results_of(judged_in(Path(scratch)))
+            return results_of(*judged_in(Path(scratch)))
     with only_writer(folder, folder=True):
         with going_on():
-            judged = judged_in(folder)
-        results = results_of(judged)
-        files.write_results(folder, meeting, judged, results)
+            judged, nll = judged_in(folder)
+        results = results_of(judged, nll)
+        files.write_results(folder, meeting, judged, nll, results)
     return results
 
 

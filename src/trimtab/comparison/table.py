@@ -16,7 +16,7 @@ Table = tuple[str, Sequence[str], list[list[str]]]
 
 _OF_A_SIDE = (
     ("characters", 0), ("words", 0), ("distinct_1", 3), ("distinct_2", 3), ("distinct_3", 3),
-    ("self_bleu", 3), ("cut_off", 3),
+    ("self_bleu", 3), ("cut_off", 3), ("base_nll", 3),
 )  # fmt: skip
 
 
@@ -85,7 +85,7 @@ def _judge(name: str, numbers: Results) -> str:
 
 
 def _called(key: str) -> str:
-    named = {"self_bleu": "self-BLEU", "cut_off": "cut off"}
+    named = {"self_bleu": "self-BLEU", "cut_off": "cut off", "base_nll": "base NLL"}
     return named.get(key, key.replace("_", "-"))
 
 
@@ -112,7 +112,7 @@ def notes(results: Results) -> list[str]:
         "Length-controlled: AlpacaEval 2.0's regression at equal lengths, without its term for an "
         "instruction's difficulty. Distinct-n: different n-grams of words among an answer's. "
         f"Self-BLEU: of each of a seed's first {MOST} answers with the others as references. Cut "
-        "off: ended by the token limit.",
+        "off: ended by the token limit. Base NLL: of the answers' text, nats per token.",
         *_about_missing(results),
     ]
 

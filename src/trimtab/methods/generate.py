@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from trimtab.arms.named import left_to_load, named_arms, objectives_of
 from trimtab.comparison.alpaca_eval import require_place, write_alpaca_eval
@@ -31,6 +31,7 @@ from trimtab.methods.judges import JUDGES, JudgeLoading, judges_of
 from trimtab.methods.protocol import Judge, Method
 from trimtab.methods.registry import choose
 from trimtab.methods.row_run import RowRun, Rows, SearchPlan
+from trimtab.models.messages import Prompt
 from trimtab.models.origins import Origins
 from trimtab.models.types import DType, PromptFormat, Quantization
 from trimtab.steering import Combine, PreferenceLike
@@ -188,7 +189,7 @@ def generate(
     ]
     if alpaca_eval is not None:
         _require_other_file(alpaca_eval, output, input)
-        asked = [request.prompt for request in requests]
+        asked = [cast(Prompt, request.prompt) for request in requests]  # rows hold no ids
         require_place(alpaca_eval, generator, asked, overwrite=overwrite)
     elif generator:
         raise ConfigError(f"--generator {generator} names nothing", "add --alpaca-eval FILE")
