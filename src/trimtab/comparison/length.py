@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,9 +96,11 @@ def _rate(verdicts: Array, lengths: Array, weights: Array) -> float:
     if not won.sum() or not lost.sum():  # no finite intercept: the limit
         return float(won.sum() > 0) if won.sum() + lost.sum() else math.nan
     model = LogisticRegression(C=C, solver="newton-cholesky", tol=1e-6)
-    model.fit(
-        np.concatenate([lengths, lengths])[:, None],
-        np.repeat([1, 0], len(verdicts)),
-        sample_weight=np.concatenate([won, lost]),
-    )
+    with warnings.catch_warnings():  # at an optimum from the start it searches no further, or
+        warnings.filterwarnings("ignore", "Line search of Newton")  # goes on with L-BFGS
+        model.fit(
+            np.concatenate([lengths, lengths])[:, None],
+            np.repeat([1, 0], len(verdicts)),
+            sample_weight=np.concatenate([won, lost]),
+        )
     return float(1 / (1 + math.exp(-float(model.intercept_[0]))))
