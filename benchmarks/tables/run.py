@@ -4,7 +4,7 @@
     python benchmarks/tables/run.py --data-dir DATA [--only alignment latency ...]
 
 Each table is `trimtab bench TABLE --config TABLE.yaml`; what it makes (models, answers) stays under
-`--work`, and its rows.jsonl, manifest.json, table.md and plot.png are copied to a folder of its name
+`--work`; its rows.jsonl, manifest.json, table.md and plot.png are copied to a folder of its name
 here, and into `README.md`. A killed run goes on where it stopped. DATA holds `hh-rlhf/`,
 `ultrafeedback-1k/` and `alpaca-eval/` as the configs name them. Other options are handed on, such
 as `--device cuda` or `--dtype bfloat16`: on one GPU nothing but local files is needed.

@@ -96,9 +96,8 @@ def _rate(verdicts: Array, lengths: Array, weights: Array) -> float:
     if not won.sum() or not lost.sum():  # no finite intercept: the limit
         return float(won.sum() > 0) if won.sum() + lost.sum() else math.nan
     model = LogisticRegression(C=C, solver="newton-cholesky", tol=1e-6)
-    with warnings.catch_warnings():
-        # where it starts at the optimum, but for rounding: lbfgs takes over and has its own warning
-        warnings.filterwarnings("ignore", "Line search of Newton solver")
+    with warnings.catch_warnings():  # at an optimum from the start it searches no further, or
+        warnings.filterwarnings("ignore", "Line search of Newton")  # goes on with L-BFGS
         model.fit(
             np.concatenate([lengths, lengths])[:, None],
             np.repeat([1, 0], len(verdicts)),

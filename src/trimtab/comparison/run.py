@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -118,9 +119,7 @@ def compare(
     if not scorers and not judges:
         raise ConfigError("nothing to judge with", "give --scorer NAME=SCORER or --judge MODEL@URL")
     names = specs.objectives() if scorers else []
-    called = [base_nll.NAME, *names, *(judges or {})]
-    if twice := [name for name in called if called.count(name) > 1]:
-        raise ConfigError(f"two judges are called {twice[0]!r}", "give each its own name")
+    _require_names(names, judges or {}, base)
     if resamples < 100:
         raise ConfigError(f"--resamples is {resamples}", "it must be 100 or more")
     loading = ["base", *names] if base else names
@@ -130,6 +129,7 @@ def compare(
     folder = None if output_dir is None else Path(output_dir)
     if folder:
         files.require_own(folder, meeting, overwrite=overwrite)
+        _require_apart(folder, a, b)
     shown_both = made_judges(judges or {})
     require_affordable(meeting, shown_both)
     reader = base and base_nll.BaseNll(
@@ -162,6 +162,22 @@ def compare(
         results = results_of(judged, nll)
         files.write_results(folder, meeting, judged, nll, results)
     return results
+
+
+def _require_names(scorers: Sequence[str], judges: Collection[str], base: str | None) -> None:
+    """Refuse names that mean two things."""
+    taken = {base_nll.NAME, *(["base"] if base else [])}
+    for name in (*scorers, *judges):
+        if name in taken:
+            raise ConfigError(f"two judges or models are called {name!r}", "rename this one")
+        taken.add(name)
+
+
+def _require_apart(folder: Path, *sides: Paths) -> None:
+    """Refuse to write into a folder whose files are read as seeds: they would be read, too."""
+    for side in sides:
+        if isinstance(side, str | os.PathLike) and Path(side).resolve() == folder.resolve():
+            raise OutputError(f"{folder} holds the answers of a side", "name another --output-dir")
 
 
 @dataclass(frozen=True)

@@ -41,21 +41,18 @@ def side_facts(
     def each(of: Callable[[str], float]) -> list[list[float]]:
         return [[of(answer.response) for answer in answers] for answers in side.answers]
 
-    bleu = [_self_bleus([answer.response for answer in own][:MOST]) for own in side.answers]
     reasons = [[answer.finish_reason for answer in own] for own in side.answers]
     told = all(reason is not None for own in reasons for reason in own)
+    self_bleu = None
+    if len(side.answers[0]) > 1:
+        first = [[answer.response for answer in own[:MOST]] for own in side.answers]
+        bleu = by_prompt(np.array([_self_bleus(texts) for texts in first]), prompt_of[:MOST])
+        self_bleu = hierarchical(bleu, seed=seed, resamples=resamples, shares=True)
     return {
         "characters": over(each(len), shares=False),
         "words": over(each(lambda text: len(text.split())), shares=False),
         **{f"distinct_{n}": over(each(partial(distinct, n=n))) for n in (1, 2, 3)},
-        "self_bleu": hierarchical(
-            by_prompt(np.asarray(bleu), prompt_of[:MOST]),
-            seed=seed,
-            resamples=resamples,
-            shares=True,
-        )
-        if len(bleu[0]) > 1
-        else None,
+        "self_bleu": self_bleu,
         "cut_off": over([[float(r == "length") for r in own] for own in reasons]) if told else None,
     }
 
