@@ -190,7 +190,7 @@ def test_base_nll_is_the_engines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"scorers": {}}, "nothing to score with"),
+        ({"scorers": {}}, "nothing to judge with"),
         ({"resamples": 99}, "--resamples is 99"),
         ({"costs": ["x"]}, "--costs names 'x'"),
         ({"scorers": {"base_nll": Words()}}, "called 'base_nll'"),
