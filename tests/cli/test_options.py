@@ -56,7 +56,7 @@ def test_help_begins_with_what_must_be_given(
     told = _told(command, capsys)
     required = ["(required)" in text for text in told.values()]
     assert required == sorted(required, reverse=True)
-    assert any(required) == (command not in ("demo", "data", "bench"))
+    assert any(required) == (command not in ("demo", "data", "bench", "compare"))
 
 
 def test_help_has_a_commands_own_options_before_those_of_others(

@@ -12,6 +12,7 @@ from typing import Any
 
 from trimtab.comparison import base_nll, files
 from trimtab.comparison.numbers import comparison_numbers
+from trimtab.comparison.partial import partial_judges
 from trimtab.comparison.sides import Meeting, Paths, read_meeting
 from trimtab.comparison.verdicts import (
     Judged,
@@ -142,6 +143,9 @@ def compare(
     )
     loaded = specs.load()  # the last, as one may have to be fetched
     measuring = {**loaded, base_nll.NAME: reader} if reader else loaded
+
+    for line in partial_judges(meeting, scorers or {}):
+        say(line)
 
     def judged_in(where: Path) -> tuple[list[Judged], Judged | None]:
         run = _Run(meeting, measuring, below, shown_both, where, overwrite, progress, say)

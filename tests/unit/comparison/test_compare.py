@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from classifiers import classifier, saved
 from conftest import save_model, write_jsonl
 
-from trimtab import TrimtabError, compare
+from trimtab import TrimtabError, compare, generate
 from trimtab.comparison.sides import Pair
 from trimtab.comparison.verdicts import Verdict, verdict_of
 from trimtab.jobs import Progress
@@ -185,6 +186,21 @@ def test_base_nll_is_the_engines(tmp_path: Path) -> None:
     assert rows[1]["base_nll"][1] is None
     assert found["sides"]["B"]["base_nll"]["n"] == 1 and found["sides"]["A"]["base_nll"]["n"] == 2
     assert any("base_nll: 1 of 4 scores are missing" in line for line in said)
+
+
+def test_a_judge_that_had_a_part_in_the_answers_is_named(tmp_path: Path) -> None:
+    """As reward model of a search, by the weights that `generate` notes beside its file."""
+    judge = str(saved(tmp_path / "judge", classifier(seed=1)))
+    other = str(saved(tmp_path / "other", classifier(seed=2)))
+    base, out = save_model(tmp_path / "base"), tmp_path / "a.jsonl"
+    generate(
+        base=str(base), input=[{"prompt": "p0"}], output=out, method="best-of-n",
+        reward_model=judge, method_options={"n": 2}, max_new_tokens=3,
+    )  # fmt: skip
+    b, said = answers(tmp_path / "b.jsonl", "happy dog"), list[str]()
+    compare(a=out, b=b, scorers={"one": judge, "two": other}, resamples=100, say=said.append)
+    [line] = said
+    assert "scorer 'one' had a part in the answers of A" in line
 
 
 @pytest.mark.parametrize(
