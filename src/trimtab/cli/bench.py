@@ -103,9 +103,9 @@ def _table(name: str, argv: Sequence[str]) -> int:
         return 0
     if found.head:
         print(found.head)
-    show.console().print(show.table(found.title, found.columns, found.rows))
+    show.console(wide=True).print(show.table(found.title, found.columns, found.rows))
     if found.claims:
-        show.console().print(show.table("", ("expected", "found", ""), found.claims))
+        show.console(wide=True).print(show.table("", ("expected", "found", ""), found.claims))
     for note in found.notes:
         print(note)
     print(f"written to {options.output_dir}: table.md, plot.png, manifest.json, rows.jsonl")

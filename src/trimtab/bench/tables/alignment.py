@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.bench.tables import ways
-from trimtab.bench.tables.answering import Answer, BaseNll, Match, Search
+from trimtab.bench.tables.answering import Answer, BaseNll, Match, Search, Spread
 from trimtab.bench.tables.config import TableConfig
 from trimtab.bench.tables.jobs import Job, Work
 from trimtab.bench.tables.judging import JUDGE, LEAST, Scores, judge_jobs, may_claim
@@ -26,9 +26,14 @@ BEATEN = ("args", "transfer-q", "cards", "best-of-n")
 """What GenARM's answers are expected to win against."""
 
 
+def rows_of(config: TableConfig) -> list[str]:
+    """The ways of the table; the base and GenARM, beside which all are seen, always are."""
+    return [way for way in WAYS if way in (*(config.methods or WAYS), ways.BASE, ways.GENARM)]
+
+
 def jobs(config: TableConfig) -> list[Job]:
     """Train, try settings, answer, judge."""
-    rows, seeds = config.methods or list(WAYS), range(config.seeds)
+    rows, seeds = rows_of(config), range(config.seeds)
     trained: list[Job] = [*judge_jobs(config.judge_pairs)]
     trained += [Train(f"trajectory-{seed}", "trajectory", seed=seed) for seed in (0,)]
     trained += [Train(f"genarm-{seed}", "genarm", seed=seed) for seed in seeds]
@@ -40,6 +45,8 @@ def jobs(config: TableConfig) -> list[Job]:
     trained += [Accuracy(f"accuracy {name}", name) for name in measured]
     if any(way in rows for way in ways.BY_VALUE):
         trained.append(Values("value-0"))
+    if any(way in rows for way in ways.BY_THRESHOLD):
+        trained.append(Spread())
     tried = [Search(f"search {way}", way, s) for way, s in config.tried.items() if way in rows]
     answers = _answers(rows, config.seeds)
     names = [job.name for job in answers if isinstance(job, Answer)]
@@ -77,7 +84,7 @@ def won(one_SP: NDArray[Any], other_SP: NDArray[Any], seed: int = 0) -> Estimate
 
 def report(work: Work) -> Report:
     """The table, its claims and what stands above and below."""
-    rows = work.config.methods or list(WAYS)
+    rows = rows_of(work.config)
     base, genarm = scores_of(work, ways.BASE), scores_of(work, ways.GENARM)
     dpo = scores_of(work, ways.DPO) if ways.DPO in rows else None
     lines = []

@@ -109,6 +109,32 @@ class Search:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """Rewards of the base's own answers to validation prompts, under the searches' reward model.
+
+    Attributes:
+        name: of the job.
+    """
+
+    name: str = "spread"
+
+    def seconds(self, work: Work, rates: Rates) -> float:
+        """Its answers."""
+        config = work.config
+        return 5 + decoding(ways.BASE, rates, config.search_prompts, config.max_new_tokens)
+
+    def run(self, work: Work) -> dict[str, Any]:
+        """Their mean and standard deviation."""
+        prompts = work.material.validation
+        how = ways.asked(ways.BASE, work, 0, {})
+        answers = answered(work, how, prompts, work.config.max_new_tokens, 0)
+        judge = RewardModel(work.model("trajectory-0"), **loading(work))
+        scored = judge.score(prompts, [answer.text for answer in answers])
+        rewards = [one.reward for one in scored]
+        return {"mean": statistics.mean(rewards), "deviation": statistics.stdev(rewards)}
+
+
+@dataclass(frozen=True)
 class Match:
     """Find the temperature at which the base's own answers have a way's base NLL.
 

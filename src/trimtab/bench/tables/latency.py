@@ -9,16 +9,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from trimtab.bench.tables import ways
-from trimtab.bench.tables.answering import decoding, load, loading
+from trimtab.bench.tables.answering import Spread, decoding, load, loading
 from trimtab.bench.tables.config import TableConfig
 from trimtab.bench.tables.jobs import Job, Work
 from trimtab.bench.tables.rates import Rates
-from trimtab.bench.tables.report import Report
+from trimtab.bench.tables.report import Report, cell, verdict
 from trimtab.bench.tables.training import Train
 from trimtab.engines.types import Completion
 from trimtab.methods.registry import METHODS
 from trimtab.methods.search import search
 from trimtab.models.messages import Prompt
+from trimtab.stats import Estimate
 
 WAYS = (ways.BASE, ways.GENARM, ways.DPO, *METHODS)
 
@@ -28,7 +29,7 @@ def jobs(config: TableConfig) -> list[Job]:
     trained: list[Job] = [
         Train(f"{method}-0", method) for method in ("genarm", "dpo", "trajectory")
     ]
-    return [*trained, Timed("timed")]
+    return [*trained, Spread(), Timed("timed")]
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ class Timed:
 
 
 def _rows(config: TableConfig) -> list[str]:
-    return config.methods or list(WAYS)
+    """The base and GenARM, beside which all are seen, always are there."""
+    return [way for way in WAYS if way in (*(config.methods or WAYS), ways.BASE, ways.GENARM)]
 
 
 def _repeats(config: TableConfig, way: str) -> int:
@@ -123,11 +125,12 @@ def report(work: Work) -> Report:
         )
     for way, least in (("args", 1.0), ("cards", 10.0), ("transfer-q", 10.0)):
         if way in timed:
-            ratio = statistics.median(timed[way]) / arm
-            told = "confirmed" if ratio >= least else "refuted"
-            claims.append(
-                [f"{way} takes {least:g} times GenARM's time or more", f"{ratio:.1f}", told]
-            )
+            arms = timed[ways.GENARM]
+            times = [one / other for one, other in zip(timed[way], arms, strict=False)]
+            found = Estimate(statistics.median(times), min(times), max(times), len(times))
+            told = verdict(found, above=least)
+            text = f"{way} takes {least:g} times GenARM's time or more"
+            claims.append([text, cell(found, 1), told])
     columns = ["", "seconds", "x base alone", "x GenARM", "base: tokens, passes"]
     columns += ["reward model: tokens, passes", "repeats"]
     notes = [

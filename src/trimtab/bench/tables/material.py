@@ -1,7 +1,9 @@
 """What a table is made of: pairs and prompts, split so that no prompt is in two parts.
 
 A prompt's hash modulo 10 says whether it is for testing (0), validation (1) or training, as
-everywhere; its next digit gives a training prompt to the judge (odd) or to the guides (even).
+everywhere; its next digit gives a training prompt to the judge (odd) or to the guides (even). Where
+there is no judge, all training prompts are the guides', and validation pairs are test pairs, too:
+nothing is chosen by them.
 """
 
 from __future__ import annotations
@@ -28,12 +30,14 @@ from trimtab.models.templates import TemplateError
 Part = Literal["judge", "guide", "validation", "test"]
 
 
-def part_of(prompt: Prompt) -> Part:
+def parts_of(prompt: Prompt, *, judged: bool) -> tuple[Part, ...]:
     """Where a prompt belongs."""
     split = split_of(prompt)
+    if split == "validation" and not judged:
+        return "validation", "test"
     if split != "train":
-        return split
-    return "judge" if prompt_hash(prompt) // 10 % 2 else "guide"
+        return (split,)
+    return ("judge",) if judged and prompt_hash(prompt) // 10 % 2 else ("guide",)
 
 
 @dataclass(frozen=True)
@@ -117,16 +121,15 @@ def _parts(config: TableConfig, base: str, objective: str) -> dict[Part, list[Pa
     pairs, _ = read_pairs(config.files[objective], objective)
     parts: dict[Part, list[Pair]] = {"judge": [], "guide": [], "validation": [], "test": []}
     for pair in pairs:
-        part = part_of(pair.prompt)
-        longest = config.test_length if part == "test" else config.longest(objective)
         try:
             length = len(tokenize_pair(tokenizer, pair))
         except TemplateError:
             continue  # a chat that the base's template cannot say
-        if length <= longest:
-            parts[part].append(pair)
+        for part in parts_of(pair.prompt, judged=bool(config.judge)):
+            if length <= (config.test_length if part == "test" else config.longest(objective)):
+                parts[part].append(pair)
     for name, found in parts.items():
-        if not found:
+        if not found and (name != "judge" or config.judge):
             raise DataError(f"no {name} pair of {objective} is short enough", "raise --max-length")
         random.Random(0).shuffle(found)
     return parts

@@ -28,7 +28,7 @@ def _alignment(path: Path, work: Work) -> None:
         nll = hierarchical(alignment.scores_of(work, way, "base NLL", "base_nll"))
         return Point(label, nll, hierarchical(alignment.scores_of(work, way)))
 
-    rows = [w for w in work.config.methods or alignment.WAYS if w not in (ways.BASE, ways.GENARM)]
+    rows = [w for w in alignment.rows_of(work.config) if w not in (ways.BASE, ways.GENARM)]
     tradeoff_plot(
         path,
         [point(f"{w:g}", f"{ways.GENARM}@{w:g}") for w in alignment.GRID],

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-import torch
-
+from trimtab.data.pairs import Pair
 from trimtab.engines.local import LocalEngine
-from trimtab.engines.types import Request, Sampling
+from trimtab.models.messages import Prompt
 
-READ_TOKENS = 512
+READ, ROWS = 8, 16
+"""Responses that are read, and answers that are written together, to see how long that takes."""
 TRAINED = 4.0
 """A token trained on with LoRA (forward, and a backward pass without gradients of the weights),
 beside one that is read: a first guess, which the machine's cores and caches change."""
-WORDS = (
-    "The harbour was quiet in the morning and the boats came back one by one with what they had "
-    "found. "
-)
 
 
 @dataclass(frozen=True)
@@ -26,7 +23,7 @@ class Rates:
     """Seconds of what most of the time goes into, for a model.
 
     Attributes:
-        read: per token of a long text.
+        read: per token of a text.
         first: per pass of the weights.
         each: per row of one token in a pass.
     """
@@ -36,14 +33,17 @@ class Rates:
     each: float
 
     @classmethod
-    def measured(cls, engine: LocalEngine) -> Rates:
-        """By an engine that answers a few requests of ordinary text."""
-        text = WORDS * (READ_TOKENS // 20)
-        reading = _fastest(lambda: _answer(engine, text, 1, 1))
-        length = len(engine.base.prompt_ids(text))
-        one, many = (_per_step(engine, rows) for rows in (1, 16))
-        each = max((many - one) / 15, 1e-6)
-        return cls(reading / length, max(one - each, 1e-6), each)
+    def measured(cls, engine: LocalEngine, pairs: Sequence[Pair]) -> Rates:
+        """By an engine that reads and answers a few of the pairs that a table is made of."""
+        prompts = [pair.prompt for pair in pairs[:READ]]
+        texts = [pair.chosen for pair in pairs[:READ]]
+        lengths = [len(engine.base.prompt_ids(prompt)) for prompt in prompts]
+        found = engine.log_likelihoods(prompts, texts, strength=0.0)  # warms up, too
+        tokens = sum(lengths) + sum(len(one.token_ids) for one in found)
+        reading = _fastest(lambda: engine.log_likelihoods(prompts, texts, strength=0.0))
+        one, many = (_per_step(engine, prompts[:1] * rows) for rows in (1, ROWS))
+        each = max((many - one) / (ROWS - 1), 1e-6)
+        return cls(reading / tokens, max(one - each, 1e-6), each)
 
     def training(self, tokens: float) -> float:
         """Seconds of a training that sees so many tokens."""
@@ -54,25 +54,27 @@ class Rates:
         return self.first * passes + self.each * tokens
 
 
-def _per_step(engine: LocalEngine, rows: int) -> float:
-    short, long = (_fastest(lambda n=n: _answer(engine, WORDS, n, rows)) for n in (2, 10))  # type: ignore[misc]
+def _per_step(engine: LocalEngine, prompts: Sequence[Prompt]) -> float:
+    """Seconds of one pass that a token of each prompt's answer goes through."""
+    short, long = (_fastest(partial(_answer, engine, prompts, tokens)) for tokens in (2, 10))
     return max(long - short, 1e-6) / 8
 
 
-def _fastest(run: Callable[[], None]) -> float:
+def _answer(engine: LocalEngine, prompts: Sequence[Prompt], tokens: int) -> None:
+    engine.generate(
+        prompts,
+        strength=0.0,
+        max_new_tokens=tokens,
+        temperature=0.0,
+        ignore_eos=True,
+        batch_size=len(prompts),
+    )
+
+
+def _fastest(run: Callable[[], object]) -> float:
     seconds = []
     for _ in range(2):
         start = time.perf_counter()
         run()
         seconds.append(time.perf_counter() - start)
     return min(seconds)
-
-
-def _answer(engine: LocalEngine, text: str, tokens: int, rows: int) -> None:
-    sampling = Sampling(max_new_tokens=tokens, temperature=0, ignore_eos=True)
-    requests = [
-        Request(f"{i} {time.perf_counter()} {text}", None, 0.0, sampling) for i in range(rows)
-    ]
-    engine.generate(requests, batch_size=rows)
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()

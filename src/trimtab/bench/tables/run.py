@@ -118,6 +118,7 @@ def run_table(
     from trimtab.bench.tables.material import Material
 
     module = importlib.import_module(TABLES[table])
+    _require_known(config, getattr(module, "WAYS", ()))
     jobs: list[Job] = module.jobs(config)
     work = Work(config, base, judge, Material.read(config, base))
     settings = {
@@ -133,6 +134,20 @@ def run_table(
         found: Report = module.report(work)
         _write(folder, table, settings, work, found)
     return found
+
+
+def _require_known(config: TableConfig, known: Sequence[str]) -> None:
+    """Refuse methods that a table has no row for.
+
+    Raises:
+        ConfigError: it names those that it has.
+    """
+    given = {"methods": config.methods, "search": list(config.tried), "costly": config.costly}
+    for option, names in given.items():
+        for name in names:
+            if name not in known:
+                hint = f"there are: {', '.join(known)}" if known else f"leave --{option} out"
+                raise ConfigError(f"--{option} names {name!r}, which this table has not", hint)
 
 
 def _model(name: str) -> str:
@@ -156,7 +171,8 @@ def _tell_time(jobs: Sequence[Job], work: Work, say: Say) -> None:
     from trimtab.bench.tables.rates import Rates
     from trimtab.bench.tables.ways import Asked
 
-    rates = Rates.measured(load(work, Asked()))
+    pairs = work.material.pairs[work.config.objective]
+    rates = Rates.measured(load(work, Asked()), pairs["guide"])
     minutes = sum(job.seconds(work, rates) for job in jobs) / 60
     limit = work.config.time_limit
     if limit is not None and minutes > limit:

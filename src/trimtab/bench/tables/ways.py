@@ -21,6 +21,11 @@ SEEDED = (GENARM, DPO)
 BY_VALUE = ("vas", "controlled-decoding", "blockwise-decoding")
 """Searches whose reward model is a value model; the others' is a trajectory model."""
 
+BY_THRESHOLD = ("rejection", "cards")
+"""Searches that want a reward, which means nothing for another reward model: theirs is so many
+standard deviations (the setting `deviations`, 1 by default) above the mean of the base's answers,
+and their β half a deviation."""
+
 SYSTEM = "You are a helpful assistant. Answer in a way that is {objective}."
 
 
@@ -59,11 +64,20 @@ def asked(way: str, work: Work, seed: int, setting: Setting) -> Asked:
     """A row of the table as it is asked; its temperature is 1 where nothing says otherwise."""
     if way in METHODS:
         model = "value-0" if way in BY_VALUE else "trajectory-0"
-        return Asked(method=way, reward_model=work.model(model), options=dict(setting))
+        options = dict(setting)
+        if way in BY_THRESHOLD:
+            options = _reachable(work, **options)
+        return Asked(method=way, reward_model=work.model(model), options=options)
     name, _, strength = way.partition("@")
     if strength:
         setting = {"strength": float(strength)}
     return _WAYS[name](work, seed, dict(setting))
+
+
+def _reachable(work: Work, deviations: float = 1.0, **options: float) -> dict[str, float]:
+    spread = work.rows["spread"]
+    threshold = spread["mean"] + deviations * spread["deviation"]
+    return {"threshold": threshold, "beta": spread["deviation"] / 2, **options}
 
 
 def _base(work: Work, seed: int, setting: dict[str, float]) -> Asked:
