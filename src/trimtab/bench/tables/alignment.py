@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,8 @@ from trimtab.bench.tables import ways
 from trimtab.bench.tables.answering import Answer, BaseNll, Match, Search, Spread
 from trimtab.bench.tables.config import TableConfig
 from trimtab.bench.tables.jobs import Job, Work
-from trimtab.bench.tables.judging import JUDGE, LEAST, Scores, judge_jobs, may_claim
-from trimtab.bench.tables.report import Report, cell, verdict
+from trimtab.bench.tables.judging import JUDGE, Scores, judge_jobs, judge_line, may_claim
+from trimtab.bench.tables.report import Report, cell, setting, verdict
 from trimtab.bench.tables.training import Accuracy, Train, accuracy_of
 from trimtab.bench.tables.values import Values
 from trimtab.methods.registry import METHODS
@@ -34,7 +34,7 @@ def rows_of(config: TableConfig) -> list[str]:
 def jobs(config: TableConfig) -> list[Job]:
     """Train, try settings, answer, judge."""
     rows, seeds = rows_of(config), range(config.seeds)
-    trained: list[Job] = [*judge_jobs(config.judge_pairs)]
+    trained: list[Job] = [*judge_jobs(config)]
     trained += [Train(f"trajectory-{seed}", "trajectory", seed=seed) for seed in (0,)]
     trained += [Train(f"genarm-{seed}", "genarm", seed=seed) for seed in seeds]
     if ways.DPO in rows:
@@ -68,8 +68,12 @@ def _answers(rows: Sequence[str], seeds: int) -> list[Job]:
 def scores_of(work: Work, way: str, job: str = "judged", key: str = "scores") -> NDArray[Any]:
     """Numbers of a way's answers, [seeds, prompts]."""
     found = work.rows[job][key]
-    prefix = f"answer {way}-"
-    return np.array([found[name] for name in found if name.startswith(prefix)])
+    return np.array([found[name] for name in names_of(found, way)])
+
+
+def names_of(jobs: Iterable[str], way: str) -> list[str]:
+    """Those jobs that answered in a way, one a seed."""
+    return [name for name in jobs if name.rpartition("-")[0] == f"answer {way}"]
 
 
 def won(one_SP: NDArray[Any], other_SP: NDArray[Any], seed: int = 0) -> Estimate:
@@ -90,7 +94,7 @@ def report(work: Work) -> Report:
     lines = []
     for way in rows:
         scores = scores_of(work, way)
-        answers = [row for name, row in work.rows.items() if name.startswith(f"answer {way}-")]
+        answers = [work.rows[name] for name in names_of(work.rows, way)]
         lines.append(
             [
                 way,
@@ -101,7 +105,7 @@ def report(work: Work) -> Report:
                 cell(hierarchical(scores_of(work, way, "rewarded"))),
                 cell(hierarchical(scores_of(work, way, "base NLL", "base_nll"))),
                 f"{np.mean([row['tokens'] for row in answers]):.0f}",
-                _asked(answers[0]["ask"]),
+                setting(answers[0]["ask"]),
                 f"{scores.shape[0]} x {scores.shape[1]}",
             ]
         )
@@ -120,25 +124,7 @@ def report(work: Work) -> Report:
         lines,
         _notes(work),
         _claims(work, rows, genarm, dpo),
-        _head(work),
-    )
-
-
-def _asked(ask: dict[str, float]) -> str:
-    shown = {
-        k: v for k, v in ask.items() if (k, v) not in (("temperature", 1.0), ("strength", 0.0))
-    }
-    return (
-        ", ".join(f"{name.replace('_', '-')} {value:.3g}" for name, value in shown.items()) or "–"
-    )
-
-
-def _head(work: Work) -> str:
-    found = accuracy_of(work, JUDGE)
-    told = "so wins may be claimed" if may_claim(work) else "so no win is claimed"
-    return (
-        f"The judge ranks {found} of held-out human pairs right, {told} "
-        f"(they may where the lower bound is {LEAST} or more)."
+        judge_line(work),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -65,12 +66,16 @@ class Answer:
         """Write the answers; tell their costs and settings."""
         prompts, setting = prompts_of(work, self.way), ways.chosen(work, self.way)
         how = ways.asked(self.way, work, self.seed, setting)
-        answers = answered(work, how, prompts, work.config.max_new_tokens, self.seed)
+        engine = load(work, how)
+        start = time.perf_counter()
+        answers = answered(work, how, prompts, work.config.max_new_tokens, self.seed, engine)
+        took = time.perf_counter() - start
         rows = [_row(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         write_text(answers_file(work, self.name), text)
         ask = {**how.ask, **how.options}
-        return {"way": self.way, "seed": self.seed, "ask": ask, "n": len(rows), **_costs(answers)}
+        told = {"way": self.way, "seed": self.seed, "ask": ask, "n": len(rows), "answering": took}
+        return {**told, **_costs(answers)}
 
 
 @dataclass(frozen=True)
@@ -203,7 +208,7 @@ def prompts_of(work: Work, way: str) -> list[Prompt]:
 
 def load(work: Work, how: Asked) -> LocalEngine:
     """An engine of what a way needs."""
-    return trimtab.load(work.base, **how.load, **loading(work))
+    return trimtab.load(how.base or work.base, **how.load, **loading(work))
 
 
 def loading(work: Work) -> dict[str, Any]:

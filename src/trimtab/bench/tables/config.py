@@ -12,6 +12,9 @@ from trimtab.errors import ConfigError
 from trimtab.models.types import DType
 from trimtab.steering import require_name
 
+HUMAN = "human"
+"""What the pairs of --judge-data go by."""
+
 
 @dataclass(kw_only=True)
 class TableConfig:
@@ -39,8 +42,13 @@ class TableConfig:
     judge_chat_template: str | None = None
     """Jinja file with a chat template, for a judge whose tokenizer has none."""
 
+    judge_data: list[str] = field(default_factory=list)
+    """Files of pairs with human labels that the judge is measured on as well, and nothing is
+    trained on: for --data that a model has labelled. Whether a win is claimed rests on them."""
+
     prompts_file: str = ""
-    """Prompts to be answered; by default those of the data's test pairs."""
+    """Prompts to be answered; by default those of the data's test pairs. Of a file with prompts of
+    the data, those are answered whose pairs are test pairs, or would be."""
 
     methods: list[str] = field(default_factory=list)
     """Rows of the table, by name; all that it knows by default."""
@@ -135,6 +143,10 @@ class TableConfig:
                 raise ConfigError(f"{option} is {getattr(self, name)}", f"{bound} or more")
         for name in self.files:
             require_name(name)
+        if self.judge_data and HUMAN in self.files:
+            raise ConfigError(
+                f"an objective {HUMAN!r} beside --judge-data", "give it another name in --data"
+            )
 
     @property
     def files(self) -> dict[str, list[str]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from trimtab.bench.tables import accuracy_table, alignment, training_table, ways
+from trimtab.bench.tables import accuracy_table, alignment, training_table, ways, weak_to_strong
 from trimtab.bench.tables.jobs import Work
 from trimtab.bench.tables.training import accuracy_of
 from trimtab.evaluation.plots import BLUE, GREY, ORANGE, Point, tradeoff_plot
@@ -65,6 +65,11 @@ def _training(path: Path, work: Work) -> None:
     _dots(path, found, "share of held-out pairs ranked right")
 
 
+def _weak_to_strong(path: Path, work: Work) -> None:
+    won = weak_to_strong.wins(work)
+    _dots(path, won, "win + ½ tie against the base")
+
+
 def _figure(rows: int) -> tuple[Any, Any]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -110,4 +115,5 @@ _DRAWN: dict[str, Callable[[Path, Work], None]] = {
     "latency": _latency,
     "accuracy": _accuracy,
     "training": _training,
+    "weak-to-strong": _weak_to_strong,
 }

@@ -25,15 +25,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Table = Literal["alignment", "latency", "training", "accuracy"]
+Table = Literal["alignment", "latency", "training", "accuracy", "weak-to-strong"]
 TABLES: dict[str, str] = {
     "alignment": "trimtab.bench.tables.alignment",
     "latency": "trimtab.bench.tables.latency",
     "training": "trimtab.bench.tables.training_table",
     "accuracy": "trimtab.bench.tables.accuracy_table",
+    "weak-to-strong": "trimtab.bench.tables.weak_to_strong",
 }
 """Table -> module with its `jobs` and its `report`."""
-JUDGED = ("alignment",)
+JUDGED = ("alignment", "weak-to-strong")
 _APART = ("output_dir", "data_dir", "time_limit", "overwrite")
 """Options that change no number."""
 
@@ -48,6 +49,7 @@ def bench_table(
     data_dir: str = "",
     judge: str = "",
     judge_chat_template: str | None = None,
+    judge_data: Sequence[str] = (),
     prompts_file: str = "",
     methods: Sequence[str] = (),
     search: Sequence[str] = (),
@@ -99,8 +101,9 @@ def bench_table(
     options: dict[str, Any] = {**locals()}
     for name in ("table", "progress", "say"):
         del options[name]
-    for name in ("data", "methods", "search", "costly", "sizes", "lengths", "train", "train_as"):
-        options[name] = list(options[name])
+    for name, value in options.items():
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            options[name] = list(value)
     options["output_dir"] = str(output_dir)
     return run_table(table, TableConfig(**options), progress, say)
 

@@ -15,6 +15,8 @@ from trimtab.arms.reward_model import RewardModel
 from trimtab.bench.tables.jobs import Work
 from trimtab.bench.tables.material import Part
 from trimtab.bench.tables.rates import Rates
+from trimtab.bench.tables.ways import WEAK
+from trimtab.bench.tables.weak import relative_depth
 from trimtab.data.pairs import Pair
 from trimtab.errors import TrainingError
 from trimtab.evaluation.floors import bag_of_words, longer_is_better
@@ -91,6 +93,8 @@ class Train:
         return {"base": work.base, "judge": work.judge}.get(self.of) or work.model(self.of)
 
     def _relative_size(self, work: Work) -> float:
+        if self.of == WEAK:
+            return relative_depth(work)
         if self.of != "judge":
             return 1.0
         return _bytes(work.judge) / _bytes(work.base)
