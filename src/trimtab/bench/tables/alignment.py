@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.bench.tables import ways
-from trimtab.bench.tables.answering import Answer, BaseNll, Match, Search, Spread
+from trimtab.bench.tables.answering import Answer, Match, Search, Spread
 from trimtab.bench.tables.config import TableConfig
-from trimtab.bench.tables.jobs import Job, Work
+from trimtab.bench.tables.jobs import Job, Row, Work
 from trimtab.bench.tables.judging import JUDGE, Scores, judge_jobs, judge_line, may_claim
 from trimtab.bench.tables.report import Report, cell, setting, verdict
 from trimtab.bench.tables.training import Accuracy, Train, accuracy_of
@@ -51,7 +51,7 @@ def jobs(config: TableConfig) -> list[Job]:
     answers = _answers(rows, config.seeds)
     names = [job.name for job in answers if isinstance(job, Answer)]
     last = [Scores("judged", JUDGE, names), Scores("rewarded", "trajectory-0", names)]
-    return [*trained, *tried, *answers, *last, BaseNll("base NLL", names)]
+    return [*trained, *tried, *answers, *last]
 
 
 def _answers(rows: Sequence[str], seeds: int) -> list[Job]:
@@ -65,15 +65,21 @@ def _answers(rows: Sequence[str], seeds: int) -> list[Job]:
     return found
 
 
-def scores_of(work: Work, way: str, job: str = "judged", key: str = "scores") -> NDArray[Any]:
-    """Numbers of a way's answers, [seeds, prompts]."""
-    found = work.rows[job][key]
-    return np.array([found[name] for name in names_of(found, way)])
+def scores_of(work: Work, way: str, job: str = "judged") -> NDArray[Any]:
+    """Rewards of a way's answers, [seeds, prompts], as a job gave them."""
+    found = work.rows[job]["scores"]
+    return np.array([found[f"answer {way}-{row['seed']}"] for row in answers_of(work, way)])
 
 
-def names_of(jobs: Iterable[str], way: str) -> list[str]:
-    """Those jobs that answered in a way, one a seed."""
-    return [name for name in jobs if name.rpartition("-")[0] == f"answer {way}"]
+def answers_of(work: Work, way: str) -> list[Row]:
+    """What each seed's answers were like."""
+    return [row for row in work.rows.values() if row.get("way") == way]
+
+
+def numbers_of(work: Work, way: str, key: str) -> Estimate | None:
+    """A number that each answer has, such as its base NLL; None where this way's have none."""
+    rows = answers_of(work, way)
+    return hierarchical([row[key] for row in rows]) if key in rows[0] else None
 
 
 def won(one_SP: NDArray[Any], other_SP: NDArray[Any], seed: int = 0) -> Estimate:
@@ -94,7 +100,7 @@ def report(work: Work) -> Report:
     lines = []
     for way in rows:
         scores = scores_of(work, way)
-        answers = [work.rows[name] for name in names_of(work.rows, way)]
+        answers = answers_of(work, way)
         lines.append(
             [
                 way,
@@ -103,7 +109,8 @@ def report(work: Work) -> Report:
                 "–" if way == ways.GENARM else cell(won(genarm, scores)),
                 cell(hierarchical(scores)),
                 cell(hierarchical(scores_of(work, way, "rewarded"))),
-                cell(hierarchical(scores_of(work, way, "base NLL", "base_nll"))),
+                cell(numbers_of(work, way, "base_nll")),
+                cell(numbers_of(work, way, "kl")),
                 f"{np.mean([row['tokens'] for row in answers]):.0f}",
                 setting(answers[0]["ask"]),
                 f"{scores.shape[0]} x {scores.shape[1]}",
@@ -116,7 +123,7 @@ def report(work: Work) -> Report:
         "GenARM against it",
         "judge's reward",
     ]
-    columns += ["search reward model's", "base NLL, nats per token", "tokens", "setting"]
+    columns += ["search reward model's", "base NLL", "KL per token", "tokens", "setting"]
     columns += ["seeds x prompts"]
     return Report(
         f"alignment: {work.config.objective}",
@@ -156,7 +163,8 @@ def _notes(work: Work) -> list[str]:
     rewards = accuracy_of(work, "trajectory-0")
     return [
         f"{config.pairs} pairs a model, {config.max_new_tokens} tokens an answer, sampled at "
-        "temperature 1 where a method does not say otherwise. Intervals are 95 % bootstraps over "
+        "temperature 1 where a method does not say otherwise. Base NLL and KL from the base are in "
+        "nats per token; of a search the KL cannot be known. Intervals are 95 % bootstraps over "
         "prompts and, where there are several, training seeds.",
         f"Accuracy on the same held-out pairs: GenARM's ARMs {accuracies}, the searches' reward "
         f"model {rewards}. The latter is what searches look at: its column shows that they do.",

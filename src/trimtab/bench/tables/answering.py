@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from trimtab.bench.tables.jobs import Work
 from trimtab.bench.tables.rates import Rates
 from trimtab.bench.tables.ways import Asked
 from trimtab.engines.local import LocalEngine
-from trimtab.engines.types import Completion
+from trimtab.engines.types import Completion, Likelihood
 from trimtab.files import write_text
 from trimtab.methods.search import search
 from trimtab.models.messages import Prompt
@@ -70,12 +70,15 @@ class Answer:
         start = time.perf_counter()
         answers = answered(work, how, prompts, work.config.max_new_tokens, self.seed, engine)
         took = time.perf_counter() - start
+        likely = likelihoods(work, engine, prompts, answers, how)
         rows = [_row(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         write_text(answers_file(work, self.name), text)
-        ask = {**how.ask, **how.options}
-        told = {"way": self.way, "seed": self.seed, "ask": ask, "n": len(rows), "answering": took}
-        return {**told, **_costs(answers)}
+        found = {"way": self.way, "seed": self.seed, "ask": {**how.ask, **how.options}}
+        found |= {"answering": took, "base_nll": [one.base_nll for one in likely]}
+        found |= _costs(answers)
+        apart = how.method or how.base  # what answered is no guided base
+        return found if apart else {**found, "kl": [one.mean_kl for one in likely]}
 
 
 @dataclass(frozen=True)
@@ -164,40 +167,16 @@ class Match:
         import numpy as np
 
         engine = load(work, Asked())
-        wanted = statistics.mean(base_nlls(engine, read_answers(work, f"answer {self.way}-0")))
+        wanted = statistics.mean(work.rows[f"answer {self.way}-0"]["base_nll"])
         prompts, found = work.material.validation, []
         for temperature in self.temperatures:
             how = Asked(ask={"strength": 0.0, "temperature": temperature})
             answers = answered(work, how, prompts, work.config.max_new_tokens, 0, engine)
-            rows = [_row(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
-            found.append(statistics.mean(base_nlls(engine, rows)))
+            likely = likelihoods(work, engine, prompts, answers, how)
+            found.append(statistics.mean(one.base_nll for one in likely))
         matched = float(np.interp(wanted, found, self.temperatures))  # its ends are the limits
         tried = dict(zip(map(str, self.temperatures), found, strict=True))
         return {"temperature": matched, "base_nll": wanted, "tried": tried}
-
-
-@dataclass(frozen=True)
-class BaseNll:
-    """What the base thinks of all answers.
-
-    Attributes:
-        name: of the job.
-        answers: names of the jobs that gave them.
-    """
-
-    name: str
-    answers: Sequence[str]
-
-    def seconds(self, work: Work, rates: Rates) -> float:
-        """All are read once."""
-        config = work.config
-        return 5 + len(self.answers) * config.prompts * 2 * config.max_new_tokens * rates.read
-
-    def run(self, work: Work) -> dict[str, Any]:
-        """Nats per token of every answer, by job."""
-        engine = load(work, Asked())
-        each = {name: base_nlls(engine, read_answers(work, name)) for name in self.answers}
-        return {"base_nll": each}
 
 
 def prompts_of(work: Work, way: str) -> list[Prompt]:
@@ -251,15 +230,22 @@ def decoding(way: str, rates: Rates, prompts: int, tokens: int) -> float:
     return 6 + models * search
 
 
-def base_nlls(engine: LocalEngine, rows: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Nats per token of each answer under the base, by its own token ids."""
-    found = engine.log_likelihoods(
-        [row["prompt"] for row in rows],
-        [row["token_ids"] for row in rows],
-        strength=0.0,
-        batch_size=16,
-    )
-    return [one.base_nll for one in found]
+def likelihoods(
+    work: Work,
+    engine: LocalEngine,
+    prompts: Sequence[Prompt],
+    answers: Sequence[Completion],
+    how: Asked,
+) -> list[Likelihood]:
+    """Each answer, by its own tokens, under the base and under what steered it.
+
+    The prompts are bare: what a system message makes an answer is unlikely for without one.
+    """
+    ids = [list(answer.token_ids) for answer in answers]
+    if how.base:  # the engine's base is another
+        engine = load(work, Asked())
+    strength = 0.0 if how.method or how.base else how.ask.get("strength", 0.0)
+    return engine.log_likelihoods(prompts, ids, strength=strength, batch_size=16)
 
 
 def answers_file(work: Work, name: str) -> Path:

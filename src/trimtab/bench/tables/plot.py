@@ -25,7 +25,8 @@ def _alignment(path: Path, work: Work) -> None:
     """Reward against base NLL: GenARM's strengths as a curve, everything else as points."""
 
     def point(label: str, way: str) -> Point:
-        nll = hierarchical(alignment.scores_of(work, way, "base NLL", "base_nll"))
+        nll = alignment.numbers_of(work, way, "base_nll")
+        assert nll is not None
         return Point(label, nll, hierarchical(alignment.scores_of(work, way)))
 
     rows = [w for w in alignment.rows_of(work.config) if w not in (ways.BASE, ways.GENARM)]

@@ -80,7 +80,7 @@ class Train:
     def _options(self, work: Work) -> dict[str, Any]:
         own = work.config.options(self.kind or self.method)
         if self.kind == "judge" and work.config.judge_chat_template:
-            own = {"chat_template": work.config.place(work.config.judge_chat_template), **own}
+            own = {"chat_template": work.config.judge_chat_template, **own}
         return own
 
     def _pairs(self, work: Work) -> int:

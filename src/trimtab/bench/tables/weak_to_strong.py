@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.bench.tables import ways
-from trimtab.bench.tables.alignment import names_of, scores_of, won
-from trimtab.bench.tables.answering import Answer, BaseNll, Search, read_answers
+from trimtab.bench.tables.alignment import answers_of, numbers_of, scores_of, won
+from trimtab.bench.tables.answering import Answer, Search, read_answers
 from trimtab.bench.tables.config import TableConfig
 from trimtab.bench.tables.gap import reward_gains, share_of_gap, win_gains
 from trimtab.bench.tables.jobs import Job, Work
@@ -58,8 +58,7 @@ def jobs(config: TableConfig) -> list[Job]:
         for seed in (seeds if way in (*ways.SEEDED, ways.BASE) else range(1))
     ]
     names = [job.name for job in answers]
-    last: list[Job] = [Scores("judged", JUDGE, names), BaseNll("base NLL", names)]
-    return [*trained, *tried, *answers, *last]
+    return [*trained, *tried, *answers, Scores("judged", JUDGE, names)]
 
 
 def _needs_weak_dpo(rows: list[str]) -> bool:
@@ -71,8 +70,8 @@ def report(work: Work) -> Report:
     lines = []
     for way in rows_of(work.config):
         scores, alone = scores_of(work, way), way == ways.BASE
-        answers = [work.rows[name] for name in names_of(work.rows, way)]
-        each = np.mean([row["answering"] / row["n"] for row in answers])
+        answers = answers_of(work, way)
+        each = np.mean([row["answering"] for row in answers]) / scores.shape[1]
         shares = ["–", "–"] if way in (ways.BASE, ways.DPO) else map(cell, _shares(work, way))
         lines.append(
             [
@@ -81,7 +80,7 @@ def report(work: Work) -> Report:
                 "–" if alone else cell(controlled(work, way).rate),
                 cell(hierarchical(scores)),
                 *shares,
-                cell(hierarchical(scores_of(work, way, "base NLL", "base_nll"))),
+                cell(numbers_of(work, way, "base_nll")),
                 f"{np.mean([row['tokens'] for row in answers]):.0f}",
                 f"{each:.2g}",
                 setting(answers[0]["ask"]),
@@ -113,8 +112,8 @@ def controlled(work: Work, way: str) -> LengthControlled:
 
 def _characters(work: Work, way: str) -> NDArray[np.float64]:
     """Lengths of a way's answers, [seeds, prompts]."""
-    names = names_of(work.rows, way)
-    return np.array([[float(len(r["text"])) for r in read_answers(work, name)] for name in names])
+    found = [read_answers(work, str(row["job"])) for row in answers_of(work, way)]
+    return np.array([[float(len(row["text"])) for row in rows] for rows in found])
 
 
 def _shares(work: Work, way: str) -> list[Estimate | None]:
