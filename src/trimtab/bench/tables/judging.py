@@ -11,8 +11,9 @@ from trimtab.bench.tables.answering import loading, read_answers
 from trimtab.bench.tables.config import HUMAN, TableConfig
 from trimtab.bench.tables.jobs import Work
 from trimtab.bench.tables.rates import Rates
-from trimtab.bench.tables.training import Accuracy, Train, accuracy_of
-from trimtab.stats import Estimate
+from trimtab.bench.tables.training import Accuracy, Train, accuracy_of, tests
+from trimtab.evaluation.floors import longer_is_better
+from trimtab.stats import Estimate, share
 
 JUDGE = "judge"
 LEAST = 0.6
@@ -48,6 +49,8 @@ def judge_line(work: Work) -> str:
         f"The judge ranks {judge_accuracy(work)} of held-out human pairs right, {told} "
         f"(they may where the lower bound is {LEAST} or more)."
     )
+    pairs = tests(work, HUMAN if work.config.judge_data else "")
+    line += f" The longer answer is the better one in {share(longer_is_better(pairs), len(pairs))}."
     if work.config.judge_data:
         line += f" Of held-out pairs like those it was trained on: {accuracy_of(work, JUDGE)}."
     return line
