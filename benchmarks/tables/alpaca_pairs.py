@@ -1,4 +1,4 @@
-"""AlpacaEval's published outputs as short pairs: `python benchmarks/tables/alpaca_pairs.py DATA OUT`.
+"""AlpacaEval's outputs as short pairs: `python benchmarks/tables/alpaca_pairs.py DATA OUT`.
 
 DATA holds prompts.jsonl.xz (`id`, `instruction`) and outputs.jsonl.xz (`id`, `model`, `output`,
 `pref_vs_text_davinci_003`: 2 where GPT-4 preferred this output to text_davinci_003's, 1 where it

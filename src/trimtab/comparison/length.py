@@ -94,6 +94,8 @@ def _rate(verdicts: Array, lengths: Array, weights: Array) -> float:
     won, lost = verdicts * weights, (1 - verdicts) * weights
     if not won.sum() or not lost.sum():  # no finite intercept: the limit
         return float(won.sum() > 0) if won.sum() + lost.sum() else math.nan
+    if (won == lost).all():  # ties alone: a solver that starts at the answer finds no way down
+        return 0.5
     model = LogisticRegression(C=C, solver="newton-cholesky", tol=1e-6)
     model.fit(
         np.concatenate([lengths, lengths])[:, None],

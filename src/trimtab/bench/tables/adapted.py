@@ -41,7 +41,7 @@ class Adaptation:
     """
 
     num_train_epochs: int = 3
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-3
     per_device_train_batch_size: int = 8
     bf16: bool = False
 

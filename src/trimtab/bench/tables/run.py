@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import json
 import logging
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -133,6 +134,9 @@ def run_table(
     with only_writer(folder, folder=True), storage_errors(folder), going_on():
         file = RowFile(folder / "rows.jsonl", settings, overwrite=config.overwrite)
         _tell_time(jobs[file.done :], work, say)
+        if config.overwrite and not file.done:
+            for made in ("models", "answers"):  # by other options
+                shutil.rmtree(folder / made, ignore_errors=True)
         carry_out(jobs, work, file, progress)
         found: Report = module.report(work)
         _write(folder, table, settings, work, found)

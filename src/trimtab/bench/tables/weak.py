@@ -67,6 +67,7 @@ class Weak:
             load_tokenizer(work.base).save_pretrained(staging)
         return {
             "layers": config.layers,
+            "prompts": len(prompts),
             "parameters": weak.num_parameters(),
             "base_parameters": whole.num_parameters(),
             "nll": {when: asdict(estimate) for when, estimate in nll.items()},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,7 @@ def _needs_weak_dpo(rows: list[str]) -> bool:
 def report(work: Work) -> Report:
     """The table, its claims and what stands above and below."""
     lines = []
+    even = {way: controlled(work, way) for way in rows_of(work.config) if way != ways.BASE}
     for way in rows_of(work.config):
         scores, alone = scores_of(work, way), way == ways.BASE
         answers = answers_of(work, way)
@@ -77,7 +79,7 @@ def report(work: Work) -> Report:
             [
                 way,
                 "–" if alone else cell(won(scores, scores_of(work, ways.BASE))),
-                "–" if alone else cell(controlled(work, way).rate),
+                "–" if alone else cell(even[way].rate),
                 cell(hierarchical(scores)),
                 *shares,
                 cell(numbers_of(work, way, "base_nll")),
@@ -91,7 +93,7 @@ def report(work: Work) -> Report:
     columns += ["share of the gap to DPO, in reward", "in wins", "base NLL, nats per token"]
     columns += ["tokens", "seconds an answer", "setting", "seeds x prompts"]
     title = f"weak-to-strong: {work.config.objective}"
-    return Report(title, columns, lines, _notes(work), _claims(work), judge_line(work))
+    return Report(title, columns, lines, _notes(work, even), _claims(work), judge_line(work))
 
 
 def wins(work: Work) -> dict[str, Estimate]:
@@ -141,25 +143,23 @@ def _claims(work: Work) -> list[list[str]]:
     return claims
 
 
-def _notes(work: Work) -> list[str]:
+def _notes(work: Work, even: Mapping[str, LengthControlled]) -> list[str]:
     config, weak = work.config, work.rows[ways.WEAK]
     nll = {when: cell(found) for when, found in nlls_of(weak).items()}
     arms = ", ".join(
         f"{accuracy_of(work, f'weak-arm-{seed}').value:.3f}" for seed in range(config.seeds)
     )
-    why = {w: controlled(work, w).why for w in rows_of(config) if w != ways.BASE}
-    missing = [
-        f"No length-controlled rate of `{w}`: {reason}." for w, reason in why.items() if reason
-    ]
+    missing = [f"No length-controlled rate of `{w}`: {e.why}." for w, e in even.items() if e.why]
     return [
         f"{config.pairs} pairs a model, {config.max_new_tokens} tokens an answer, sampled at "
         "temperature 1. Intervals are 95 % bootstraps over prompts and, where there are several, "
         "training seeds; there is a share of the gap where DPO is above the base beyond its own.",
         f"The weak model: the first {weak['layers']} layers, {weak['parameters']:,} of "
-        f"{weak['base_parameters']:,} parameters, adapted in {weak['seconds']:.0f} s to "
-        f"{weak['tokens']:,} tokens of the base's own answers. Nats per token of held-out ones "
-        f"(n={nlls_of(weak)['base'].n}): {nll['before']} before, {nll['after']} after, the base's "
-        f"own {nll['base']}.",
+        f"{weak['base_parameters']:,} parameters, adapted to the base's own "
+        f"answers to {weak['prompts']} training prompts, "
+        f"{config.samples} each, in {weak['seconds']:.0f} s ({weak['num_train_epochs']} epochs). "
+        f"Nats per token of its answers to {nlls_of(weak)['base'].n} other prompts: "
+        f"{nll['before']} before, {nll['after']} after, the base's own {nll['base']}.",
         f"Accuracy on held-out pairs (n={accuracy_of(work, 'weak-arm-0').n}): weak ARMs {arms}, "
         f"the reward model that strengths were chosen by {accuracy_of(work, 'trajectory-0')}.",
         f"Seconds an answer: {config.batch_size} answered together, models loaded.",
