@@ -18,7 +18,14 @@ from trimtab.cli.main import main
 
 Capture = pytest.CaptureFixture[str]
 SIZES = ["--pairs=8", "--judge-pairs=8", "--test-pairs=6", "--prompts=3", "--search-prompts=2"]
-SIZES += ["--max-new-tokens=5", "--search-tokens=3", "--seeds=2", "--train", "lora_r=2"]
+SIZES += [
+    "--max-new-tokens=5",
+    "--search-tokens=3",
+    "--seeds=2",
+    "--train",
+    "lora_r=2",
+    "lora_target_modules=q_proj,v_proj",
+]
 
 
 @pytest.fixture
@@ -82,6 +89,7 @@ def test_a_table_is_made_and_gone_on_with(
         ("latency", ["--search", "args weight=1"], "METHOD: OPTION=VALUE"),
         ("accuracy", ["--pairs", "5000"], "5000 guide pairs of glad are wanted"),
         ("accuracy", ["--pairs", "1"], "--pairs is 1"),
+        ("accuracy", ["--train", "lora_rank=2"], "no option 'lora_rank'"),
         ("accuracy", ["--costly", "args"], "leave --costly out"),
         ("training", ["--time-limit", "0.01"], "minutes, more than --time-limit 0.01"),
     ],

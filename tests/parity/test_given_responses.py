@@ -7,11 +7,16 @@ from pathlib import Path
 import pytest
 from conditioned import save_arm
 from conftest import make_tokenizer, save_model
-from oracle import likelihood_is_specified
+from oracle import GREEDY, likelihood_is_specified, templated, with_lora
 from rounding import nats
+from test_architectures import IN_SLOTS, OWN_CACHES, WORDS, stream_of
+from test_lengths import LENGTHS, PHI3
+from test_lengths import text as words
 from test_local_engine import OTHER_TEMPLATE, PROMPTS, make_lora
 
 import trimtab
+from trimtab.engines.local import batch
+from trimtab.engines.local.engine import LocalEngine
 from trimtab.engines.types import Request
 from trimtab.errors import ConfigError
 
@@ -62,3 +67,30 @@ def test_at_the_models_limit(tmp_path: Path) -> None:
     assert last.logp_fused[0] == nats(whole.logp_fused[-1])
     with pytest.raises(ConfigError, match="the prompt has 256 tokens and the response 2, but"):
         engine.log_likelihoods([ids[:-1]], [[5, 6]])
+
+
+FAMILIES = {**IN_SLOTS, **OWN_CACHES}
+
+
+@pytest.mark.parametrize("family", ["gemma3", "mamba", "bloom"])
+@pytest.mark.parametrize("bound", [8, 2**24])
+def test_of_other_families(family: str, bound: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows, recurrent layers and ALiBi; in steps of one token, and in one."""
+    monkeypatch.setattr(batch, "LOGITS", bound)
+    make = FAMILIES[family]
+    engine = LocalEngine(stream_of("base", make(), 1), [stream_of("a", make(), 2)])
+    asked = [Request(words(i, n), None, 1.5 - i, GREEDY) for i, n in enumerate((3, 9))]
+    given = [[(5 * i + j * j) % WORDS for j in range(n)] for i, n in enumerate((6, 3))]
+    for request, one in zip(asked, engine.log_likelihoods(asked, given), strict=True):
+        likelihood_is_specified(engine, request, one)
+
+
+def test_across_the_length_that_changes_positions() -> None:
+    """Rotary positions that depend on the length: every stream crosses it at its own token."""
+    base = stream_of("base", PHI3(), 1)
+    lora = templated(with_lora(base, "a", 3, layers=("qkv_proj", "o_proj")), "w5 w6 w7 w8")
+    engine = LocalEngine(base, [lora, stream_of("b", PHI3(), 2)])
+    asked = [Request(words(i, n), sampling=GREEDY) for i, n in enumerate(LENGTHS)]
+    given = [[(3 * i + j * j) % WORDS for j in range(10)] for i in range(len(asked))]
+    for request, one in zip(asked, engine.log_likelihoods(asked, given), strict=True):
+        likelihood_is_specified(engine, request, one)

@@ -9,10 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from oracle import engine_of, likelihood_is_specified
+from oracle import GREEDY, engine_of, likelihood_is_specified
 from rounding import nats
 from test_opposed import NAMES, mixed
 from test_opposed import requests as guided
+from test_speculation import draft_engine
 
 from trimtab.engines.local import batch, likelihoods
 from trimtab.engines.local.engine import LocalEngine
@@ -94,6 +95,31 @@ def test_beside_others(engine: LocalEngine) -> None:
             assert list(one.logp_base) == nats(list(other.logp_base))
     for i in (0, 2):
         assert [a.token_ids for a in found[i]] == [a.token_ids for a in alone]
+
+
+def test_beside_a_guide_that_drafts(monkeypatch: Any) -> None:
+    """Its log-probs of a row's first token are at hand then, those of the others are not."""
+    monkeypatch.setattr(batch, "CHUNK", 18)  # so that the response is not read at once
+    engine, engine._speculation.drafter = draft_engine("arm")
+    asked = Request("w1 w2 w3", {"a": 0.4, "b": 0.6}, 1.3)
+    given = [4, 1, 0, 3, 3, 2] * 5
+    told: Any = {"preference": {"a": 0.0, "b": 1.0}, "strength": 30.0}  # its drafts are kept
+    drawn = Request("w1 w2 w3", sampling=GREEDY.but(max_new_tokens=60), speculate="on", **told)
+    scheduler = engine.scheduler()
+    scheduler.add(0, engine.plan(drawn))
+    while scheduler.running == [] or scheduler.running[0].prefilling:
+        scheduler.step()
+    row = scheduler.add(1, engine._planner.plan_given(asked, given, False))
+    seen: list[Any] = []
+    drafted = 0
+    while row.finish_reason is None:
+        for one in scheduler.step():
+            drafted = max(drafted, one.row.drafted if one.row is not row else 0)
+            seen += one.seen.likelihoods_N4 if one.seen else []
+    assert drafted > 0 and len(seen) == len(given)
+    [expected] = engine.log_likelihoods([asked], [given])
+    assert [n[0] for n in seen] == nats(list(expected.logp_fused))
+    assert [n[1] for n in seen] == nats(list(expected.logp_base))
 
 
 def test_out_of_memory_it_goes_on() -> None:

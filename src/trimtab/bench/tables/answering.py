@@ -97,14 +97,14 @@ class Search:
 
     def seconds(self, work: Work, rates: Rates) -> float:
         """Each setting takes its answers."""
-        config = work.config
-        each = decoding(self.way, rates, config.search_prompts, config.search_tokens)
+        prompts, tokens = len(self._prompts(work)), work.config.search_tokens
+        each = decoding(self.way, rates, prompts, tokens)
         return 10 + len(self.settings) * each
 
     def run(self, work: Work) -> dict[str, Any]:
         """The settings with their mean rewards under the searches' reward model."""
         judge = RewardModel(work.model("trajectory-0"), **loading(work))
-        prompts, tokens = work.material.validation, work.config.search_tokens
+        prompts, tokens = self._prompts(work), work.config.search_tokens
         tried: list[dict[str, Any]] = []
         for option, value in self.settings:
             how = ways.asked(self.way, work, 0, {option: value})
@@ -114,6 +114,11 @@ class Search:
             tried.append({"setting": {option: value}, "reward": reward})
         best = max(tried, key=lambda one: one["reward"])
         return {"tried": tried, "chosen": best["setting"], "n": len(prompts)}
+
+    def _prompts(self, work: Work) -> list[Prompt]:
+        """A quarter of them for a costly way, two at least."""
+        prompts = work.material.validation
+        return prompts[: max(2, len(prompts) // 4)] if self.way in work.config.costly else prompts
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,10 @@ from trimtab.entries import named_values
 from trimtab.errors import ConfigError
 from trimtab.models.types import DType
 from trimtab.steering import require_name
+from trimtab.training.config import TrainConfig
+
+_TRAINING = {field.name: field.default_factory for field in fields(TrainConfig)}
+"""Options of a training, and what makes the default of those that are lists."""
 
 HUMAN = "human"
 """What the pairs of --judge-data go by."""
@@ -59,7 +63,8 @@ class TableConfig:
     the judge) on validation prompts is taken."""
 
     costly: list[str] = field(default_factory=list)
-    """Methods that answer --costly-prompts prompts alone."""
+    """Methods that answer --costly-prompts prompts alone, and try settings on a quarter of
+    --search-prompts."""
 
     seeds: int = 3
     """Training seeds of ARMs and DPO models; each has its own pairs. Searches take the first."""
@@ -147,6 +152,9 @@ class TableConfig:
             raise ConfigError(
                 f"an objective {HUMAN!r} beside --judge-data", "give it another name in --data"
             )
+        for name in (*_named(self.train, "--train"), *_named(self.train_as, "--train-as")):
+            if name.rpartition(".")[2] not in _TRAINING:
+                raise ConfigError(f"trimtab train has no option {name!r}", "see its --help")
 
     @property
     def files(self) -> dict[str, list[str]]:
@@ -188,7 +196,9 @@ class TableConfig:
             for name, value in _named(self.train_as, "--train-as").items()
             if name.partition(".")[0] == method
         }
-        return {**_named(self.train, "--train"), **own}
+        both = {**_named(self.train, "--train"), **own}
+        lists = {name for name, default in _TRAINING.items() if default is list}
+        return {n: str(v).split(",") if n in lists else v for n, v in both.items()}
 
 
 def _settings(entry: str, text: str) -> Sequence[tuple[str, float]]:
