@@ -4,10 +4,11 @@
     python benchmarks/tables/run.py --data-dir DATA [--only alignment latency ...]
 
 Each table is `trimtab bench TABLE --config TABLE.yaml`; what it makes (models, answers) stays under
-`--work`; its rows.jsonl, manifest.json, table.md and plot.png are copied to a folder of its name
-here, and into `README.md`. A killed run goes on where it stopped. DATA holds `hh-rlhf/`,
-`ultrafeedback-1k/` and `alpaca-eval/` as the configs name them. Other options are handed on, such
-as `--device cuda` or `--dtype bfloat16`: on one GPU nothing but local files is needed.
+`--work`, and its rows.jsonl, manifest.json, table.md and plot.png are copied to a folder of its
+name here, and into `README.md`. A killed run goes on where it stopped. DATA holds `hh-rlhf/`,
+`ultrafeedback-1k/`, `alpaca-eval/` and `pandalm/` as the configs name them. Other options are
+handed on, such as `--device cuda` or `--dtype bfloat16`: on one GPU nothing but local files is
+needed.
 """
 
 from __future__ import annotations
@@ -30,6 +31,11 @@ def make(table: str, options: argparse.Namespace, more: list[str]) -> None:
     out = options.work / table
     command = [sys.executable, "-m", "trimtab", "bench", table]
     command += ["--config", str(HERE / f"{table}.yaml"), "--data-dir", str(options.data_dir)]
+    if table == "weak-to-strong":
+        pairs = options.work / "alpaca-pairs"
+        script = [str(HERE / "alpaca_pairs.py"), str(options.data_dir / "alpaca-eval"), str(pairs)]
+        subprocess.run([sys.executable, *script], check=True)
+        command += ["--data", f"preferred={pairs / 'pairs.jsonl'}"]
     command += ["--output-dir", str(out), *more]
     start = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=HERE.parents[1])

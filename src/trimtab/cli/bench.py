@@ -24,6 +24,7 @@ DESCRIBED = {
     "alignment": "Every method against DPO and the base on your model and pairs, beside controls.",
     "latency": "Seconds for an answer, every method in one interleaved run, with what it counts.",
     "training": "Time, memory and accuracy against the number of pairs: ARM, reward model, DPO.",
+    "weak-to-strong": "An ARM of your model's first layers guiding all of it, against DPO on it.",
     "accuracy": "ARM against trajectory reward model on human pairs, with the floors beside.",
     "multi-objective": "Fronts over preferences: one ARM per objective, one for all, soups, MOD.",
 }

@@ -95,6 +95,8 @@ def _rate(verdicts: Array, lengths: Array, weights: Array) -> float:
     won, lost = verdicts * weights, (1 - verdicts) * weights
     if not won.sum() or not lost.sum():  # no finite intercept: the limit
         return float(won.sum() > 0) if won.sum() + lost.sum() else math.nan
+    if (won == lost).all():  # ties alone: a solver that starts at the answer finds no way down
+        return 0.5
     model = LogisticRegression(C=C, solver="newton-cholesky", tol=1e-6)
     with warnings.catch_warnings():  # at an optimum from the start it searches no further, or
         warnings.filterwarnings("ignore", "Line search of Newton")  # goes on with L-BFGS

@@ -12,8 +12,8 @@ from trimtab.bench.tables import ways
 from trimtab.bench.tables.answering import Answer, Match, Search, Spread
 from trimtab.bench.tables.config import TableConfig
 from trimtab.bench.tables.jobs import Job, Row, Work
-from trimtab.bench.tables.judging import JUDGE, LEAST, Scores, judge_jobs, may_claim
-from trimtab.bench.tables.report import Report, cell, verdict
+from trimtab.bench.tables.judging import JUDGE, Scores, judge_jobs, judge_line, may_claim
+from trimtab.bench.tables.report import Report, cell, setting, verdict
 from trimtab.bench.tables.training import Accuracy, Train, accuracy_of
 from trimtab.bench.tables.values import Values
 from trimtab.methods.registry import METHODS
@@ -34,7 +34,7 @@ def rows_of(config: TableConfig) -> list[str]:
 def jobs(config: TableConfig) -> list[Job]:
     """Train, try settings, answer, judge."""
     rows, seeds = rows_of(config), range(config.seeds)
-    trained: list[Job] = [*judge_jobs(config.judge_pairs)]
+    trained: list[Job] = [*judge_jobs(config)]
     trained += [Train(f"trajectory-{seed}", "trajectory", seed=seed) for seed in (0,)]
     trained += [Train(f"genarm-{seed}", "genarm", seed=seed) for seed in seeds]
     if ways.DPO in rows:
@@ -112,7 +112,7 @@ def report(work: Work) -> Report:
                 cell(numbers_of(work, way, "base_nll")),
                 cell(numbers_of(work, way, "kl")),
                 f"{np.mean([row['tokens'] for row in answers]):.0f}",
-                _asked(answers[0]["ask"]),
+                setting(answers[0]["ask"]),
                 f"{scores.shape[0]} x {scores.shape[1]}",
             ]
         )
@@ -131,25 +131,7 @@ def report(work: Work) -> Report:
         lines,
         _notes(work),
         _claims(work, rows, genarm, dpo),
-        _head(work),
-    )
-
-
-def _asked(ask: dict[str, float]) -> str:
-    shown = {
-        k: v for k, v in ask.items() if (k, v) not in (("temperature", 1.0), ("strength", 0.0))
-    }
-    return (
-        ", ".join(f"{name.replace('_', '-')} {value:.3g}" for name, value in shown.items()) or "–"
-    )
-
-
-def _head(work: Work) -> str:
-    found = accuracy_of(work, JUDGE)
-    told = "so wins may be claimed" if may_claim(work) else "so no win is claimed"
-    return (
-        f"The judge ranks {found} of held-out human pairs right, {told} "
-        f"(they may where the lower bound is {LEAST} or more)."
+        judge_line(work),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -66,14 +67,18 @@ class Answer:
         prompts, setting = prompts_of(work, self.way), ways.chosen(work, self.way)
         how = ways.asked(self.way, work, self.seed, setting)
         engine = load(work, how)
+        start = time.perf_counter()
         answers = answered(work, how, prompts, work.config.max_new_tokens, self.seed, engine)
-        likely = likelihoods(engine, prompts, answers, how)
+        took = time.perf_counter() - start
+        likely = likelihoods(work, engine, prompts, answers, how)
         rows = [_row(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         write_text(answers_file(work, self.name), text)
         found = {"way": self.way, "seed": self.seed, "ask": {**how.ask, **how.options}}
-        found |= {"base_nll": [one.base_nll for one in likely], **_costs(answers)}
-        return found if how.method else {**found, "kl": [one.mean_kl for one in likely]}
+        found |= {"answering": took, "base_nll": [one.base_nll for one in likely]}
+        found |= _costs(answers)
+        apart = how.method or how.base  # what answered is no guided base
+        return found if apart else {**found, "kl": [one.mean_kl for one in likely]}
 
 
 @dataclass(frozen=True)
@@ -172,7 +177,7 @@ class Match:
         for temperature in self.temperatures:
             how = Asked(ask={"strength": 0.0, "temperature": temperature})
             answers = answered(work, how, prompts, work.config.max_new_tokens, 0, engine)
-            likely = likelihoods(engine, prompts, answers, how)
+            likely = likelihoods(work, engine, prompts, answers, how)
             found.append(statistics.mean(one.base_nll for one in likely))
         matched = float(np.interp(wanted, found, self.temperatures))  # its ends are the limits
         tried = dict(zip(map(str, self.temperatures), found, strict=True))
@@ -187,7 +192,7 @@ def prompts_of(work: Work, way: str) -> list[Prompt]:
 
 def load(work: Work, how: Asked) -> LocalEngine:
     """An engine of what a way needs."""
-    return trimtab.load(work.base, **how.load, **loading(work))
+    return trimtab.load(how.base or work.base, **how.load, **loading(work))
 
 
 def loading(work: Work) -> dict[str, Any]:
@@ -231,14 +236,20 @@ def decoding(way: str, rates: Rates, prompts: int, tokens: int) -> float:
 
 
 def likelihoods(
-    engine: LocalEngine, prompts: Sequence[Prompt], answers: Sequence[Completion], how: Asked
+    work: Work,
+    engine: LocalEngine,
+    prompts: Sequence[Prompt],
+    answers: Sequence[Completion],
+    how: Asked,
 ) -> list[Likelihood]:
     """Each answer, by its own tokens, under the base and under what steered it.
 
     The prompts are bare: what a system message makes an answer is unlikely for without one.
     """
     ids = [list(answer.token_ids) for answer in answers]
-    strength = 0.0 if how.method else how.ask.get("strength", 0.0)
+    if how.base:  # the engine's base is another
+        engine = load(work, Asked())
+    strength = 0.0 if how.method or how.base else how.ask.get("strength", 0.0)
     return engine.log_likelihoods(prompts, ids, strength=strength, batch_size=16)
 
 

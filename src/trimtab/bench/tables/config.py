@@ -16,6 +16,9 @@ from trimtab.training.config import TrainConfig
 _TRAINING = {field.name: field.default_factory for field in fields(TrainConfig)}
 """Options of a training, and what makes the default of those that are lists."""
 
+HUMAN = "human"
+"""What the pairs of --judge-data go by."""
+
 
 @dataclass(kw_only=True)
 class TableConfig:
@@ -43,8 +46,13 @@ class TableConfig:
     judge_chat_template: str | None = None
     """Jinja file with a chat template, for a judge whose tokenizer has none."""
 
+    judge_data: list[str] = field(default_factory=list)
+    """Files of pairs with human labels that the judge is measured on as well, and nothing is
+    trained on: for --data that a model has labelled. Whether a win is claimed rests on them."""
+
     prompts_file: str = ""
-    """Prompts to be answered; by default those of the data's test pairs."""
+    """Prompts to be answered; by default those of the data's test pairs. Of a file with prompts of
+    the data, those are answered whose pairs are test pairs, or would be."""
 
     methods: list[str] = field(default_factory=list)
     """Rows of the table, by name; all that it knows by default."""
@@ -146,6 +154,10 @@ class TableConfig:
                 raise ConfigError(f"{option} is {getattr(self, name)}", f"{bound} or more")
         for name in self.files:
             require_name(name)
+        if self.judge_data and HUMAN in self.files:
+            raise ConfigError(
+                f"an objective {HUMAN!r} beside --judge-data", "give it another name in --data"
+            )
         for name in (*_named(self.train, "--train"), *_named(self.train_as, "--train-as")):
             if name.rpartition(".")[2] not in _TRAINING:
                 raise ConfigError(f"trimtab train has no option {name!r}", "see its --help")

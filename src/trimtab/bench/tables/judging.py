@@ -8,24 +8,53 @@ from typing import Any
 
 from trimtab.arms.reward_model import RewardModel
 from trimtab.bench.tables.answering import loading, read_answers
+from trimtab.bench.tables.config import HUMAN, TableConfig
 from trimtab.bench.tables.jobs import Work
 from trimtab.bench.tables.rates import Rates
-from trimtab.bench.tables.training import Accuracy, Train, accuracy_of
+from trimtab.bench.tables.training import Accuracy, Train, accuracy_of, tests
+from trimtab.evaluation.floors import longer_is_better
+from trimtab.stats import Estimate, share
 
 JUDGE = "judge"
 LEAST = 0.6
 """No win is claimed where the lower bound of the judge's accuracy on human pairs is below."""
 
 
-def judge_jobs(pairs: int) -> list[Any]:
+_ON_HUMAN = f"{JUDGE}, {HUMAN}"
+
+
+def judge_jobs(config: TableConfig) -> list[Any]:
     """Train the judge on prompts that nothing else sees, and measure it."""
-    train = Train(JUDGE, "trajectory", part="judge", pairs=pairs, kind=JUDGE, of=JUDGE)
-    return [train, Accuracy(f"accuracy {JUDGE}", JUDGE)]
+    train = Train(JUDGE, "trajectory", part="judge", pairs=config.judge_pairs, kind=JUDGE, of=JUDGE)
+    measured = [Accuracy(f"accuracy {JUDGE}", JUDGE)]
+    if config.judge_data:
+        measured.append(Accuracy(f"accuracy {_ON_HUMAN}", JUDGE, HUMAN))
+    return [train, *measured]
+
+
+def judge_accuracy(work: Work, judge: str = JUDGE) -> Estimate:
+    """On held-out pairs with human labels."""
+    on_human = judge == JUDGE and work.config.judge_data
+    return accuracy_of(work, _ON_HUMAN if on_human else judge)
 
 
 def may_claim(work: Work, judge: str = JUDGE) -> bool:
     """Whether a judge is good enough for a claim."""
-    return accuracy_of(work, judge).low >= LEAST
+    return judge_accuracy(work, judge).low >= LEAST
+
+
+def judge_line(work: Work) -> str:
+    """What stands above a table that the judge made."""
+    told = "so wins may be claimed" if may_claim(work) else "so no win is claimed"
+    line = (
+        f"The judge ranks {judge_accuracy(work)} of held-out human pairs right, {told} "
+        f"(they may where the lower bound is {LEAST} or more)."
+    )
+    pairs = tests(work, HUMAN if work.config.judge_data else "")
+    line += f" The longer answer is the better one in {share(longer_is_better(pairs), len(pairs))}."
+    if work.config.judge_data:
+        line += f" Of held-out pairs like those it was trained on: {accuracy_of(work, JUDGE)}."
+    return line
 
 
 @dataclass(frozen=True)

@@ -4,20 +4,23 @@ A prompt's hash modulo 10 says whether it is for testing (0), validation (1) or 
 everywhere; its next digit gives a training prompt to the judge (odd) or to the guides (even). Where
 there is no judge, all training prompts are the guides', and validation pairs are test pairs, too:
 nothing is chosen by them.
+
+Pairs of --judge-data are for testing alone: those whose prompt the judge learns from are left out.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from trimtab.arms.load import tokenizer_of
-from trimtab.bench.tables.config import TableConfig
+from trimtab.bench.tables.config import HUMAN, TableConfig
 from trimtab.data.loading import read_pairs
 from trimtab.data.pairs import Pair, split_of
 from trimtab.data.prompts import read_prompts
@@ -25,7 +28,7 @@ from trimtab.data.sources import fingerprint
 from trimtab.data.tokenize import tokenize_pair
 from trimtab.errors import ConfigError, DataError
 from trimtab.files import write_text
-from trimtab.models.messages import Prompt, prompt_hash
+from trimtab.models.messages import Prompt, first_user_turn, prompt_hash
 from trimtab.models.templates import TemplateError
 
 Part = Literal["judge", "guide", "validation", "test"]
@@ -68,13 +71,16 @@ class Material:
         """
         folder = Path(config.output_dir) / "material"
         pairs = {name: _parts(config, base, name) for name in config.files}
+        if config.judge_data:
+            pairs[HUMAN] = _unseen(config, base, pairs)
         main = pairs[config.objective]
         prompts = _prompts_of(main["test"])
         sources = [file for files in config.files.values() for file in files]
+        sources += map(config.place, config.judge_data)
         if config.prompts_file:
             file = config.place(config.prompts_file)
             sources.append(file)
-            prompts = read_prompts(file)[0]
+            prompts = _apart(read_prompts(file)[0], pairs, judged=bool(config.judge))
             random.Random(0).shuffle(prompts)
         if len(prompts) < config.prompts:
             raise DataError(
@@ -132,14 +138,9 @@ class Material:
 
 
 def _parts(config: TableConfig, base: str, objective: str) -> dict[Part, list[Pair]]:
-    tokenizer = tokenizer_of(base)
     pairs, _ = read_pairs(config.files[objective], objective)
     parts: dict[Part, list[Pair]] = {"judge": [], "guide": [], "validation": [], "test": []}
-    for pair in pairs:
-        try:
-            length = len(tokenize_pair(tokenizer, pair))
-        except TemplateError:
-            continue  # a chat that the base's template cannot say
+    for pair, length in _with_lengths(pairs, base):
         for part in parts_of(pair.prompt, judged=bool(config.judge)):
             if length <= (config.test_length if part == "test" else config.longest(objective)):
                 parts[part].append(pair)
@@ -148,6 +149,56 @@ def _parts(config: TableConfig, base: str, objective: str) -> dict[Part, list[Pa
             raise DataError(f"no {name} pair of {objective} is short enough", "raise --max-length")
         random.Random(0).shuffle(found)
     return parts
+
+
+def _with_lengths(pairs: Sequence[Pair], base: str) -> Iterator[tuple[Pair, int]]:
+    """Pairs with their tokens; without those whose chat the base's template cannot say."""
+    tokenizer = tokenizer_of(base)
+    for pair in pairs:
+        with contextlib.suppress(TemplateError):
+            yield pair, len(tokenize_pair(tokenizer, pair))
+
+
+def _unseen(
+    config: TableConfig, base: str, pairs: dict[str, dict[Part, list[Pair]]]
+) -> dict[Part, list[Pair]]:
+    """Pairs to measure the judge on, whose prompts it does not learn from.
+
+    Prompts are the same where their letters and digits are: two data sets may space one prompt
+    differently.
+    """
+    seen = {_said(pair.prompt) for parts in pairs.values() for pair in parts["judge"]}
+    found, _ = read_pairs([config.place(file) for file in config.judge_data])
+    kept = [
+        replace(pair, objective=HUMAN)
+        for pair, length in _with_lengths(found, base)
+        if length <= config.test_length and _said(pair.prompt) not in seen
+    ]
+    if not kept:
+        raise DataError(
+            f"no pair of {', '.join(config.judge_data)} is short enough and new to the judge",
+            "raise --test-length, or measure the judge on other pairs",
+        )
+    random.Random(0).shuffle(kept)
+    return {"test": kept}
+
+
+def _said(prompt: Prompt) -> str:
+    return "".join(filter(str.isalnum, first_user_turn(prompt).lower()))
+
+
+def _apart(
+    prompts: list[Prompt], pairs: dict[str, dict[Part, list[Pair]]], *, judged: bool
+) -> list[Prompt]:
+    """Prompts that nothing is trained or chosen on; all, where they are not the data's.
+
+    Where they are, the part is taken that their hash gives, whether they have pairs or not: those
+    without are no fair draw.
+    """
+    own = [pair.prompt for parts in pairs.values() for part in parts.values() for pair in part]
+    if not {prompt_hash(prompt) for prompt in own} & {prompt_hash(prompt) for prompt in prompts}:
+        return prompts
+    return [prompt for prompt in prompts if parts_of(prompt, judged=judged)[0] == "test"]
 
 
 def _prompts_of(pairs: Sequence[Pair]) -> list[Prompt]:

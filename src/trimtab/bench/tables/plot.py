@@ -9,7 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from trimtab.bench.tables import accuracy_table, alignment, sweeping, training_table, ways
+from trimtab.bench.tables import (
+    accuracy_table,
+    alignment,
+    sweeping,
+    training_table,
+    ways,
+    weak_to_strong,
+)
 from trimtab.bench.tables.jobs import Work
 from trimtab.bench.tables.training import accuracy_of
 from trimtab.evaluation.plots import BLUE, GREY, ORANGE, Point, tradeoff_plot
@@ -73,6 +80,11 @@ def _multi_objective(path: Path, work: Work) -> None:
         shutil.copyfile(work.folder / sweeping.FRONT / PICTURE, path)
 
 
+def _weak_to_strong(path: Path, work: Work) -> None:
+    won = weak_to_strong.wins(work)
+    _dots(path, won, "win + ½ tie against the base")
+
+
 def _figure(rows: int) -> tuple[Any, Any]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -119,4 +131,5 @@ _DRAWN: dict[str, Callable[[Path, Work], None]] = {
     "accuracy": _accuracy,
     "training": _training,
     "multi-objective": _multi_objective,
+    "weak-to-strong": _weak_to_strong,
 }

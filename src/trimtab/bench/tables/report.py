@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from trimtab.stats import Estimate
@@ -47,6 +47,15 @@ def cell(estimate: Estimate | None, digits: int = 2) -> str:
     numbers = (round(x, digits) + 0.0 for x in (estimate.value, estimate.low, estimate.high))
     value, low, high = (f"{x:.{digits}f}" for x in numbers)  # no −0
     return f"{value} [{low}, {high}]"
+
+
+def setting(ask: Mapping[str, float]) -> str:
+    """How a way was asked, where that is not the base's own way."""
+    own = (("temperature", 1.0), ("strength", 0.0))
+    shown = [(name.replace("_", "-"), value) for name, value in ask.items()]
+    return (
+        ", ".join(f"{name} {value:.3g}" for name, value in shown if (name, value) not in own) or "–"
+    )
 
 
 def verdict(estimate: Estimate, *, above: float, allowed: bool = True) -> str:

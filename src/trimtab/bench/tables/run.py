@@ -26,16 +26,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Table = Literal["alignment", "latency", "training", "accuracy", "multi-objective"]
+Table = Literal["alignment", "latency", "training", "accuracy", "weak-to-strong", "multi-objective"]
 TABLES: dict[str, str] = {
     "alignment": "trimtab.bench.tables.alignment",
     "latency": "trimtab.bench.tables.latency",
     "training": "trimtab.bench.tables.training_table",
     "accuracy": "trimtab.bench.tables.accuracy_table",
+    "weak-to-strong": "trimtab.bench.tables.weak_to_strong",
     "multi-objective": "trimtab.bench.tables.multi_objective",
 }
 """Table -> module with its `jobs` and its `report`."""
-JUDGED = ("alignment", "multi-objective")
+JUDGED = ("alignment", "weak-to-strong", "multi-objective")
 _APART = ("output_dir", "data_dir", "time_limit", "overwrite")
 """Options that change no number."""
 
@@ -50,6 +51,7 @@ def bench_table(
     data_dir: str = "",
     judge: str = "",
     judge_chat_template: str | None = None,
+    judge_data: Sequence[str] = (),
     prompts_file: str = "",
     methods: Sequence[str] = (),
     search: Sequence[str] = (),
@@ -104,7 +106,7 @@ def bench_table(
     for name in ("table", "progress", "say"):
         del options[name]
     for name, value in options.items():
-        if isinstance(value, tuple | list):
+        if isinstance(value, Sequence) and not isinstance(value, str):
             options[name] = list(value)
     options["output_dir"] = str(output_dir)
     return run_table(table, TableConfig(**options), progress, say)
@@ -134,9 +136,10 @@ def run_table(
     folder = Path(config.output_dir)
     with only_writer(folder, folder=True), storage_errors(folder), going_on():
         file = RowFile(folder / "rows.jsonl", settings, overwrite=config.overwrite)
-        if config.overwrite and not file.done:
-            shutil.rmtree(folder / "models", ignore_errors=True)  # of other options
         _tell_time(jobs[file.done :], work, say)
+        if config.overwrite and not file.done:
+            for made in ("models", "answers"):  # by other options
+                shutil.rmtree(folder / made, ignore_errors=True)
         carry_out(jobs, work, file, progress)
         found: Report = module.report(work)
         _write(folder, table, settings, work, found)

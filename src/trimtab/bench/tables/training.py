@@ -15,6 +15,8 @@ from trimtab.arms.reward_model import RewardModel
 from trimtab.bench.tables.jobs import Work
 from trimtab.bench.tables.material import Part
 from trimtab.bench.tables.rates import Rates
+from trimtab.bench.tables.ways import WEAK
+from trimtab.bench.tables.weak import relative_depth
 from trimtab.data.pairs import Pair
 from trimtab.errors import TrainingError
 from trimtab.evaluation.floors import bag_of_words, longer_is_better
@@ -105,6 +107,8 @@ class Train:
 
 def relative_size(work: Work, of: str) -> float:
     """How large the weights are that a model starts from, beside the base's."""
+    if of == WEAK:
+        return relative_depth(work)
     return _bytes(work.judge) / _bytes(work.base) if of == "judge" else 1.0
 
 

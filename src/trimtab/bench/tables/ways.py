@@ -16,7 +16,11 @@ CONTROLS = (ITSELF, SHUFFLED, COOLED, TOLD)
 """What a gain has to be held against: guided by the base itself (also what an untrained ARM is, as
 a LoRA starts at zero), by an ARM of shuffled labels, sampled at the temperature that gives GenARM's
 base NLL, and told by a system message."""
-SEEDED = (GENARM, DPO)
+WEAK_TO_STRONG, WEAK, WEAK_DPO = "guided-by-weak", "weak", "weak-dpo"
+WEAK_CONTRAST, BY_WEAK = "weak-dpo-contrast", "by-weak-itself"
+"""The base guided by an ARM of the weak model, the weak model, DPO on it, the base guided by what
+DPO changed in it (EFT, proxy-tuning), and the base guided by the weak model itself."""
+SEEDED = (GENARM, DPO, WEAK_TO_STRONG, WEAK_DPO, WEAK_CONTRAST)
 """Ways that each training seed answers anew."""
 BY_VALUE = ("vas", "controlled-decoding", "blockwise-decoding")
 """Searches whose reward model is a value model; the others' is a trajectory model."""
@@ -34,6 +38,7 @@ class Asked:
     """How a way answers.
 
     Attributes:
+        base: folder of what answers in the base's place.
         load: for `trimtab.load`, beside the base.
         ask: for `generate`.
         method: of a search; "" decodes token by token.
@@ -42,6 +47,7 @@ class Asked:
         system: a system message.
     """
 
+    base: str = ""
     load: Mapping[str, Any] = field(default_factory=dict)
     ask: Mapping[str, Any] = field(default_factory=dict)
     method: str = ""
@@ -102,13 +108,16 @@ def _itself(work: Work, seed: int, setting: dict[str, float]) -> Asked:
 
 
 def _dpo(work: Work, seed: int, setting: dict[str, float]) -> Asked:
-    """Alone at strength 1; beyond it as a contrast with the base, which at 1 is the same."""
-    place, strength = work.model(f"dpo-{seed}"), setting.get("strength", 1.0)
-    ask = {"strength": strength, "temperature": 1.0}
-    objective = work.config.objective
-    if strength <= 1:
-        return Asked(load={"policy": {objective: place}}, ask=ask)
-    return Asked(load={"contrast": {objective: f"{place}:{work.base}"}}, ask=ask)
+    return _tuned(work, work.base, work.model(f"dpo-{seed}"), setting)
+
+
+def _tuned(work: Work, start: str, place: str, setting: dict[str, float]) -> Asked:
+    """Alone at strength 1; beyond it as a contrast with its start, which at 1 is the same."""
+    ask = {"strength": 1.0, "temperature": 1.0, **setting}
+    objective, base = work.config.objective, "" if start == work.base else start
+    if ask["strength"] <= 1:
+        return Asked(base, {"policy": {objective: place}}, ask)
+    return Asked(base, {"contrast": {objective: (place, start)}}, ask)
 
 
 def _cooled(work: Work, seed: int, setting: dict[str, float]) -> Asked:
@@ -119,6 +128,28 @@ def _cooled(work: Work, seed: int, setting: dict[str, float]) -> Asked:
 def _told(work: Work, seed: int, setting: dict[str, float]) -> Asked:
     system = SYSTEM.format(objective=work.config.objective)
     return Asked(ask={"strength": 0.0, "temperature": 1.0}, system=system)
+
+
+def _weak_to_strong(work: Work, seed: int, setting: dict[str, float]) -> Asked:
+    return _guided(work, work.model(f"weak-arm-{seed}"), setting)
+
+
+def _by_weak(work: Work, seed: int, setting: dict[str, float]) -> Asked:
+    return _guided(work, work.model(WEAK), {**_chosen(work, WEAK_TO_STRONG), **setting})
+
+
+def _weak(work: Work, seed: int, setting: dict[str, float]) -> Asked:
+    return Asked(work.model(WEAK), ask={"strength": 0.0, "temperature": 1.0})
+
+
+def _weak_dpo(work: Work, seed: int, setting: dict[str, float]) -> Asked:
+    return _tuned(work, work.model(WEAK), work.model(f"weak-dpo-{seed}"), setting)
+
+
+def _weak_contrast(work: Work, seed: int, setting: dict[str, float]) -> Asked:
+    sides = (work.model(f"weak-dpo-{seed}"), work.model(WEAK))
+    ask = {"strength": 1.0, "temperature": 1.0, **setting}
+    return Asked(load={"contrast": {work.config.objective: sides}}, ask=ask)
 
 
 def _chosen(work: Work, way: str) -> dict[str, float]:
@@ -140,4 +171,9 @@ _WAYS: dict[str, Callable[[Work, int, dict[str, float]], Asked]] = {
     SHUFFLED: _shuffled,
     COOLED: _cooled,
     TOLD: _told,
+    WEAK_TO_STRONG: _weak_to_strong,
+    WEAK: _weak,
+    WEAK_DPO: _weak_dpo,
+    WEAK_CONTRAST: _weak_contrast,
+    BY_WEAK: _by_weak,
 }
