@@ -38,6 +38,7 @@ def test_every_option_reaches_the_function(monkeypatch: pytest.MonkeyPatch) -> N
         "b": "b",
         "scorers": {"short": "string:capwords", "wordy": "judge:m@http://h"},
         "rubrics": {"wordy": "is long"},
+        "judges": {},
         "costs": ["wordy"],
         "base": "model",
         "prompt_format": "raw",
@@ -78,4 +79,4 @@ def test_bad_input_is_one_line(refused: Refused, tmp_path: Path) -> None:
     out = ["--output-dir", tmp_path / "out"]
     refused("compare", a, b, *RULES, *out, names=["b.jsonl) has no answer to 1 of the 1 prompts"])
     refused("compare", a, a, *RULES, *out, names=["is both A and B"])
-    refused("compare", a, b, *out, names=["nothing to score with", "--scorer"])
+    refused("compare", a, b, *out, names=["nothing to judge with", "--scorer"])
