@@ -42,6 +42,30 @@ def share(successes: float, n: int) -> Estimate:
     return Estimate(p, max(0.0, centre - half), min(1.0, centre + half), n)
 
 
+def share_in_groups(successes: float, n: int, groups: int) -> Estimate:
+    """A share of n trials, with an interval as wide as if each of the groups held but one.
+
+    For trials that are not independent, such as pairs that share their answers to one prompt.
+    """
+    if n == 0:
+        return share(0, 0)
+    counted = share(successes / n * groups, groups)
+    return Estimate(successes / n, counted.low, counted.high, n)
+
+
+def mean_of_shares(shares: Sequence[Estimate]) -> Estimate:
+    """The unweighted mean of shares that rest on different observations.
+
+    Its interval is MOVER's (Zou and Donner 2008, doi:10.1002/sim.3095): the distances of the
+    shares' own bounds from them, squared and summed. n is of all observations.
+    """
+    count = len(shares)
+    value = math.fsum(each.value for each in shares) / count
+    below = sqrt(math.fsum((each.value - each.low) ** 2 for each in shares)) / count
+    above = sqrt(math.fsum((each.high - each.value) ** 2 for each in shares)) / count
+    return Estimate(value, value - below, value + above, sum(each.n for each in shares))
+
+
 def mean(values: Sequence[float], *, seed: int = 0, resamples: int = 2000) -> Estimate:
     """A mean with its bootstrap percentile interval over the observations.
 
@@ -178,4 +202,9 @@ def ranked_right(gaps: Iterable[float]) -> float:
     A tie counts one half: who cannot tell two sides apart is right as often as a coin. NaN if any
     gap is NaN.
     """
-    return sum(math.nan if gap != gap else 1.0 if gap > 0 else 0.5 * (gap == 0) for gap in gaps)
+    return sum(map(ranked, gaps))
+
+
+def ranked(gap: float) -> float:
+    """How right one pair is ranked: 1, 0, or one half at a tie; NaN for NaN."""
+    return math.nan if gap != gap else 1.0 if gap > 0 else 0.5 * (gap == 0)

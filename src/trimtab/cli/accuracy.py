@@ -29,6 +29,15 @@ class AccuracyOptions(ReadingOptions, JsonOptions, RewardModelOptions):
     split: Literal["test", "validation", "train", "all"] = "test"
     """Which pairs, by prompt hash; `all` when the whole file is held out."""
 
+    by: str | None = None
+    """The column that names a pair's subset, such as RewardBench's: each subset's accuracy, and
+    their unweighted mean, beside that of all pairs; by default `subset` where there is one, "" for
+    none."""
+
+    length_tolerance: float = 0.1
+    """Pairs are matched in length whose answers differ by at most this share of the longer one's
+    characters."""
+
     floor_data: list[str] = field(default_factory=list)
     """Pairs that the bag-of-words floor is fitted on; by default the training split of --data."""
 
@@ -37,6 +46,7 @@ def main(argv: Sequence[str]) -> int:
     """Measure and print."""
     options = parse(AccuracyOptions, argv, "accuracy", DESCRIPTION)
     from trimtab.cli import show
+    from trimtab.cli.show_accuracy import show_accuracy
     from trimtab.evaluation.accuracy import accuracy
 
     quiet_libraries()
@@ -45,6 +55,8 @@ def main(argv: Sequence[str]) -> int:
         options.data,
         objective=options.objective,
         split=options.split,
+        by=options.by,
+        length_tolerance=options.length_tolerance,
         train_data=options.floor_data,
         skip_bad_rows=options.skip_bad_rows,
         columns=options.columns,
@@ -60,20 +72,7 @@ def main(argv: Sequence[str]) -> int:
         named = {"model": options.arm, "data": options.data}
         show.print_json({**named, **asdict(measured), "n": measured.arm.n, "rows": read})
         return 0
-    names = {"reward model": measured.arm, "prefer longer": measured.longer}
-    rows = [
-        (name, f"{e.value:.3f}", f"{e.low:.3f} – {e.high:.3f}", str(e.n))
-        for name, e in names.items()
-    ]
-    floor = measured.bag_of_words
-    rows.append(
-        ("bag of words", f"{floor.value:.3f}", f"{floor.low:.3f} – {floor.high:.3f}", str(floor.n))
-        if floor
-        else ("bag of words", "–", "needs --floor-data", "–")
-    )
     for line in measured.rows.lines():
         print(line)
-    on = f" on {measured.objective}" if measured.objective else ""
-    title = f"pairs ranked right{on} ({measured.split} split)"
-    show.console().print(show.table(title, ("", "accuracy", "95 % interval", "n"), rows))
+    show_accuracy(measured)
     return 0

@@ -27,6 +27,8 @@ class Pair:
         objective: the objective this pair was judged on, "" when the data name none.
         source: where the row stands, such as `pairs.jsonl:12`.
         verbatim: the prompt is raw text cut mid-sentence and must not be put in a chat template.
+        subset: the part of the data that the row belongs to, "" unless `Reading.subset` asks for
+            it.
     """
 
     prompt: Prompt
@@ -35,6 +37,7 @@ class Pair:
     objective: str = ""
     source: str = ""
     verbatim: bool = False
+    subset: str = ""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from trimtab.data.layouts.judged import Judged, rows_of
 from trimtab.data.layouts.registry import ALWAYS, known_columns, layout_of
 from trimtab.data.literals import read_literal
 from trimtab.data.pairs import Unusable
+from trimtab.data.rows import SUBSET
 from trimtab.data.sources import Row, read_rows, split_name
 from trimtab.data.tally import RowTally
 from trimtab.entries import named_values
@@ -26,10 +27,13 @@ class Reading:
     Attributes:
         columns: name that a layout wants -> name in the data, perhaps with dots into it.
         pairs_per_prompt: of several answers to a prompt, that many pairs; 0 for all.
+        subset: the column, as it is called in the data, that says which part of them a row belongs
+            to; "" where nobody asks. A row without it belongs to none.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
     pairs_per_prompt: int = 0
+    subset: str = ""
 
     @classmethod
     def of(cls, columns: str | Mapping[str, str] = "", pairs_per_prompt: int = 0) -> Reading:
@@ -105,17 +109,19 @@ def read_preferences(
             row = _renamed(raw, reading.columns, place)
             layout = layout_of(row, place)
             filled = [column for column, value in row.items() if _is_filled(value)]
-            tally.count(layout.name, [c for c in filled if not layout.reads(c)])
+            unread = [c for c in filled if not layout.reads(c) and c != reading.subset]
+            tally.count(layout.name, unread)
             answers = layout.read(row, place)
+            extra = {**_prompt_columns(row), **_subset(raw, reading.subset, place)}
         except (Unusable, DataError) as error:
             tally.rows = counted + 1  # also where no layout counted it
             yield place, error
             continue
         if layout.grouped and isinstance(answers, Judged):
-            _add_to_group(groups, answers, _prompt_columns(row))
+            _add_to_group(groups, answers, extra)
             continue
         for where, pair in _pairs(answers, place, reading, tally):
-            yield where, _of_objective({**_prompt_columns(row), **pair}, objective)
+            yield where, _of_objective({**extra, **pair}, objective)
     for extra, judged in groups.values():
         if len(judged.answers) == 1:
             yield judged.places[0], Unusable("the only answer to its prompt")
@@ -161,6 +167,20 @@ def _prompt_columns(row: Row) -> Row:
     if "system_prompt" in columns:
         columns.setdefault("system", columns.pop("system_prompt"))
     return columns
+
+
+def _subset(row: Row, column: str, place: str) -> Row:
+    """The part of the data that a row belongs to, where that is asked for and said.
+
+    Raises:
+        DataError: what stands there is no name.
+    """
+    name = row.get(column) if column else None
+    if not _is_filled(name) or name != name:  # NaN, as tables write what is missing
+        return {}
+    if not isinstance(name, str | int | float):
+        raise DataError(f"{place} has {name!r} in `{column}`", "a subset is a text or a number")
+    return {SUBSET: str(name)}
 
 
 def _is_filled(value: Any) -> bool:

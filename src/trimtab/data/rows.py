@@ -24,6 +24,9 @@ from trimtab.data.sources import Row
 from trimtab.errors import DataError
 from trimtab.models.messages import require_characters
 
+SUBSET = "(subset)"
+"""Where `read_preferences` puts the part that a row belongs to: no column is called so."""
+
 
 def pairs_of(row: Row, place: str = "") -> Iterator[Pair]:
     """Yield the pairs in a row: one, or one per objective where it carries labels or scores.
@@ -33,7 +36,7 @@ def pairs_of(row: Row, place: str = "") -> Iterator[Pair]:
     both = comparison_of(row, place)
     for objective, better in both.verdicts.items():
         sides = (both.chosen, both.rejected) if better == 0 else (both.rejected, both.chosen)
-        yield Pair(both.prompt, *sides, objective, place, both.verbatim)
+        yield Pair(both.prompt, *sides, objective, place, both.verbatim, both.subset)
 
 
 def comparison_of(row: Row, place: str = "") -> Comparison:
@@ -53,7 +56,7 @@ def comparison_of(row: Row, place: str = "") -> Comparison:
         raise Unusable("both sides are the same")
     if not chosen.strip() or not rejected.strip():
         raise Unusable("one side is empty")
-    verdicts = dict(_verdicts(row, place))
+    verdicts, subset = dict(_verdicts(row, place)), str(row.get(SUBSET) or "")
     if system := system_of(row, place):
         if verbatim:
             raise DataError(f"{place} has `system` and no `prompt`", "give it a prompt of its own")
@@ -62,7 +65,7 @@ def comparison_of(row: Row, place: str = "") -> Comparison:
         if verbatim:
             raise DataError(f"{place} has `tools` and no `prompt`", "give it a prompt of its own")
         prompt = with_tools(prompt, tools)
-    return Comparison(prompt, chosen, rejected, "", place, verbatim, verdicts)
+    return Comparison(prompt, chosen, rejected, "", place, verbatim, subset, verdicts)
 
 
 def _two_texts(row: Row, place: str) -> Row:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from trimtab.arms.objectives import conditioned_on
 from trimtab.arms.sidecar import Sidecar
@@ -16,15 +18,22 @@ from trimtab.data.reading import Reading
 from trimtab.data.sources import fingerprint
 from trimtab.data.tally import RowTally
 from trimtab.data.tokenize import tokenize_pair
-from trimtab.errors import ConfigError, DataError, ModelLoadError
-from trimtab.evaluation.floors import bag_of_words, longer_is_better
+from trimtab.errors import ConfigError, DataError
+from trimtab.evaluation.floors import bag_of_words, longer_gaps
+from trimtab.evaluation.length_bias import LengthBias, length_bias, matched
+from trimtab.evaluation.pair_rewards import PairRewards, Rewarding, pair_rewards
+from trimtab.evaluation.subsets import (
+    Judgements,
+    Ranked,
+    by_subset,
+    mean_of_subsets,
+    numbered,
+)
 from trimtab.models.folder import fetch
+from trimtab.models.messages import first_user_turn
 from trimtab.models.templates import TemplateError
-from trimtab.models.types import PromptFormat
-from trimtab.stats import Estimate, ranked_right, share
 
 if TYPE_CHECKING:
-    from trimtab.arms.reward_model import RewardModel
     from trimtab.arms.reward_reader import RewardReader
     from trimtab.models.types import DType
 
@@ -34,25 +43,35 @@ EvalSplit = Literal["test", "validation", "train", "all"]
 
 
 @dataclass(frozen=True)
-class AccuracyReport:
-    """Shares of pairs ranked right, each with its 95 % Wilson interval.
+class AccuracyReport(Ranked):
+    """Shares of pairs ranked right: what `Ranked` has, of all measured pairs, and of some of them.
 
     Attributes:
-        arm: the reward model; as everywhere, a tie counts one half (`ranked_right`).
-        longer: prefer the longer response.
-        bag_of_words: a linear model over uni- and bigrams, fitted on the training split of the same
-            data; None when there is no training split apart from the measured pairs, or too little.
         objective: what was measured; "" where neither model nor data name it.
         split: which pairs were measured.
         rows: what became of the rows of the data.
+        rewards: what the model's own reward is, of the two of an ARM: `sum` or `mean`; or `head`.
+        by: the column whose values are the subsets; "" where there are none.
+        subsets: of each subset, in the order in which they come.
+        subset_mean: their unweighted mean; None without subsets.
+        absent: subsets in the data that have no pair among the measured ones.
+        length_tolerance: the share of the longer answer by which the lengths (characters) of the
+            two answers of a matched pair may differ.
+        length_matched: of the pairs that are matched so; None where none is.
+        lengths: `arm`, `arm_summed`, `arm_per_token` -> how those rewards go with length.
     """
 
-    arm: Estimate
-    longer: Estimate
-    bag_of_words: Estimate | None
     objective: str
     split: EvalSplit
     rows: RowTally
+    rewards: Rewarding
+    by: str
+    subsets: dict[str, Ranked]
+    subset_mean: Ranked | None
+    absent: list[str]
+    length_tolerance: float
+    length_matched: Ranked | None
+    lengths: dict[str, LengthBias]
 
 
 def accuracy(
@@ -61,6 +80,8 @@ def accuracy(
     *,
     objective: str | None = None,
     split: EvalSplit = "test",
+    by: str | None = None,
+    length_tolerance: float = 0.1,
     train_data: Sequence[str] = (),
     skip_bad_rows: bool = False,
     columns: str | Mapping[str, str] = "",
@@ -71,7 +92,7 @@ def accuracy(
     trust_remote_code: bool = False,
     revision: str | None = None,
 ) -> AccuracyReport:
-    """Measure a reward model on one split of the data.
+    """Measure a reward model on one split of the data, in all and in each subset.
 
     Args:
         arm: folder of an ARM or a trajectory-level reward model.
@@ -79,6 +100,10 @@ def accuracy(
         objective: the objective measured; by default the one the model was trained for. A
             conditioned ARM is measured with all of the preference on it.
         split: by prompt hash; `all` takes every row as held out.
+        by: the column of the data that names a pair's subset, such as RewardBench's; by default
+            `subset` where there is one, "" for none.
+        length_tolerance: pairs are matched in length whose answers differ by at most this share of
+            the longer one's characters.
         train_data: what the bag-of-words floor is fitted on, where it is not `data`'s own training
             split.
         skip_bad_rows: leave malformed rows out, counted.
@@ -91,11 +116,17 @@ def accuracy(
         revision: of the model's hub id: a branch, tag or commit.
 
     Raises:
-        DataError: no pair in the split, several objectives, or none that the model can read.
+        DataError: no pair in the split, several objectives, no such column, or no pair that the
+            model can read.
         ModelLoadError: a reward model that gives NaN.
     """
     if batch_size < 1:
         raise ConfigError(f"--batch-size is {batch_size}", "it must be 1 or more")
+    if not 0 <= length_tolerance <= 1:
+        raise ConfigError(
+            f"--length-tolerance is {length_tolerance}",
+            "it is a share of the longer answer: 0 to 1",
+        )
     data = [data] if isinstance(data, str) else list(data)
     arm = fetch(arm, what="reward model", revision=revision)
     reading = Reading.of(columns, pairs_per_prompt)
@@ -104,7 +135,10 @@ def accuracy(
         logger.warning("%s was trained on every row of these data: nothing is held out", arm)
     name = sidecar.objective if objective is None else objective
     preference = _all_on(name, conditioned_on(arm))
-    pairs, tally = read_pairs(data, name, skip_bad_rows=skip_bad_rows, reading=reading)
+    named = replace(reading, subset="subset" if by is None else by)
+    pairs, tally = read_pairs(data, name, skip_bad_rows=skip_bad_rows, reading=named)
+    if by:
+        _require_subsets(pairs, by, tally)
     measured = _of_split(pairs, split)
     if train_data:
         fitted, _ = read_pairs(train_data, name, skip_bad_rows=skip_bad_rows, reading=reading)
@@ -116,16 +150,61 @@ def accuracy(
 
     model = RewardModel(arm, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     measured = _readable(model.reader, measured, tally)
-    n = len(measured)
-    floor = bag_of_words(fitted, measured) if fitted else None
+    rewards = pair_rewards(model, measured, batch_size=batch_size, preference=preference)
+    judged = _judgements(measured, rewards, bag_of_words(fitted, measured) if fitted else None)
+    subsets = by_subset(judged, [pair.subset for pair in measured])
+    if subsets:
+        for pair in measured:
+            if not pair.subset:
+                tally.note(f"no `{named.subset}`: in no subset", pair.source)
+    lengths = np.array([[len(p.chosen), len(p.rejected)] for p in measured]).T
+    alike = matched(lengths, length_tolerance)
     return AccuracyReport(
-        arm=share(_ranked_right(model, measured, batch_size, preference), n),
-        longer=share(longer_is_better(measured), n),
-        bag_of_words=None if floor is None else share(floor, n),
+        **vars(judged.ranked()),
         objective=name or measured[0].objective or "",
         split=split,
         rows=tally,
+        rewards=rewards.kind,
+        by=named.subset if subsets else "",
+        subsets=subsets,
+        subset_mean=mean_of_subsets(list(subsets.values())) if subsets else None,
+        absent=sorted({pair.subset for pair in pairs} - {"", *subsets}),
+        length_tolerance=length_tolerance,
+        length_matched=judged.ranked(alike) if alike.any() else None,
+        lengths=_length_biases(rewards, lengths, judged.prompts),
     )
+
+
+def _require_subsets(pairs: Sequence[Pair], by: str, tally: RowTally) -> None:
+    """Refuse a column that no pair has."""
+    if not any(pair.subset for pair in pairs):
+        unread = ", ".join(tally.unused) or "none"
+        raise DataError(
+            f"no pair has the column `{by}`, which --by names",
+            f"the columns that nothing reads are: {unread}",
+        )
+
+
+def _judgements(
+    pairs: Sequence[Pair], rewards: PairRewards, words: Sequence[float] | None
+) -> Judgements:
+    """How the reward model and its floors rank the pairs."""
+    gaps: dict[str, Sequence[float]] = {
+        way: (better - worse).tolist() for way, (better, worse) in rewards.named.items()
+    }
+    gaps["longer"] = longer_gaps(pairs)
+    if words is not None:
+        gaps["bag_of_words"] = words
+    return Judgements(gaps, numbered(first_user_turn(pair.prompt) for pair in pairs))
+
+
+def _length_biases(
+    rewards: PairRewards, lengths: NDArray[np.int64], prompts: NDArray[np.int64]
+) -> dict[str, LengthBias]:
+    """Of each kind of reward; the model's own is one of the two of an ARM."""
+    kinds = {id(values): values for values in rewards.named.values()}
+    biases = {key: length_bias(values, lengths, prompts) for key, values in kinds.items()}
+    return {name: biases[id(values)] for name, values in rewards.named.items()}
 
 
 def _all_on(objective: str, objectives: Sequence[str]) -> dict[str, float] | None:
@@ -170,28 +249,3 @@ def _readable(reader: RewardReader, pairs: Sequence[Pair], tally: RowTally) -> l
     if not kept:
         raise DataError(f"none of {len(pairs)} pairs can be used", "; ".join(tally.reasons()))
     return kept
-
-
-def _ranked_right(
-    model: RewardModel,
-    pairs: Sequence[Pair],
-    batch_size: int,
-    preference: dict[str, float] | None,
-) -> float:
-    """Pairs whose chosen side has the higher reward."""
-    prompts = [pair.prompt for pair in pairs]
-    style = model.reader.sidecar.prompt_format
-    styles: list[PromptFormat] = ["raw" if pair.verbatim else style for pair in pairs]
-    texts = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
-    scored = model.score(
-        prompts * 2,
-        texts,
-        batch_size=batch_size,
-        prompt_format=styles * 2,
-        preference=preference,
-    )
-    chosen, rejected = scored[: len(pairs)], scored[len(pairs) :]
-    right = ranked_right(a.reward - b.reward for a, b in zip(chosen, rejected, strict=True))
-    if math.isnan(right):
-        raise ModelLoadError("the reward model gives NaN", "it cannot be measured: train it again")
-    return right

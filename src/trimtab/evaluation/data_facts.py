@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from trimtab.evaluation.rendered import Rendered, example_of, lengths_of
 from trimtab.models.messages import first_user_turn
 from trimtab.models.protocols import Tokenizer
 from trimtab.scoring.labels import agreement
-from trimtab.stats import Estimate, share
+from trimtab.stats import Estimate, share_in_groups
 
 SPLITS = ("train", "validation", "test")
 
@@ -151,6 +150,4 @@ def over_prompts(pairs: Sequence[Pair], right: float) -> Estimate:
     Pairs of one prompt share their answers: they are no independent observations.
     """
     prompts = len({first_user_turn(pair.prompt) for pair in pairs})
-    value = right / len(pairs) if pairs else math.nan
-    counted = share(value * prompts if prompts else 0.0, prompts)
-    return Estimate(counted.value, counted.low, counted.high, len(pairs))
+    return share_in_groups(right, len(pairs), prompts)

@@ -12,15 +12,20 @@ from trimtab.stats import ranked_right
 
 def longer_is_better(pairs: Sequence[Pair]) -> float:
     """Pairs ranked right by preferring the longer response (characters); a tie counts one half."""
-    return ranked_right(len(pair.chosen) - len(pair.rejected) for pair in pairs)
+    return ranked_right(longer_gaps(pairs))
 
 
-def bag_of_words(train: Sequence[Pair], test: Sequence[Pair]) -> float | None:
-    """Test pairs ranked right by a linear model over uni- and bigrams of the response.
+def longer_gaps(pairs: Sequence[Pair]) -> list[int]:
+    """By how many characters the better response of each pair is longer."""
+    return [len(pair.chosen) - len(pair.rejected) for pair in pairs]
 
-    Logistic regression on the difference of the two responses' tf-idf vectors (Bradley-Terry with
-    linear rewards), fitted on the training pairs in both orders. A tie counts one half. None where
-    the training pairs are too few to share a word.
+
+def bag_of_words(train: Sequence[Pair], test: Sequence[Pair]) -> list[float] | None:
+    """By how much the better response of each test pair is ahead, to a linear model over words.
+
+    Logistic regression on the difference of the two responses' tf-idf vectors of uni- and bigrams
+    (Bradley-Terry with linear rewards), fitted on the training pairs in both orders. None where the
+    training pairs are too few to share a word.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -43,4 +48,4 @@ def bag_of_words(train: Sequence[Pair], test: Sequence[Pair]) -> float | None:
     labels = np.repeat([1, 0], len(train))
     model = LogisticRegression(C=1.0, fit_intercept=False, max_iter=1000).fit(features, labels)
     margins = model.decision_function(difference(test))
-    return ranked_right(margins.tolist())
+    return [float(margin) for margin in margins]
