@@ -89,10 +89,19 @@ class Material:
         validation = _prompts_of(main["validation"])[: config.search_prompts]
         return cls(pairs, prompts[: config.prompts], validation, folder, fingerprint(sources))
 
+    def drawn(self, objective: str, part: Part, count: int, *, seed: int = 0) -> list[Pair]:
+        """So many pairs of a part; each seed has its own.
+
+        Raises:
+            ConfigError: there are not so many.
+        """
+        self.require(objective, part, count)
+        return random.Random(seed).sample(self.pairs[objective][part], count)
+
     def file(
         self, objective: str, part: Part, count: int, *, seed: int = 0, shuffled: bool = False
     ) -> str:
-        """A file of pairs to train or measure on; each seed has its own.
+        """A file of `drawn` pairs, to train on.
 
         Args:
             objective: whose pairs.
@@ -104,8 +113,7 @@ class Material:
         Raises:
             ConfigError: there are not so many.
         """
-        self.require(objective, part, count)
-        drawn = random.Random(seed).sample(self.pairs[objective][part], count)
+        drawn = self.drawn(objective, part, count, seed=seed)
         coin = random.Random(seed + 1)
         swapped = [coin.random() < 0.5 for _ in drawn] if shuffled else [False] * count
         rows = [_row(pair, swap) for pair, swap in zip(drawn, swapped, strict=True)]

@@ -20,7 +20,8 @@ from trimtab.bench.tables.weak import relative_depth
 from trimtab.data.pairs import Pair
 from trimtab.errors import TrainingError
 from trimtab.evaluation.floors import bag_of_words, longer_is_better
-from trimtab.stats import Estimate, hierarchical, ranked_right, share
+from trimtab.evaluation.pair_rewards import pair_rewards
+from trimtab.stats import Estimate, hierarchical, ranked, ranked_right, share
 
 COMMON: dict[str, Any] = {"split": "none", "eval_strategy": "no", "save_strategy": "no"}
 """The parts are split already, and nothing is chosen by an evaluation."""
@@ -158,15 +159,11 @@ class Accuracy:
 
     def run(self, work: Work) -> dict[str, Any]:
         """Whether each pair is ranked right: 1, or 0, or ½ of a tie."""
-        pairs = tests(work, self.objective)
-        prompts = [pair.prompt for pair in pairs]
-        texts = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
         model = RewardModel(
             work.model(self.model), dtype=work.config.dtype, device=work.config.device
         )
-        rewards = [one.reward for one in model.score(prompts * 2, texts)]
-        gaps = (rewards[i] - rewards[i + len(pairs)] for i in range(len(pairs)))
-        return {"right": [ranked_right([gap]) for gap in gaps]}
+        rewards_2N = pair_rewards(model, tests(work, self.objective)).arm
+        return {"right": [ranked(gap) for gap in rewards_2N[0] - rewards_2N[1]]}
 
 
 @dataclass(frozen=True)
@@ -192,9 +189,10 @@ class Floors:
         objective = self.objective or work.config.objective
         count = self.pairs or work.config.pairs
         test = tests(work, objective)
-        words = bag_of_words(work.material.pairs[objective]["guide"][:count], test)
+        words = bag_of_words(work.material.drawn(objective, "guide", count), test)
         found: dict[str, Estimate] = {"prefer longer": share(longer_is_better(test), len(test))}
-        found |= {} if words is None else {"bag of words": share(words, len(test))}
+        if words is not None:
+            found["bag of words"] = share(ranked_right(words), len(test))
         return {name: vars(estimate) for name, estimate in found.items()}
 
 
