@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from trimtab.entries import named_values
 from trimtab.errors import ConfigError
 from trimtab.models.types import DType
 from trimtab.steering import require_name
 from trimtab.training.config import TrainConfig
+
+Part = Literal["judge", "guide", "validation", "test"]
+"""What a pair is for: training the judge, training all that is judged, trying settings, measuring."""
 
 _TRAINING = {field.name: field.default_factory for field in fields(TrainConfig)}
 """Options of a training, and what makes the default of those that are lists."""
@@ -86,6 +89,9 @@ class TableConfig:
 
     lengths: list[str] = field(default_factory=list)
     """The same for an objective, as OBJECTIVE=TOKENS."""
+
+    judge_length: int = 0
+    """The same for the judge's pairs, where theirs may be longer."""
 
     test_length: int = 256
     """Longest prompt plus response of test pairs."""
@@ -182,9 +188,12 @@ class TableConfig:
         """A file as it can be opened."""
         return str(Path(self.data_dir) / path) if self.data_dir else path
 
-    def longest(self, objective: str) -> int:
-        """Tokens that a training pair of an objective may have."""
-        return int(_named(self.lengths, "--lengths").get(objective, self.max_length))
+    def longest(self, objective: str, part: Part = "guide") -> int:
+        """Tokens that a pair may have, prompt and longer response."""
+        if part == "test":
+            return self.test_length
+        own = int(_named(self.lengths, "--lengths").get(objective, self.max_length))
+        return max(own, self.judge_length) if part == "judge" else own
 
     @property
     def tried(self) -> dict[str, list[tuple[str, float]]]:

@@ -17,7 +17,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from trimtab.arms.load import tokenizer_of
 from trimtab.bench.tables.config import HUMAN, TableConfig
@@ -30,8 +30,6 @@ from trimtab.errors import ConfigError, DataError
 from trimtab.files import write_text
 from trimtab.models.messages import Prompt, first_user_turn, prompt_hash
 from trimtab.models.templates import TemplateError
-
-Part = Literal["judge", "guide", "validation", "test"]
 
 
 def parts_of(prompt: Prompt, *, judged: bool) -> tuple[Part, ...]:
@@ -150,7 +148,7 @@ def _parts(config: TableConfig, base: str, objective: str) -> dict[Part, list[Pa
     parts: dict[Part, list[Pair]] = {"judge": [], "guide": [], "validation": [], "test": []}
     for pair, length in _with_lengths(pairs, base):
         for part in parts_of(pair.prompt, judged=bool(config.judge)):
-            if length <= (config.test_length if part == "test" else config.longest(objective)):
+            if length <= config.longest(objective, part):
                 parts[part].append(pair)
     for name, found in parts.items():
         if not found and (name != "judge" or config.judge):

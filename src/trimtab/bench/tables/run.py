@@ -63,6 +63,7 @@ def bench_table(
     test_pairs: int = 1000,
     max_length: int = 96,
     lengths: Sequence[str] = (),
+    judge_length: int = 0,
     test_length: int = 256,
     prompts: int = 48,
     search_prompts: int = 8,

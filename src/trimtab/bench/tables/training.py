@@ -64,7 +64,7 @@ class Train:
         for name in self._objectives(work):
             work.material.require(name, self.part, self._pairs(work))
         epochs = float(self._options(work).get("num_train_epochs", 1.0))
-        each = sum(work.config.longest(name) for name in self._objectives(work))
+        each = sum(work.config.longest(name, self.part) for name in self._objectives(work))
         tokens = 2 * 0.7 * each * self._pairs(work) * epochs
         passes = 1.3 if self.method == "dpo" else 1.0  # the start is read, too
         return 10 + passes * rates.training(tokens) * relative_size(work, self.of)
@@ -76,7 +76,7 @@ class Train:
             f"{name}={file(name, self.part, count, seed=self.seed, shuffled=self.shuffled)}"
             for name in objectives
         ]
-        longest = max(work.config.longest(name) for name in objectives)
+        longest = max(work.config.longest(name, self.part) for name in objectives)
         options = {
             "model": self._start(work),
             "data": data,
