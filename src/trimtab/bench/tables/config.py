@@ -14,7 +14,7 @@ from trimtab.steering import require_name
 from trimtab.training.config import TrainConfig
 
 Part = Literal["judge", "guide", "validation", "test"]
-"""What a pair is for: training the judge, training all that is judged, trying settings, measuring."""
+"""A pair trains the judge, or what is judged; or settings are tried on it, or all is measured."""
 
 _TRAINING = {field.name: field.default_factory for field in fields(TrainConfig)}
 """Options of a training, and what makes the default of those that are lists."""

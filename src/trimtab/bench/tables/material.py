@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.arms.load import tokenizer_of
-from trimtab.bench.tables.config import HUMAN, TableConfig
+from trimtab.bench.tables.config import HUMAN, Part, TableConfig
 from trimtab.data.loading import read_pairs
 from trimtab.data.pairs import Pair, split_of
 from trimtab.data.prompts import read_prompts

@@ -10,8 +10,8 @@ from typing import Any
 
 import trimtab
 from trimtab.bench.tables.answering import loading
+from trimtab.bench.tables.config import Part
 from trimtab.bench.tables.jobs import Work
-from trimtab.bench.tables.material import Part
 from trimtab.bench.tables.rates import Rates
 from trimtab.bench.tables.training import relative_size
 from trimtab.bench.tables.ways import ITSELF, SYSTEM

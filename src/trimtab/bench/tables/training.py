@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.arms.reward_model import RewardModel
+from trimtab.bench.tables.config import Part
 from trimtab.bench.tables.jobs import Work
-from trimtab.bench.tables.material import Part
 from trimtab.bench.tables.rates import Rates
 from trimtab.bench.tables.ways import WEAK
 from trimtab.bench.tables.weak import relative_depth
