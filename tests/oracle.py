@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import pytest
 import torch
 from conftest import make_model
-from rounding import NATS
+from rounding import NATS, nats
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
@@ -21,7 +22,7 @@ from trimtab.engines import reference
 from trimtab.engines.local.engine import LocalEngine
 from trimtab.engines.local.graphs import Captured, Function
 from trimtab.engines.local.streams import Stream
-from trimtab.engines.types import Request, Sampling
+from trimtab.engines.types import Likelihood, Request, Sampling
 from trimtab.models.vocabulary import VocabularyMap
 
 GREEDY = Sampling(max_new_tokens=8, temperature=0, ignore_eos=True)
@@ -189,6 +190,22 @@ def specified_logp(engine: LocalEngine, request: Request, generated: list[int]) 
     base, *guides = specification(engine, request)
     weights = engine.plan(request).weights
     return reference.next_logp(base, guides, generated, weights, forward_kl=engine.forward_kl)
+
+
+def likelihood_is_specified(engine: LocalEngine, request: Request, found: Likelihood) -> None:
+    """Every number of one response is the specification's; nothing is drawn, budget or gated."""
+    ids = list(found.token_ids)
+    base = specification(engine, request)[0]
+    for t, token in enumerate(ids):
+        logp, alone = specified_logp(engine, request, ids[:t]), base.logp(ids[:t])
+        assert found.logp_fused[t] == nats(float(logp[token]))
+        assert found.logp_base[t] == nats(float(alone[token]))
+        assert found.kl[t] == nats(float(fusion.divergence(logp[None], alone[None])))
+        if found.greedy[t] != (int(logp.argmax()) == token):  # a tie, but for rounding
+            assert logp.topk(2).values.diff().abs() < NATS
+    assert found.total == pytest.approx(sum(found.logp_fused))
+    assert found.nll == pytest.approx(-sum(found.logp_fused) / len(ids))
+    assert found.base_nll == pytest.approx(-sum(found.logp_base) / len(ids))
 
 
 def word_tokenizer(size: int) -> Any:

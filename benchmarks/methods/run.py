@@ -20,7 +20,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -71,20 +71,6 @@ def pass_times(cache: PackedRows) -> tuple[float, float]:
     return float(first), float(slope)
 
 
-def base_nll(engine: LocalEngine, prompts: Sequence[str], answers: Sequence[Completion]) -> float:
-    """Nats per token of all answers under the base."""
-    found = []
-    for prompt, answer in zip(prompts, answers, strict=True):
-        ids = [*engine.base.prompt_ids(prompt), *answer.token_ids]
-        cache = PackedRows(engine.groups[0], CacheMemory())
-        row = StreamRow(0, ids, engine.base.vocabulary, ())
-        new = len(answer.token_ids)
-        with torch.inference_mode():
-            logp = cache.forward([Entry(row, ids[:-1], new)], new)[0]
-        found.append(-logp[torch.arange(new), torch.tensor(answer.token_ids)].mean().item())
-    return statistics.mean(found)
-
-
 def main() -> None:
     """Measure, write, print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -127,12 +113,13 @@ def main() -> None:
             answers.append(answer(prompt, seed))
             seconds.append(time.perf_counter() - start)
         scored = [s.reward for s in judge.score(prompts, [a.text for a in answers])]
+        likely = engine.log_likelihoods(prompts, [answer.token_ids for answer in answers])
         costs = [a.cost for a in answers if a.cost]
         row: dict[str, Any] = {
             "n": len(prompts),
             "reward": statistics.mean(scored),
             "grade": statistics.mean(map(grade, [a.text for a in answers])),
-            "base_nll": base_nll(engine, prompts, answers),
+            "base_nll": statistics.mean(one.base_nll for one in likely),
             "seconds": statistics.median(seconds),
         }
         if costs:

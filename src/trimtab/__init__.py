@@ -10,7 +10,10 @@ from trimtab.version import __version__ as __version__
 if TYPE_CHECKING:
     from trimtab.arms.export import export
     from trimtab.bench.speed.run import bench_speed
+    from trimtab.bench.tables.run import bench_table
     from trimtab.calibration.calibrate import calibrate
+    from trimtab.comparison.alpaca_eval import write_alpaca_eval
+    from trimtab.comparison.run import compare
     from trimtab.distillation.distill import distill
     from trimtab.engines.local.loading import load_engine as load
     from trimtab.engines.processor import ArmLogitsProcessor
@@ -36,7 +39,9 @@ _HOME = {
     "TrimtabError": "trimtab.errors",
     "accuracy": "trimtab.evaluation.accuracy",
     "bench_speed": "trimtab.bench.speed.run",
+    "bench_table": "trimtab.bench.tables.run",
     "calibrate": "trimtab.calibration.calibrate",
+    "compare": "trimtab.comparison.run",
     "distill": "trimtab.distillation.distill",
     "export": "trimtab.arms.export",
     "generate": "trimtab.methods.generate",
@@ -48,6 +53,7 @@ _HOME = {
     "score_file": "trimtab.scoring.score",
     "search": "trimtab.methods.search",
     "train": "trimtab.training.run",
+    "write_alpaca_eval": "trimtab.comparison.alpaca_eval",
 }
 """Public name -> its module, and its name there where that says more."""
 
@@ -61,7 +67,9 @@ __all__ = [
     "TrimtabError",
     "accuracy",
     "bench_speed",
+    "bench_table",
     "calibrate",
+    "compare",
     "distill",
     "export",
     "generate",
@@ -73,6 +81,7 @@ __all__ = [
     "score_file",
     "search",
     "train",
+    "write_alpaca_eval",
 ]
 
 

@@ -89,7 +89,7 @@ def only_writer(target: Path, *, folder: bool = False) -> Iterator[None]:
     """
     where = target if folder else target.parent
     path = where / (_LOCK if folder else f".{target.name}.lock")
-    made = _make_folder(where)
+    made = make_folder(where)
     lock = FileLock(path, timeout=0.2)  # not 0: the one before may be about to remove its file
     try:
         with storage_errors(target):
@@ -109,7 +109,7 @@ def only_writer(target: Path, *, folder: bool = False) -> Iterator[None]:
                 empty.rmdir()
 
 
-def _make_folder(folder: Path) -> list[Path]:
+def make_folder(folder: Path) -> list[Path]:
     """Make a folder; returns it and those above it that were not there, the deepest first."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:

@@ -84,6 +84,8 @@ def test_before_pytorch_is_imported(
         ([*pareto, "--contrast", f"a={parm}:{lora}", "--contrast", f"b={lora}:{lora}"], "is condi"),
         ([*generate, "--instruct", "plain=x"], "row 1 of the input: no instruction is called 'a'"),
         (["bench", "speed", "--output-dir", full], "is not empty"),
+        (["compare", odd, pairs_file, *rules], "odd.jsonl:1 is no answer"),
+        ([*generate[:3], "--input", pairs_file, "--alpaca-eval", new], "give --generator NAME"),
     ]
     commands = json.dumps([[str(word) for word in command] for command, _ in cases])
     done = subprocess.run(

@@ -173,10 +173,10 @@ def test_an_interrupted_run_says_how_it_goes_on(
 def test_missing_scores_are_said_and_the_rest_is_training_data(
     data: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def ask(judge: object, client: object, question: str) -> str:
+    def ask(server: object, question: str) -> str:
         return "Well." if "sad dog" in question else f"Rating: {len(question) % 10}"
 
-    monkeypatch.setattr("trimtab.scoring.judge.Judge._ask", ask)
+    monkeypatch.setattr("trimtab.scoring.chat_server.ChatServer.ask", ask)
     out = tmp_path / "labelled.jsonl"
     judge = ["--scorer", "nice=judge:tiny@http://127.0.0.1:1/v1"]
     assert main(command(data, out, scorers=judge)) == 0

@@ -64,7 +64,7 @@ def test_every_option_reaches_the_function(
 
     monkeypatch.setattr("trimtab.fronts.run.pareto", seen)
     argv = """pareto --base B --prompts P --output-dir O --guide g=G --guide h=H@2 --soup s=S
-        --instruct happy=I --contrast m.happy=T:U
+        --policies m=D --combine m=forward-kl --instruct happy=I --contrast m.happy=T:U
         --scorer happy=R --scorer brief=judge:J@U --rubric brief=short --costs brief,happy
         --scorer-batch-size 2 --prompts-limit 3 --preference-step 0.25 --preference happy=1,brief=0
         --preference happy=0,brief=1 --strength 4 --seeds 5 6 --max-new-tokens 7 --temperature 0.8
@@ -79,6 +79,7 @@ def test_every_option_reaches_the_function(
     assert given.pop("say") is show.say and callable(given.pop("progress"))
     assert given == {
         "base": "B", "prompts": "P", "output_dir": "O", "guides": ["g=G", "h=H@2"],
+        "policies": ["m=D"], "combine": ["m=forward-kl"],
         "instruct": ["happy=I"], "contrast": ["m.happy=T:U"],
         "soups": ["s=S"], "scorers": {"happy": "R", "brief": "judge:J@U"},
         "rubrics": {"brief": "short"}, "costs": ["brief", "happy"], "scorer_batch_size": 2,

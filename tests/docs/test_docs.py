@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -52,7 +53,8 @@ MODEL_NAMES = ("MODEL", "TUNED", "UNTUNED", "LARGE", "SMALL", "SMALL_INSTRUCT", 
 LORA_NAMES = ("HELPFUL", "HARMLESS")
 REWARD_MODEL_NAMES = ("REWARD_MODEL", "OTHER_REWARD_MODEL", "VALUE_MODEL")
 METHODS = sorted((ROOT / "docs/methods").glob("*.md"))
-PAGES = [ROOT / "README.md", ROOT / "docs/data.md", *METHODS]
+COMPARE = ROOT / "docs/compare.md"
+PAGES = [ROOT / "README.md", ROOT / "docs/data.md", COMPARE, *METHODS]
 
 
 def blocks_of(page: Path) -> list[str]:
@@ -78,7 +80,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("page", [p for p in METHODS if blocks_of(p)], ids=lambda page: page.stem)
+WITH_PYTHON = [page for page in (COMPARE, *METHODS) if blocks_of(page)]
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.stem)
 def test_the_python_of_a_page_runs(
     page: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,6 +135,9 @@ def test_the_command_lines_of_a_page_run(
     ]
     write_jsonl(tmp_path / "scored.jsonl", scored)
     write_jsonl(tmp_path / "prompts.jsonl", [{"prompt": "hello"}, {"prompt": "yes", "strength": 0}])
+    write_jsonl(tmp_path / "alpaca.jsonl", [{"instruction": "hello", "dataset": "koala"}])
+    other = [{"instruction": "hello", "output": "happy dog", "generator": "other"}]
+    (tmp_path / "other.json").write_text(json.dumps(other))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("builtins.input", _end_of_input)
     commands = commands_of(page.read_text(encoding="utf-8"))

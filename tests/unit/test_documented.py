@@ -84,7 +84,7 @@ def test_an_option_that_is_none_is_refused() -> None:
 
 VERBS = (
     "train", "load", "generate", "score", "score_file", "accuracy", "label", "pareto", "export",
-    "calibrate", "bench_speed", "inspect_data",
+    "calibrate", "bench_speed", "inspect_data", "compare", "write_alpaca_eval",
 )  # fmt: skip
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Any
+from dataclasses import asdict, dataclass, field, fields
+from typing import Annotated, Any, cast
 
 import tyro
 
 from trimtab.bench.speed.run import POINTS, Shape, bench_speed
+from trimtab.bench.tables.config import TableConfig
+from trimtab.bench.tables.run import TABLES, Table, run_table
 from trimtab.cli import show
 from trimtab.cli.options import JsonOptions, ModelsOptions
 from trimtab.cli.parse import parse, quiet_libraries
@@ -16,8 +18,16 @@ from trimtab.entries import parse_revisions
 from trimtab.errors import ConfigError
 from trimtab.models.types import Quantization
 
-BENCHES = ("speed",)
+BENCHES = ("speed", *TABLES)
 DESCRIPTION = "The price of guidance on this machine: time, memory, time to the first token."
+DESCRIBED = {
+    "alignment": "Every method against DPO and the base on your model and pairs, beside controls.",
+    "latency": "Seconds for an answer, every method in one interleaved run, with what it counts.",
+    "training": "Time, memory and accuracy against the number of pairs: ARM, reward model, DPO.",
+    "weak-to-strong": "An ARM of your model's first layers guiding all of it, against DPO on it.",
+    "accuracy": "ARM against trajectory reward model on human pairs, with the floors beside.",
+    "multi-objective": "Fronts over preferences: one ARM per objective, one for all, soups, MOD.",
+}
 
 
 @dataclass(kw_only=True)
@@ -62,14 +72,51 @@ class SpeedOptions(JsonOptions, ModelsOptions):
     """Replace the folder's results."""
 
 
+@dataclass(kw_only=True)
+class TableOptions(TableConfig, JsonOptions):
+    """A table of methods."""
+
+
 def main(argv: Sequence[str]) -> int:
     """Find the benchmark, measure, show."""
     name, *rest = argv or [""]
-    if name in ("-h", "--help"):  # there is one benchmark so far
-        name, rest = "speed", ["--help"]
+    if name in ("-h", "--help"):
+        print(_overview())
+        return 0
     if name not in BENCHES:
         raise ConfigError(f"no benchmark {name!r}", f"write trimtab bench {' or '.join(BENCHES)}")
-    options = parse(SpeedOptions, rest, "bench speed", DESCRIPTION)
+    return _speed(rest) if name == "speed" else _table(name, rest)
+
+
+def _overview() -> str:
+    lines = [f"  {name:<16} {text}" for name, text in {"speed": DESCRIPTION, **DESCRIBED}.items()]
+    return "\n".join(["usage: trimtab bench NAME [options], NAME one of", "", *lines])
+
+
+def _table(name: str, argv: Sequence[str]) -> int:
+    """Make a table and show it."""
+    options = parse(TableOptions, argv, f"bench {name}", DESCRIBED[name])
+    settings = {f.name: getattr(options, f.name) for f in fields(TableConfig)}
+    quiet_libraries()
+    with show.progress() as progress:
+        found = run_table(cast(Table, name), TableConfig(**settings), progress, show.say)
+    if options.json:
+        show.print_json(asdict(found))
+        return 0
+    if found.head:
+        print(found.head)
+    show.console(wide=True).print(show.table(found.title, found.columns, found.rows))
+    if found.claims:
+        show.console(wide=True).print(show.table("", ("expected", "found", ""), found.claims))
+    for note in found.notes:
+        print(note)
+    print(f"written to {options.output_dir}: table.md, plot.png, manifest.json, rows.jsonl")
+    return 0
+
+
+def _speed(argv: Sequence[str]) -> int:
+    """Measure the price of guidance and show it."""
+    options = parse(SpeedOptions, argv, "bench speed", DESCRIPTION)
     quiet_libraries()
     with show.progress() as progress:
         results = bench_speed(

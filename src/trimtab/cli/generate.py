@@ -26,14 +26,23 @@ class GenerateOptions(RowFileOptions, JsonOptions, EngineOptions, SamplingOption
     """One prompt; its answer is streamed."""
 
     input: str | None = None
-    """File of rows with `prompt` (text or chat messages, with `tools` where it has some) and, where
-    a row differs, `preference`, `strength`, `instructions` (other texts for those of --instruct, by
-    name), `kl_budget`, `gate`, `seed`, `max_new_tokens`, `temperature`, `top_k`, `top_p`, `min_p`.
-    An `id` is kept; columns of preference data say nothing here; any other key is refused."""
+    """File of rows with `prompt` (text or chat messages, with `tools` where it has some), or
+    AlpacaEval's with `instruction`, and, where a row differs, `preference`, `strength`,
+    `instructions` (other texts for those of --instruct, by name), `kl_budget`, `gate`, `seed`,
+    `max_new_tokens`, `temperature`, `top_k`, `top_p`, `min_p`. `id` and `dataset` are kept; columns
+    of preference data say nothing here; any other key is refused."""
 
     output: str | None = None
     """JSONL file; rows are appended as they are done, and a killed run goes on where it stopped.
     Without it the rows of an input file are printed."""
+
+    alpaca_eval: str | None = None
+    """JSON file for the answers as AlpacaEval's outputs (`instruction`, `output`, `generator`, and
+    the row's `dataset`), written when all rows are done, and when the finished command is run
+    again."""
+
+    generator: str = ""
+    """What the answers are called in --alpaca-eval."""
 
     batch_size: int = 8
     """Prompts decoded together; the next one starts as soon as one is done."""
@@ -99,7 +108,7 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError("the prompt is empty", "give at least one character")
     as_json = options.json or options.report
     shows_text = options.prompt is not None and options.output is None and not as_json
-    if shows_text and not options.searches:
+    if shows_text and not options.searches and not (options.alpaca_eval or options.generator):
         return _stream(options, str(options.prompt))
     options.require_draft()
     quiet_libraries()
@@ -129,6 +138,8 @@ def main(argv: Sequence[str]) -> int:
             batch_size=options.batch_size,
             report=options.report,
             speculate=options.speculate,
+            alpaca_eval=options.alpaca_eval,
+            generator=options.generator,
             overwrite=options.overwrite,
             progress=progress,
             each=_shower(options, as_json=as_json, shows_text=shows_text),

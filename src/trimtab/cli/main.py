@@ -19,6 +19,7 @@ COMMANDS = {
     "chat": "the same, interactively; preference and strength change live",
     "score": "per-token and per-response rewards of given responses",
     "accuracy": "pairwise accuracy of a reward model, beside its floors",
+    "compare": "whose answers are better: win rates of two sides, by held-out judges",
     "calibrate": "find the strength that an ARM should have, and store it as its scale",
     "pareto": "sweep preferences: fronts of guides, hypervolume, mean inner product",
     "label": "relabel preference pairs per objective, with scorers",

@@ -31,6 +31,14 @@ class ParetoOptions(MeasureOptions):
     soup: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
     """The same, but the LoRA ARMs in the folder are averaged into one (rewarded soup)."""
 
+    policies: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
+    """The same, but the folder holds a policy per objective (DPO models, say), which are decoded
+    together in the base's place (MOD); their strength is 1 or less."""
+
+    combine: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
+    """How the policies of a guide are decoded together, as NAME=forward-kl: `fusion` (the reverse
+    KL, the default), `forward-kl`, `soup` or `factor-soup`, as for `trimtab generate`."""
+
     instruct: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
     """A guide without training, called `instructions`: OBJECTIVE="Be as helpful as you can." for
     every objective, with a weight before the text where it is not 1. GUIDE.OBJECTIVE="..." names
@@ -100,6 +108,8 @@ def main(argv: Sequence[str]) -> int:
             base=options.base,
             guides=options.guide,
             soups=options.soup,
+            policies=options.policies,
+            combine=options.combine,
             instruct=options.instruct,
             contrast=options.contrast,
             prompts=options.prompts,

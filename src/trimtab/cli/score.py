@@ -23,8 +23,8 @@ class ScoreOptions(RowFileOptions, RewardModelOptions):
     classifier with one output (its logit)."""
 
     input: str
-    """File of rows with `prompt` and `response`, answers of `trimtab generate`, or preference pairs
-    (both sides are scored)."""
+    """File of rows with `prompt` and `response`, answers of `trimtab generate`, AlpacaEval outputs,
+    or preference pairs (both sides are scored)."""
 
     preference: str | None = None
     """What a conditioned ARM scores for, such as `helpful=0.7,harmless=0.3`; by default all

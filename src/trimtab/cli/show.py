@@ -23,9 +23,13 @@ from rich.text import Text
 Report = Callable[[str, int, int], None]
 
 
-def console() -> Console:
-    """The console for results."""
-    return Console(highlight=False)
+def console(*, wide: bool = False) -> Console:
+    """The console for results.
+
+    Args:
+        wide: lines may be long where nobody has to see them on a terminal.
+    """
+    return Console(highlight=False, width=200 if wide and not sys.stdout.isatty() else None)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

@@ -73,15 +73,26 @@ def _is_message(item: Any) -> bool:
 def prompt_of(row: Row, place: str) -> Prompt | None:
     """A row's `prompt`, checked: text or chat messages, with the row's `tools` where it has some.
 
+    A row without one may have Alpaca's `instruction` in its place.
+
     Raises:
         DataError: it is neither, or cannot be written as UTF-8.
     """
     prompt = text_of(row.get("prompt"), place, "prompt")
+    if prompt is None and row.get("instruction") is not None:
+        prompt = alpaca_prompt(row)
     if prompt is None:
         return None
     prompt = prompt if isinstance(prompt, str) else messages_of(prompt, place, "prompt")
     require_characters(prompt, place, "prompt")
     return with_tools(prompt, tools_of(row, place))
+
+
+def alpaca_prompt(row: Row) -> str:
+    """`instruction`, and on the next line `input` where there is one."""
+    cells = (row.get("instruction"), row.get("input"))
+    parts = ["" if cell is None else str(cell) for cell in cells]
+    return "\n".join(part for part in parts if part.strip())
 
 
 def messages_of(value: Any, place: str, column: str) -> list[Message]:

@@ -16,6 +16,9 @@ from trimtab.engines.types import Request, Sampling
 from trimtab.errors import DataError, TrimtabError
 from trimtab.models.messages import require_characters
 
+KEPT = ("id", "dataset")
+"""What of an input row goes into its output row as it is."""
+
 
 def _whole(value: Any) -> int:
     """A whole number, or text of one; pandas writes 5 as 5.0 where a column has gaps."""
@@ -29,7 +32,8 @@ _SAMPLING: dict[str, Callable[[Any], Any]] = {
 }  # fmt: skip
 _LIMITS: dict[str, Callable[[Any], Any]] = {"kl_budget": float, "gate": float}
 _KEYS = ("prompt", "tools", "preference", "strength", "instructions", *_LIMITS, "seed", *_SAMPLING,
-         "id")  # fmt: skip
+         *KEPT)  # fmt: skip
+_OF_ALPACA = ("instruction", "input", "output", "generator")
 _OF_PAIRS = ("chosen", "rejected", "response", "objective", "labels", "scores", "kept")
 
 
@@ -44,7 +48,8 @@ def request_of(
     """One input row as a request, validated before any model is loaded.
 
     Args:
-        row: `prompt`, perhaps `tools`, and its own settings where it has some.
+        row: `prompt` (or AlpacaEval's `instruction`), perhaps `tools`, and its own settings where
+            it has some.
         number: of the row, from 0; its seed is the common one plus this.
         common: the settings of rows that have none.
         objectives: what can be steered to.
@@ -100,16 +105,21 @@ def naming(place: str) -> Iterator[None]:
 
 def _check_keys(row: Mapping[str, Any], place: str) -> None:
     """Refuse a key that would have no effect (a setting misspelt), and values no file can hold."""
+    alpaca = () if "prompt" in row or "instruction" not in row else _OF_ALPACA
+    known = (*_KEYS, *_OF_PAIRS, *alpaca)
     for key, value in row.items():
-        if key not in (*_KEYS, *_OF_PAIRS):  # preference data can be answered as they are
+        if key not in known:  # preference data, and AlpacaEval's, can be answered as they are
             near = difflib.get_close_matches(str(key), _KEYS, n=1)
             hint = f"do you mean `{near[0]}`?" if near else f"the keys are {', '.join(_KEYS)}"
             raise DataError(f"{place} has an unknown key `{key!s:.40}`", hint)
         require_characters(value, place, key)
-    try:
-        json.dumps(row.get("id"))
-    except (TypeError, ValueError):  # Parquet has dates, decimals and bytes
-        raise DataError(f"{place} has an `id` that JSON cannot hold", "make it text") from None
+    for key in KEPT:
+        try:
+            json.dumps(row.get(key))
+        except (TypeError, ValueError):  # Parquet has dates, decimals and bytes
+            raise DataError(
+                f"{place} has an `{key}` that JSON cannot hold", "make it text"
+            ) from None
 
 
 def _literal(row: Mapping[str, Any], key: str, place: str, usage: str) -> Any:

@@ -93,13 +93,18 @@ def require_apart(policies: Collection[str], guides: Collection[str], combine: C
         raise ConfigError("--combine forward-kl without policies", "name them with --policy")
 
 
-def require_share(strength: float, policies: Collection[str]) -> None:
+def require_share(strength: float, policies: Collection[str], whose: str = "a policy") -> None:
     """Refuse more of a policy than there is.
+
+    Args:
+        strength: of a request.
+        policies: names of policies.
+        whose: they are, for the message.
 
     Raises:
         PreferenceError: a strength above 1 where there are policies.
     """
     if policies and strength > 1:
         raise PreferenceError(
-            f"strength {strength:g} with a policy", "use 0 (the base) to 1 (the policy)"
+            f"strength {strength:g} with {whose}", "use 0 (the base) to 1 (the policy)"
         )

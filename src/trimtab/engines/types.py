@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
@@ -112,7 +113,8 @@ class Request:
     """One prompt with its own preference, strength and sampling.
 
     Attributes:
-        prompt: text, or chat messages that end with the user's turn.
+        prompt: text, chat messages that end with the user's turn, or token ids of the base, which
+            every stream reads as they are.
         preference: weight per objective; None weighs all alike.
         strength: how hard the guide pulls; 0 is the base exactly.
         sampling: how tokens are chosen.
@@ -128,7 +130,7 @@ class Request:
             that the engine was loaded with; what is left out is the engine's.
     """
 
-    prompt: Prompt
+    prompt: Prompt | Sequence[int]
     preference: PreferenceLike | None = None
     strength: float = 1.0
     sampling: Sampling = field(default_factory=Sampling)
@@ -215,6 +217,62 @@ class TokenReport(Alternative):
     def advantages(self) -> dict[str, float]:
         """Objective -> the token's reward less its mean under the base, nats."""
         return {name: reward - self.mean_rewards[name] for name, reward in self.rewards.items()}
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """How likely a given response is, token by token; log-probs in nats.
+
+    Attributes:
+        token_ids: of the response, in the base's vocabulary.
+        logp_fused: of each token under the fused distribution, before temperature and filters.
+        logp_base: under the base.
+        greedy: whether it is the fused distribution's likeliest token.
+        kl: divergence of the fused distribution from the base's in its place.
+        preference: the normalised weights that were used.
+        strength: the strength that was used.
+    """
+
+    token_ids: Sequence[int]
+    logp_fused: Sequence[float]
+    logp_base: Sequence[float]
+    greedy: Sequence[bool]
+    kl: Sequence[float]
+    preference: Mapping[str, float]
+    strength: float
+
+    @property
+    def total(self) -> float:
+        """Log-prob of the whole response under the fused distribution; 0 without tokens."""
+        return math.fsum(self.logp_fused)
+
+    @property
+    def total_base(self) -> float:
+        """Log-prob of the whole response under the base; 0 without tokens."""
+        return math.fsum(self.logp_base)
+
+    @property
+    def nll(self) -> float:
+        """Nats per token under the fused distribution; NaN without tokens."""
+        return self._per_token(-self.total)
+
+    @property
+    def base_nll(self) -> float:
+        """Nats per token under the base; NaN without tokens."""
+        return self._per_token(-self.total_base)
+
+    @property
+    def mean_kl(self) -> float:
+        """Of all places; NaN without tokens."""
+        return self._per_token(math.fsum(self.kl))
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether greedy decoding would give this response, as far as it goes."""
+        return all(self.greedy)
+
+    def _per_token(self, total: float) -> float:
+        return total / len(self.token_ids) if self.token_ids else math.nan
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Measuring: accuracy beside its floors, what preference data hold, pictures, pages."""
+"""Measuring: accuracy beside its floors, what preference data hold, pictures, pages; lm-eval."""

@@ -12,7 +12,7 @@ from trimtab.data.prompts import read_prompts
 from trimtab.data.tally import RowTally
 from trimtab.engines.guides import ContrastLike, InstructionLike
 from trimtab.engines.types import Sampling
-from trimtab.entries import as_entries
+from trimtab.entries import as_entries, named_entries
 from trimtab.errors import ConfigError
 from trimtab.files import only_writer
 from trimtab.fronts import files
@@ -50,6 +50,8 @@ def pareto(
     output_dir: str | Path,
     guides: Mapping[str, str] | Sequence[str] = (),
     soups: Mapping[str, str] | Sequence[str] = (),
+    policies: Mapping[str, str] | Sequence[str] = (),
+    combine: Mapping[str, str] | Sequence[str] = (),
     instruct: Mapping[str, InstructionLike] | Sequence[str] = (),
     contrast: Mapping[str, ContrastLike] | Sequence[str] = (),
     costs: Collection[str] = (),
@@ -93,6 +95,10 @@ def pareto(
             conditioned ARM, or a folder with an ARM per objective in its sub-folders; `{seed}`
             stands for each seed. The others are compared with the first.
         soups: the same, but the LoRA ARMs in the folder are averaged into one.
+        policies: the same, but the folder holds a policy per objective (DPO models, say), which are
+            decoded together in the base's place (MOD); their strength is 1 or less.
+        combine: of these, name -> `fusion` (the reverse KL, the default), `forward-kl`, `soup` or
+            `factor-soup`, as for `load`.
         instruct: objective -> a text, as for `load`, for every objective: a guide without training,
             called `instructions`. `GUIDE.OBJECTIVE` instead names further ones, which may have
             contrasts, too. Their weights multiply the strength.
@@ -143,7 +149,9 @@ def pareto(
         "max_responses": (max_responses, 1),
         "resamples": (resamples, 100),
     }
-    _require_numbers(objectives, bool(guides or soups or instruct or contrast), counts, seeds)
+    _require_numbers(
+        objectives, bool(guides or soups or policies or instruct or contrast), counts, seeds
+    )
     point = read_reference(reference, objectives)
     below = specs.less_is_better()
     sampling = Sampling(max_new_tokens, temperature, top_k, top_p, min_p, 0, tuple(stop))
@@ -155,7 +163,10 @@ def pareto(
         "strength": parse_strength(strength),
         "revisions": pinned,
     }
-    wanted = read_guides(as_entries(guides), as_entries(soups), **reading)
+    combined = named_entries(as_entries(combine), "--combine", "mod=forward-kl")
+    wanted = read_guides(
+        as_entries(guides), as_entries(soups), as_entries(policies), combined, **reading
+    )
     wanted += read_untrained(instruct, contrast, wanted, **reading)
     names = ["base", *(name for guide in wanted for name in guide.names), *objectives]
     Origins.of(names, trust_remote_code, pinned)

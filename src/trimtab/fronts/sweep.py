@@ -222,13 +222,14 @@ def _tasks(sweep: Sweep, guide: Guide, seeds: Sequence[int]) -> Iterator[Task]:
 def _load(sweep: Sweep, guide: Guide, arms: Mapping[str, str]) -> LocalEngine:
     from trimtab.engines.local import load_engine
 
-    more: dict[str, Any] = {"combine": "soup"} if guide.combine == "soup" else {}
+    more: dict[str, Any] = {} if guide.combine == "fusion" else {"combine": guide.combine}
+    more |= {"policy": arms} if guide.policies else {}
     if guide.instruct or guide.contrast:
         more |= {"instruct": guide.instruct, "contrast": guide.contrast}
     called = {name: name for name in (BASE, *arms)} | guide.opposed()
     return load_engine(
         sweep.base,
-        arms,
+        None if guide.policies else arms,
         dtype=sweep.dtype,
         device=sweep.device,
         prompt_format=sweep.prompt_format,

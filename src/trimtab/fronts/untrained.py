@@ -21,12 +21,20 @@ from trimtab.errors import ConfigError
 from trimtab.fronts.guides import Guide, require_free, require_same
 from trimtab.models.classifiers import require_language_model
 from trimtab.models.folder import check_folder, fetch
-from trimtab.steering import require_name
+from trimtab.steering import Combine, require_name
 
 Given = Mapping[str, Any] | Sequence[str]
 _OPTIONS = {
     "instructions": ("--instruct", 'helpful="Be as helpful as you can."'),
     "contrasts": ("--contrast", "helpful=TUNED:UNTUNED"),
+}
+
+
+_POLICIES: dict[Combine, str] = {
+    "fusion": "policies in the base's place, decoded together by the reverse KL (MOD)",
+    "forward-kl": "policies in the base's place, decoded together by the forward KL (MOD)",
+    "soup": "a soup of LoRA policies in the base's place",
+    "factor-soup": "a soup of LoRA policies' factors in the base's place",
 }
 
 
@@ -107,7 +115,9 @@ def _found(
 
 
 def described(guide: Guide) -> str:
-    """What an untrained guide is made of, for readers; "" for guides of ARMs."""
+    """What a guide is made of, for readers; "" for guides of ARMs."""
+    if guide.policies:
+        return _POLICIES[guide.combine]
     parts = [(n, i.weight, f'"{i.text}"') for n, i in guide.instruct.items()]
     parts += [(n, c.weight, f"{c.tuned} against {c.untuned}") for n, c in guide.contrast.items()]
     return "; ".join(

@@ -8,9 +8,10 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from trimtab.arms.named import left_to_load, named_arms, objectives_of
+from trimtab.comparison.alpaca_eval import require_place, write_alpaca_eval
 from trimtab.data.sources import fingerprint, read_rows
 from trimtab.engines.guides import (
     ContrastLike,
@@ -30,6 +31,7 @@ from trimtab.methods.judges import JUDGES, JudgeLoading, judges_of
 from trimtab.methods.protocol import Judge, Method
 from trimtab.methods.registry import choose
 from trimtab.methods.row_run import RowRun, Rows, SearchPlan
+from trimtab.models.messages import Prompt
 from trimtab.models.origins import Origins
 from trimtab.models.types import DType, PromptFormat, Quantization
 from trimtab.steering import Combine, PreferenceLike
@@ -84,6 +86,8 @@ def generate(
     device: str | None = None,
     trust_remote_code: Collection[str] = (),
     revisions: Mapping[str, str] | None = None,
+    alpaca_eval: str | Path | None = None,
+    generator: str = "",
     overwrite: bool = False,
     progress: Progress = unseen,
     each: Callable[[dict[str, Any]], None] = lambda row: None,
@@ -96,9 +100,9 @@ def generate(
     Args:
         base: folder, GGUF file or hub id of the frozen base.
         input: a file or hub data set of rows, or the rows: `prompt` (text or chat messages, with
-            `tools` where it has some) and, where a row differs, `preference`, `strength`,
-            `instructions`, `kl_budget`, `gate`, `seed`, `max_new_tokens`, `temperature`, `top_k`,
-            `top_p`, `min_p`.
+            `tools` where it has some; or AlpacaEval's `instruction`) and, where a row differs,
+            `preference`, `strength`, `instructions`, `kl_budget`, `gate`, `seed`, `max_new_tokens`,
+            `temperature`, `top_k`, `top_p`, `min_p`.
         arms: objective -> folder of its ARM, or `OBJECTIVE=FOLDER` texts and folders of ARMs that
             say what they are for.
         output: JSONL file; rows are appended as they are done, and a killed run goes on where it
@@ -119,6 +123,9 @@ def generate(
         batch_size: prompts decoded together; the next one starts as soon as one is done.
         report: add base log-prob, rewards and fused log-prob of every token.
         speculate: draft tokens and verify them in one pass: the same tokens.
+        alpaca_eval: JSON file for the answers as AlpacaEval's outputs, written when all rows are
+            done, and again when the finished command is run again.
+        generator: what they are called there.
         overwrite: replace an output file of another run.
         progress: is told (what, done, total).
         each: is given every row as soon as it is done.
@@ -180,6 +187,12 @@ def generate(
         request_of(row, i, common, objectives, place, instructed)
         for i, (row, place) in enumerate(zip(rows, names, strict=True))
     ]
+    if alpaca_eval is not None:
+        _require_other_file(alpaca_eval, output, input)
+        asked = [cast(Prompt, request.prompt) for request in requests]  # rows hold no ids
+        require_place(alpaca_eval, generator, asked, overwrite=overwrite)
+    elif generator:
+        raise ConfigError(f"--generator {generator} names nothing", "add --alpaca-eval FILE")
     loading: LoadSettings = {
         "dtype": dtype,
         "device": device,
@@ -202,7 +215,10 @@ def generate(
     search = SearchPlan(chosen, judging) if chosen else None
     run = RowRun(base, named, loading, batch_size, requests, rows, names, each, search)
     if output is None:
-        return list(run.answers(0))
+        answers = list(run.answers(0))
+        if alpaca_eval is not None:
+            write_alpaca_eval(answers, alpaca_eval, generator=generator, overwrite=overwrite)
+        return answers
     read = json.dumps(list(rows), sort_keys=True, default=str).encode()
     settings = {
         "command": "generate",
@@ -220,4 +236,17 @@ def generate(
         **run.identity(),
     }
     run.to_file(Path(output), settings, overwrite=overwrite, progress=progress, say=say)
+    if alpaca_eval is not None:
+        write_alpaca_eval(output, alpaca_eval, generator=generator, overwrite=overwrite)
     return []
+
+
+def _require_other_file(path: str | Path, *others: object) -> None:
+    """Refuse to write AlpacaEval's outputs over what is read, or written otherwise.
+
+    Raises:
+        ConfigError: the file is one of the others.
+    """
+    for other in others:
+        if isinstance(other, str | Path) and Path(other).resolve() == Path(path).resolve():
+            raise ConfigError(f"{path} is --alpaca-eval and more", "name another file")

@@ -11,7 +11,7 @@ from typing import Any
 from trimtab.arms.sidecar import Sidecar
 from trimtab.arms.starts import start_to_load
 from trimtab.engines.guides import contrasts, models_of
-from trimtab.engines.input_rows import naming
+from trimtab.engines.input_rows import KEPT, naming
 from trimtab.engines.policies import policies_of
 from trimtab.engines.types import Completion, LoadSettings, Request
 from trimtab.files import only_writer
@@ -120,18 +120,17 @@ class RowRun:
 
     def _answers(self, completions: Iterator[Completion], start: int) -> Iterator[dict[str, Any]]:
         for i, completion in enumerate(completions, start):
-            row = as_row(i, self.requests[i], completion, self.rows[i].get("id"))
+            row = as_row(i, self.requests[i], completion, self.rows[i])
             self.each(row)
             yield row
 
 
 def as_row(
-    index: int, request: Request, completion: Completion, identity: object = None
+    index: int, request: Request, completion: Completion, given: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """One answer as an output row."""
+    """One answer as an output row, with what is kept of the input row."""
     row: dict[str, Any] = {"index": index}
-    if identity is not None:
-        row["id"] = identity
+    row |= {key: given[key] for key in KEPT if given.get(key) is not None}
     row |= {
         "prompt": request.prompt,
         "text": completion.text,

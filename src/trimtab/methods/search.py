@@ -18,6 +18,7 @@ from trimtab.methods.judges import JUDGES, JudgeLoading, judges_of
 from trimtab.methods.protocol import Ask, Draw, Found, Judge, Method, Next, Rate, Search
 from trimtab.methods.registry import Chosen, choose
 from trimtab.methods.task import EngineTask, Planned
+from trimtab.models.messages import text_of
 from trimtab.models.origins import Origins
 from trimtab.models.types import DType
 from trimtab.steering import PreferenceLike
@@ -135,7 +136,7 @@ class Searcher:
         """
         self._chosen.require(request, by_guides=self._by_guides, forward_kl=self._engine.forward_kl)
         under_way = {
-            name: judge.open(request.prompt, request.sampling.max_new_tokens)
+            name: judge.open(text_of(request.prompt), request.sampling.max_new_tokens)
             for name, judge in self._judges.items()
         }
         if not self._by_guides:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from typing import Any, NotRequired, TypedDict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NotRequired, TypedDict, TypeGuard, cast
 
-from trimtab.errors import DataError
+from trimtab.errors import ConfigError, DataError
 
 
 class Message(TypedDict):
@@ -30,6 +30,23 @@ MESSAGE_KEYS = ("name", "reasoning_content", "tool_call_id", "tool_calls", "tool
 
 
 Prompt = str | list[Message]
+
+
+def is_ids(prompt: Any) -> TypeGuard[Sequence[int]]:
+    """Whether a prompt or a response is token ids, at least one, in place of text or messages."""
+    whole = not isinstance(prompt, str) and isinstance(prompt, Sequence) and len(prompt) > 0
+    return whole and all(isinstance(i, int) for i in prompt)
+
+
+def text_of(prompt: Prompt | Sequence[int]) -> Prompt:
+    """A prompt that is text or messages.
+
+    Raises:
+        ConfigError: it is token ids.
+    """
+    if is_ids(prompt):
+        raise ConfigError("the prompt is token ids where text is read", "give text or messages")
+    return cast(Prompt, prompt)
 
 
 def first_user_turn(prompt: Prompt) -> str:

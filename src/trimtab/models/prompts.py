@@ -54,6 +54,14 @@ def prompt_ids(
     return _encode_prompt(tokenizer, text, is_chat=messages is not None)
 
 
+def ids_under_instruction(tokenizer: Tokenizer, ids: Sequence[int], instruction: str) -> list[int]:
+    """Ids of raw text with an instruction and an empty line before it, behind its BOS if any."""
+    before = _encode_prompt(tokenizer, f"{instruction}\n\n", is_chat=False)
+    first = tokenizer.bos_token_id
+    has_bos = first is not None and before[:1] == [first] and list(ids[:1]) == [first]
+    return [*before, *(ids[1:] if has_bos else ids)]
+
+
 def require_embedded(ids: Sequence[int], rows: int, tokenizer: Tokenizer) -> None:
     """Refuse tokens that a model has no embedding for: it was not resized when they were added.
 

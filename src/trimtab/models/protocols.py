@@ -30,6 +30,10 @@ class Tokenizer(Protocol):
         """Its id."""
 
     @property
+    def bos_token_id(self) -> int | None:
+        """The token that begins a text, if any."""
+
+    @property
     def pad_token_id(self) -> int | None:
         """The token that fills a batch's rectangle."""
 

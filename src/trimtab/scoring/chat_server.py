@@ -8,13 +8,19 @@ import re
 import threading
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
 
 from trimtab.errors import ConfigError, ModelLoadError
+from trimtab.scoring.chat_replies import (
+    FILTERED,
+    TOO_LONG,
+    Usage,
+    concerns_all,
+    outcome,
+    retry_after,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -24,11 +30,9 @@ PATIENCE = 1200.0  # seconds that one question waits in all: others may be let i
 _TIMEOUT = 300.0  # seconds
 _TRIES = 3  # on failures that name no time
 _BUSY_TRIES = 7  # on limits that name no time: one per minute is over after 1 + 2 + … + 32 seconds
-_TOKENS, _THINKING_TOKENS = 1024, 8192  # who wants `max_completion_tokens` counts thoughts, too
+_THINKING_TOKENS = 8192  # who wants `max_completion_tokens` counts thoughts, too
+OPTIONS: Mapping[str, Any] = {"temperature": 0, "max_tokens": 1024}  # until a server refuses one
 _BUSY, _AGAIN = (429, 503), (408, 409)
-_EVERYONE = (401, 402, 403, 404, 405, 406, 407, 410, 415)  # key, money, model, place: not the text
-_FILTERED = re.compile(r"content.{0,3}(filter|policy|management)|moderation|flagged|safety", re.I)
-_TOO_LONG = re.compile(r"context.{0,3}(length|window)|too (long|large)|maximum", re.I)
 _NOT_TAKEN = re.compile(r"unsupported|not support|deprecated|not allowed|only the default", re.I)
 
 
@@ -38,7 +42,7 @@ class Refused(Exception):
     @property
     def is_about_the_text(self) -> bool:
         """Whether the question is at fault (filtered, too long), as far as words can tell."""
-        return bool(_FILTERED.search(str(self)) or _TOO_LONG.search(str(self)))
+        return bool(FILTERED.search(str(self)) or TOO_LONG.search(str(self)))
 
 
 class Stumbled(ModelLoadError):
@@ -72,15 +76,19 @@ class ChatServer:
         model: its name there.
         key: sent as the bearer token; none if empty.
         pause: seconds before the second attempt; twice as long before each one after it.
+        usage: where tokens are counted.
 
     Raises:
         ConfigError: the environment names a proxy that cannot be used.
     """
 
-    def __init__(self, url: str, model: str, key: str, *, pause: float = 1.0) -> None:
+    def __init__(
+        self, url: str, model: str, key: str, *, pause: float = 1.0, usage: Usage | None = None
+    ) -> None:
         self._url, self._model, self._key, self._pause = url, model, key, pause
         self._client = _client()
-        self._options: dict[str, Any] = {"temperature": 0, "max_tokens": _TOKENS}
+        self._options: dict[str, Any] = {**OPTIONS}
+        self._usage = usage or Usage()
         self._lock, self._given_up = threading.Lock(), threading.Event()
         self._open_at = 0.0  # of time.monotonic(): earlier, any question would be turned away
         self._told_of_waiting = False
@@ -121,13 +129,13 @@ class ChatServer:
         while True:
             sent = self._options
             reply = self._post({**self._body(question), **sent})
-            status, text = _outcome(reply)
+            status, text = outcome(reply)
             if status == 200:
                 return self._content(reply)
             if status not in (400, 422) or not self._learns(text, sent):
                 break
         said = f"HTTP {status}: {' '.join(self._masked(text).split())[:200]}"
-        if _concerns_all(status, text):
+        if concerns_all(status, text):
             raise ModelLoadError(*self._gone(said))
         seconds = retry_after(reply.headers)
         again = status in _AGAIN or status >= 500
@@ -171,6 +179,7 @@ class ChatServer:
             choice = choices[0] if choices else {"message": None}
             message, finish = choice["message"] or {}, choice.get("finish_reason")
             text = message.get("content")
+            self._count(reply)
         except (ValueError, LookupError, TypeError, AttributeError):
             raise ModelLoadError(
                 f"what is at {self._url} does not answer as an OpenAI-compatible server", SPEC
@@ -183,6 +192,10 @@ class ChatServer:
             why = message.get("refusal") or f"finish_reason {finish}"
             raise Refused(f"an empty reply ({_start(why)})")
         return text
+
+    def _count(self, reply: httpx.Response) -> None:
+        with self._lock:
+            self._usage.add(reply.json().get("usage"))
 
     def _wait_as_told(self, busy: _Busy, turned_away: int, until: float) -> None:
         """Let no question go before the server's time has come.
@@ -222,50 +235,6 @@ class ChatServer:
         for secret in {self._key, json.dumps(self._key)[1:-1], repr(self._key)[1:-1]} - {""}:
             text = text.replace(secret, "***")
         return text
-
-
-def _outcome(reply: httpx.Response) -> tuple[int, str]:
-    """Status (200 for any success) and text; an error that comes as a success is an error."""
-    if not reply.is_success:
-        return reply.status_code, reply.text
-    try:
-        answer = reply.json()
-    except ValueError:
-        return 200, reply.text
-    if not isinstance(answer, dict) or not answer.get("error") or answer.get("choices"):
-        return 200, reply.text
-    code = answer["error"].get("code") if isinstance(answer["error"], dict) else None
-    return (code if isinstance(code, int) and 400 <= code < 600 else 400), reply.text
-
-
-def _concerns_all(status: int, text: str) -> bool:
-    """Whether the next question would meet the same: some servers forbid (403) a single text."""
-    if status == 403 and _FILTERED.search(text):
-        return False
-    return status in _EVERYONE or status < 400 or (status == 429 and "insufficient_quota" in text)
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds until a server wants to be asked again; None where it does not say.
-
-    A date is taken by the server's own clock, where it tells the time.
-    """
-    text = headers.get("retry-after", "").strip()
-    if re.fullmatch(r"\d{1,9}(\.\d*)?", text):
-        return float(text)
-    then = _date(text)
-    if then is None:
-        return None
-    now = _date(headers.get("date", "")) or datetime.now(UTC)
-    return max((then - now).total_seconds(), 0.0)
-
-
-def _date(text: str) -> datetime | None:
-    try:
-        date = parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    return date if date.tzinfo else date.replace(tzinfo=UTC)
 
 
 def _start(text: object) -> str:

@@ -9,18 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trimtab.arms.objectives import conditioned_on
-from trimtab.data.chats import prompt_of
-from trimtab.data.pairs import Unusable
-from trimtab.data.reading import pairs_in
-from trimtab.data.rows import pairs_of
-from trimtab.data.sources import Row, fingerprint, read_rows
-from trimtab.errors import ConfigError, DataError
+from trimtab.data.sources import fingerprint, read_rows
+from trimtab.errors import ConfigError
 from trimtab.files import only_writer
 from trimtab.jobs import Progress, RowFile, Say, going_on, unseen
 from trimtab.models.classifiers import is_classifier
 from trimtab.models.folder import fetch
-from trimtab.models.messages import Prompt, require_characters
+from trimtab.models.messages import Prompt
 from trimtab.models.types import DType, PromptFormat
+from trimtab.scoring.answers import answers_in
 from trimtab.scoring.model_scorer import model_identity
 from trimtab.scoring.score_files import Answer
 from trimtab.steering import PreferenceLike, weights_of
@@ -92,8 +89,8 @@ def score_file(
 
     Args:
         arm: folder or hub id of an ARM or another reward model.
-        input: rows with `prompt` and `response`, answers of `generate`, or preference pairs (both
-            sides are scored).
+        input: rows with `prompt` and `response`, answers of `generate` or AlpacaEval's outputs, or
+            preference pairs (both sides are scored).
         output: JSONL file for the rewards of every token; a killed run goes on where it stopped.
         preference: what a conditioned ARM scores for; by default all objectives alike.
         batch_size: responses in one forward pass.
@@ -114,7 +111,7 @@ def score_file(
     """
     if batch_size < 1:
         raise ConfigError(f"--batch-size is {batch_size}", "it must be 1 or more")
-    answers = [answer for place, row in read_rows(input) for answer in _answers(place, row)]
+    answers = [answer for place, row in read_rows(input) for answer in answers_in(place, row)]
     arm = fetch(arm, what="reward model", revision=revision)
     weights_of(preference, conditioned_on(arm))  # refused before anything loads
     run = _Run(arm, preference, batch_size, dtype, device, trust_remote_code, progress)
@@ -207,29 +204,6 @@ def _row(answer: Answer, scored: Scored) -> dict[str, Any]:
         "tokens": list(scored.tokens),
         "token_rewards": list(scored.token_rewards),
     }
-
-
-def _answers(place: str, row: Row) -> list[Answer]:
-    """What a row asks to be scored: one response, or the two of a preference pair."""
-    answered = "response" if "response" in row else "text"
-    if answered == "response" or ("text" in row and "finish_reason" in row):  # of `generate`
-        prompt, response = prompt_of(row, place), row[answered]
-        if prompt is None or not isinstance(response, str):
-            raise DataError(f"{place} has no text `prompt` and `{answered}`", "mend the row")
-        require_characters(response, place, answered)
-        return [Answer(prompt, response, place, finish_reason=row.get("finish_reason"))]
-    return [answer for where, pair in pairs_in(row, place) for answer in _sides(where, pair)]
-
-
-def _sides(place: str, row: Row) -> list[Answer]:
-    try:
-        pair = next(pairs_of(row, place))
-    except Unusable as reason:
-        raise DataError(f"{place} cannot be scored: {reason}", "mend or delete it") from None
-    return [
-        Answer(pair.prompt, pair.chosen, f"{place} chosen", pair.verbatim),
-        Answer(pair.prompt, pair.rejected, f"{place} rejected", pair.verbatim),
-    ]
 
 
 def _append(job: RowFile, rows: list[dict[str, Any]]) -> None:

@@ -239,8 +239,8 @@ def test_a_wrong_rule_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keeping the first draft unseen: the distribution test fails."""
     tokens = Batch._tokens
 
-    def keeps(self: Batch, rows: Any, drafts: Any, fused: Any, settings: Any) -> Any:
-        chosen = tokens(self, rows, drafts, fused, settings)
+    def keeps(self: Batch, rows: Any, drafts: Any, *others: Any) -> Any:
+        chosen = tokens(self, rows, drafts, *others)
         return [[ids[0], *new[1:]] if ids else new for ids, new in zip(drafts, chosen, strict=True)]
 
     monkeypatch.setattr(Batch, "_tokens", keeps)

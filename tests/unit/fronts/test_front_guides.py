@@ -133,7 +133,7 @@ def test_arms_that_are_refused(tmp_path: Path, plain: Path, parm: Path, base_dir
     with pytest.raises(ConfigError, match="guide 'x' steers to a, b, c, but the scorers measure"):
         read(f"x={folder}")
     arm(folder / "c", "b")
-    with pytest.raises(ConfigError, match="guide 'x' has two ARMs for 'b'"):
+    with pytest.raises(ConfigError, match="guide 'x' has two models for 'b'"):
         read(f"x={folder}")
     arm(folder / "c", "c", method="trajectory")
     with pytest.raises(ModelLoadError, match="was trained with --method trajectory"):
@@ -159,6 +159,42 @@ def test_soups_that_are_refused(plain: Path, parm: Path) -> None:
         read(soups=(f"x={parm}",))
     with pytest.raises(ConfigError, match="cannot read --soup x"):
         read(soups=("x",))
+
+
+def test_policies(lora: Path, tmp_path: Path) -> None:
+    """DPO models, and folders that others made; their strength ends at 1."""
+    for name in AB:
+        arm(tmp_path / "dpo" / name, name, method="dpo")
+        (save_model(tmp_path / "plain" / name) / "trimtab.json").unlink(missing_ok=True)
+
+    def read_policies(*entries: str, strength: float = 1.0, **combine: str) -> list[Guide]:
+        return read_guides(
+            [], [], entries, combine, objectives=AB, seeds=[0], strength=strength
+        )  # fmt: skip
+
+    one, two, three = read_policies(
+        f"one={tmp_path}/dpo", f"two={tmp_path}/plain@0.5", f"three={lora}", two="forward-kl",
+        three="factor-soup",
+    )  # fmt: skip
+    assert one.arms == {0: {name: str(tmp_path / "dpo" / name) for name in AB}}
+    assert list(two.arms[0]) == AB and (one.strength, two.strength) == (1.0, 0.5)
+    assert [g.combine for g in (one, two, three)] == ["fusion", "forward-kl", "factor-soup"]
+    assert all(guide.policies and guide.identity()["policies"] for guide in (one, two, three))
+    with pytest.raises(TrimtabError, match="strength 2 with the policies of guide 'x'; use 0"):
+        read_policies(f"x={tmp_path}/dpo", strength=2)
+    with pytest.raises(ConfigError, match=r"a is a whole model: .* leave --combine out"):
+        read_policies(f"x={tmp_path}/dpo", x="soup")
+    with pytest.raises(ConfigError, match="cannot read --combine x=mean; there are: fusion, soup"):
+        read_policies(f"x={tmp_path}/dpo", x="mean")
+    with pytest.raises(ConfigError, match="--combine names 'y', which is no guide of --policies"):
+        read_policies(f"x={tmp_path}/dpo", y="soup")
+    with pytest.raises(ModelLoadError, match="was trained with --method dpo: it is a policy"):
+        read(f"x={tmp_path}/dpo")
+
+
+def test_a_conditioned_arm_is_no_policy(parm: Path) -> None:
+    with pytest.raises(ConfigError, match="one ARM for all objectives: no policy; give it with"):
+        read_guides([], [], [f"x={parm}"], objectives=AB, seeds=[0], strength=1)
 
 
 def test_a_folder_without_a_name_in_its_facts_is_named_by_itself(tmp_path: Path) -> None:

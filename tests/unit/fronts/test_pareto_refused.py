@@ -95,6 +95,12 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     ({"soups": {"s": "whole/0"}}, "only LoRA ARMs make a soup"),
     ({"soups": {"s": "parm"}}, "nothing to average"),
+    ({"policies": {"m": "loras@2"}}, "strength 2 with the policies of guide 'm'; use 0 (the base)"),
+    (
+        {"policies": {"m": "loras"}, "combine": ["m"]},
+        "cannot read --combine m; write --combine mod=forward-kl",
+    ),
+    (guided(combine={"g": "soup"}), "--combine names 'g', which is no guide of --policies"),
     ({"guides": {**GUIDE, "h": "loras@-2"}}, "strength -2 is negative"),
     (guided(strength=-1.0), "strength -1.0 is negative"),
     (

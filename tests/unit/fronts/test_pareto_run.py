@@ -132,6 +132,36 @@ def test_guides_without_training(base_dir: Path, tmp_path: Path) -> None:
         sweep(base_dir, out, **changed)
 
 
+def test_policies_take_the_bases_place(base_dir: Path, world: Path, tmp_path: Path) -> None:
+    """MOD by either KL, at their share: the engine's answers; a killed run goes on."""
+    out, place = tmp_path / "front", "whole/{seed}"
+    given: dict[str, Any] = {
+        "policies": {"mod": place, "mod-f": f"{place}@0.5"}, "combine": {"mod-f": "forward-kl"},
+        "seeds": [1], "preference_step": 0.5,
+    }  # fmt: skip
+    sweep(base_dir, out, **given)
+    policy = {name: str(world / "whole" / "1" / name) for name in ("happy", "brief")}
+    engines = {
+        "mod": (load_engine(str(base_dir), policy=policy), 1.0),
+        "mod-f": (load_engine(str(base_dir), policy=policy, combine="forward-kl"), 0.5),
+    }
+    found = rows(out / "records.jsonl")
+    for row in (row for row in found if row["guide"] != "base"):
+        engine, strength = engines[row["guide"]]
+        [answer] = engine.generate(
+            [row["prompt"]], preference=row["preference"], strength=strength, max_new_tokens=6,
+            seed=100003 + row["prompt_index"],
+        )  # fmt: skip
+        assert row["response"] == answer.text
+    assert "mod: policies in the base's place" in (out / "table.md").read_text()
+    path = out / "responses.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:7]))
+    sweep(base_dir, out, **given)
+    assert without_time(rows(out / "records.jsonl")) == without_time(found)
+    with pytest.raises(TrimtabError, match="another run"):
+        sweep(base_dir, out, **{**given, "combine": {}})
+
+
 def test_the_numbers_are_written_down(swept: Path) -> None:
     front = json.loads((swept / "front.json").read_text(), parse_constant=pytest.fail)
     assert list(front["guides"]) == ["base", "fused", "parm", "seeded", "soup"]

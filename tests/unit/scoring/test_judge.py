@@ -16,7 +16,7 @@ from chat_judge import Server, rated_response, serving
 
 from trimtab.errors import ConfigError, ModelLoadError
 from trimtab.scoring import chat_server
-from trimtab.scoring.chat_server import retry_after
+from trimtab.scoring.chat_replies import retry_after
 from trimtab.scoring.judge import Judge, parse_rating
 from trimtab.scoring.score_files import Answer, score_answers, score_files
 

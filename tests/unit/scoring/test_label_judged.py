@@ -24,11 +24,11 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A judge that rates by length; the list grows by each response it is asked about."""
     found: list[str] = []
 
-    def ask(judge: object, client: object, question: str) -> str:
+    def ask(server: object, question: str) -> str:
         found.append(rated_response(question))
         return f"Rating: {len(found[-1]) % 10}"
 
-    monkeypatch.setattr("trimtab.scoring.judge.Judge._ask", ask)
+    monkeypatch.setattr("trimtab.scoring.chat_server.ChatServer.ask", ask)
     return found
 
 
@@ -62,11 +62,11 @@ def test_replies_without_a_rating_are_counted(
 ) -> None:
     """A judge that rates no text about dogs: no tie, and not dropped in silence."""
 
-    def ask(judge: object, client: object, question: str) -> str:
+    def ask(server: object, question: str) -> str:
         response = question.split("[Response to rate]")[1].split("[End")[0]
         return "I cannot say." if "dog" in response else f"Rating: {len(response) % 10}"
 
-    monkeypatch.setattr("trimtab.scoring.judge.Judge._ask", ask)
+    monkeypatch.setattr("trimtab.scoring.chat_server.ChatServer.ask", ask)
     out = tmp_path / "labelled.jsonl"
     found, _ = relabel(data, out, JUDGED, rubrics={"nice": "is kind"})
     assert [row["scores"]["nice"] for row in rows(out)] == [[3, 5], [None, 7], [5, 5]]

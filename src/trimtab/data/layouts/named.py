@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from trimtab.data.chats import DIALOGUE_START, text_of
+from trimtab.data.chats import DIALOGUE_START, alpaca_prompt, text_of
 from trimtab.data.layouts.cells import literal, text
 from trimtab.data.layouts.turns import as_openai
-from trimtab.data.layouts.two_sides import alpaca_prompt
 from trimtab.data.pairs import Unusable
 from trimtab.data.sources import Row
 from trimtab.errors import DataError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from trimtab.data.chats import messages_of
+from trimtab.data.chats import alpaca_prompt, messages_of
 from trimtab.data.layouts.cells import (
     FIRST,
     SECOND,
@@ -169,12 +169,6 @@ def webgpt(row: Row, place: str) -> Judged:
     prompt = question.get("full_text") if isinstance(question, dict) else question
     scores = [number(row[c], place, c) for c in ("score_0", "score_1")]
     return Judged(prompt, _texts(row, "answer_0", "answer_1"), {"": scores})
-
-
-def alpaca_prompt(row: Row) -> str:
-    """`instruction`, and on the next line `input` where there is one."""
-    parts = [text(row, "instruction"), text(row, "input")]
-    return "\n".join(part for part in parts if part.strip())
 
 
 def _texts(row: Row, *columns: str) -> list[str]:

@@ -28,6 +28,7 @@ from trimtab.engines.local.forwards import (
 )
 from trimtab.engines.local.group_cache import GroupCache
 from trimtab.engines.local.guided_model import GuidedModel
+from trimtab.engines.local.likelihoods import LOGITS, judged, pieces
 from trimtab.engines.local.reading import shares
 from trimtab.engines.local.reports import record
 from trimtab.engines.local.rows import Pushed, Row
@@ -46,7 +47,7 @@ class _Chosen:
     rows: Sequence[Row]
     draft: Draft
     fused: Fused
-    tokens: list[list[int]]
+    tokens: Sequence[Sequence[int]]
 
 
 class Batch:
@@ -78,18 +79,31 @@ class Batch:
         reading = [row for row in rows if row.prefilling]
         started = time.perf_counter()
         draft = self._draft(ready)
-        busy = sum(map(len, draft.tokens)) + sum(len(s) for row in ready for s in row.streams)
+        # guides that have drafted have read one token of every row, and read no more now
+        given = self._given(ready, len(rows), 0 if draft.logps else CHUNK // (2 if reading else 1))
+        busy = sum(map(len, draft.tokens)) + sum(
+            max(len(ids), 1) * len(s)
+            for row, ids in zip(ready, given, strict=True)
+            for s in row.streams
+        )
         widths = shares(reading, CHUNK - busy)
         if not self.can_rewind:  # after a state, recurrent layers go on token by token
             widths = [row.unread for row in reading]
         through = [row for row, n in zip(reading, widths, strict=True) if n >= row.unread]
-        chosen = self._choose([*ready, *through], draft, reading, widths)
+        left = CHUNK - busy - sum(widths) if self.can_rewind else LOGITS
+        given += self._given(through, len(rows), left)
+        chosen = self._choose([*ready, *through], draft, given, reading, widths)
         for row in through:
             row.prefilling = False
         pushed = self._push(chosen) if chosen else []
-        if ready and not reading:
+        if ready and not reading and not any(given):
             self._speculation.timed(ready, draft.tokens, time.perf_counter() - started)
         return pushed
+
+    def _given(self, rows: Sequence[Row], beside: int, tokens: int) -> list[Sequence[int]]:
+        """What rows with a given response are asked about now; `beside` rows run in all."""
+        positions = LOGITS // (beside * self._model.vocabulary) if rows else 0
+        return pieces(rows, [self._room(row) for row in rows], tokens, positions)
 
     def undo(self, rows: Sequence[Row]) -> None:
         """After a step that failed: let every stream have something to read again."""
@@ -120,11 +134,13 @@ class Batch:
     def _wish(self, row: Row) -> Wish:
         if row.drafts is None:
             return Wish(0.0, 0, 1)
+        left, room = row.sampling.max_new_tokens - len(row.ids) - 1, self._room(row)
+        return self._speculation.wish(row, left if room is None else min(left, room))
+
+    def _room(self, row: Row) -> int | None:
+        """Tokens that it may read ahead; None without a limit."""
         rooms = [cache.room(mine) for cache, mine in with_caches(self._caches, row)]
-        room = min((n for n in rooms if n is not None), default=row.sampling.max_new_tokens)
-        return self._speculation.wish(
-            row, min(row.sampling.max_new_tokens - len(row.ids) - 1, room)
-        )
+        return min((n for n in rooms if n is not None), default=None)
 
     # --- forwards ------------------------------------------------------------------------------
 
@@ -132,11 +148,16 @@ class Batch:
         self,
         rows: Sequence[Row],
         draft: Draft,
+        given: Sequence[Sequence[int]],
         reading: Sequence[Row],
         widths: Sequence[int],
     ) -> _Chosen | None:
-        """Run all groups; choose tokens for `rows`, of which the first are those of the draft."""
+        """Run all groups; choose tokens for `rows`, of which the first are those of the draft.
+
+        The tokens of a row that is given some are these, the last of which need not be read.
+        """
         drafts = [*draft.tokens, *[[] for _ in rows[len(draft.tokens) :]]]
+        drafts = [[*own[:-1]] or ids for ids, own in zip(drafts, given, strict=True)]
         draft = Draft(drafts, draft.logps)
         others = [(row, n) for row, n in zip(reading, widths, strict=True) if n < row.unread]
         every = [*rows, *(row for row, _ in others)]
@@ -172,7 +193,8 @@ class Batch:
             self._model.arms,
             forward_kl=self._model.forward_kl,
         )
-        return _Chosen(rows, draft, fused, self._tokens(rows, drafts, fused, settings))
+        chosen = self._tokens(rows, drafts, given, fused, settings)
+        return _Chosen(rows, draft, fused, chosen)
 
     def _reading(self, g: int, row: Row, drafts: Sequence[int]) -> Reading:
         only_drafts = self._caches[g].group.index.keys() == {DRAFT}
@@ -205,9 +227,15 @@ class Batch:
     # --- tokens --------------------------------------------------------------------------------
 
     def _tokens(
-        self, rows: Sequence[Row], drafts: Sequence[Sequence[int]], fused: Fused, settings: Settings
-    ) -> list[list[int]]:
+        self,
+        rows: Sequence[Row],
+        drafts: Sequence[Sequence[int]],
+        given: Sequence[Sequence[int]],
+        fused: Fused,
+        settings: Settings,
+    ) -> list[Sequence[int]]:
         """Per row: the drafts that the fused distribution chooses, too, and one token after them.
+        Or else what it is given.
 
         A row whose distribution is not one gets no token, and an error.
         """
@@ -221,22 +249,24 @@ class Batch:
         )
         broken_N = fused.logp_BV[:, 0].isnan()
         chosen, broken = torch.stack([chosen_N, broken_N.long()]).view(2, -1, positions).tolist()
-        tokens = []
+        tokens: list[Sequence[int]] = []
         for i, (row, ids) in enumerate(zip(rows, drafts, strict=True)):
-            kept = next((m for m, token in enumerate(ids) if token != chosen[i][m]), len(ids))
+            own = given[i] or chosen[i]
+            kept = next((m for m, token in enumerate(ids) if token != own[m]), len(ids))
             if not ids and not broken[i][0] and pauses(row, fused, i * positions):
                 row.finish_reason, kept = "length", -1
             if any(broken[i][: kept + 1]):
                 at = range(i * positions, i * positions + kept + 1)
                 _fail(row, broken_streams(fused, [*at], self._model.arms))
                 kept = -1
-            tokens.append(chosen[i][: kept + 1])
+            tokens.append(own[: kept + 1])
         return tokens
 
     def _push(self, chosen: _Chosen) -> list[Pushed]:
         """Give the rows their tokens."""
         reported = [i for i, row in enumerate(chosen.rows) if row.plan.request.report]
         reports = record(chosen.rows, chosen.tokens, reported, chosen.fused, self._model)
+        looked_at = judged(chosen.rows, chosen.tokens, chosen.fused)
         gated_B = chosen.fused.gated_B
         shut = [] if gated_B is None else gated_B.view(len(chosen.rows), -1).tolist()
         positions = len(chosen.fused.logp_BV) // len(chosen.rows)
@@ -255,7 +285,7 @@ class Batch:
             row.gated += sum(shut[i][: len(new)]) if shut else 0
             if tokens or row.error:  # one that pauses has computed its last token, too
                 self._settle(row)
-            seen = watched(row, new, chosen.fused, i * positions)
+            seen = looked_at.get(i) or watched(row, new, chosen.fused, i * positions)
             pushed.append(Pushed.of(row, new, reports.get(i, [])[: len(new)], seen))
         return pushed
 

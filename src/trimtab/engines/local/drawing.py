@@ -20,6 +20,7 @@ class Drawn:
         rewards_TK: of each token under each guide, nats, where they are wanted.
         logp_V: fused log-probs of the token before which it paused; None if it did not.
         rewards_KV: what the guides give that token.
+        likelihoods_T4: of each token that was given (`Seen`).
         base_tokens: that the base computed for it.
         other_tokens: that all other streams computed for it.
         passes: of the base's weights that it had a part in.
@@ -31,6 +32,7 @@ class Drawn:
     rewards_TK: list[Sequence[float]] = field(default_factory=list)
     logp_V: Tensor | None = None
     rewards_KV: Tensor | None = None
+    likelihoods_T4: list[Sequence[float]] = field(default_factory=list)
     base_tokens: int = 0
     other_tokens: int = 0
     passes: int = 0
@@ -53,6 +55,7 @@ class Drawing:
         drawn.ids += pushed.ids
         if pushed.seen:
             drawn.rewards_TK += pushed.seen.rewards_NK
+            drawn.likelihoods_T4 += pushed.seen.likelihoods_N4
             drawn.logp_V, drawn.rewards_KV = pushed.seen.logp_V, pushed.seen.rewards_KV
         if pushed.finish_reason is None:
             return False

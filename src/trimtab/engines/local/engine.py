@@ -12,6 +12,7 @@ from trimtab.engines.guides import InstructionLike
 from trimtab.engines.local.clients import EventStream, draw_all, read_events
 from trimtab.engines.local.drawing import Drawn
 from trimtab.engines.local.guided_model import GuidedModel, open_caches
+from trimtab.engines.local.likelihoods import given_responses, likelihood
 from trimtab.engines.local.planning import Planner, require_names
 from trimtab.engines.local.rows import RowPlan
 from trimtab.engines.local.scheduler import Scheduler
@@ -19,7 +20,7 @@ from trimtab.engines.local.shelves import CacheMemory
 from trimtab.engines.local.speculating import Speculation, own_drafter
 from trimtab.engines.local.streams import Stream, group_streams
 from trimtab.engines.local.worker import Worker
-from trimtab.engines.types import Completion, Event, Request, Sampling, Speculate
+from trimtab.engines.types import Completion, Event, Likelihood, Request, Sampling, Speculate
 from trimtab.errors import ConfigError
 from trimtab.models.limits import configured_ends
 from trimtab.models.memory import free_bytes
@@ -28,7 +29,7 @@ from trimtab.models.shared import share_weights
 from trimtab.models.templates import turn_end_id
 from trimtab.steering import PreferenceLike
 
-Prompts = Iterable[Prompt | Request]
+Prompts = Iterable[Prompt | Request | Sequence[int]]
 MOST_RUNNING, MOST_WAITING = 64, 1024
 """Requests that run together, and that may wait."""
 
@@ -180,6 +181,61 @@ class LocalEngine:
         if completions and all(answer.error for answer in completions):
             raise ConfigError(completions[0].error, "nothing could be answered")
         return completions
+
+    def log_likelihoods(
+        self,
+        prompts: Prompts,
+        responses: Iterable[str | Sequence[int]],
+        *,
+        preference: PreferenceLike | None = None,
+        strength: float = 1.0,
+        kl_budget: float | None = None,
+        gate: float | None = None,
+        batch_size: int = 8,
+        instructions: Mapping[str, InstructionLike] | None = None,
+        end_of_turn: bool = False,
+    ) -> list[Likelihood]:
+        """How likely given responses are, steered and not: nothing is drawn.
+
+        What is asked of each token is the fused distribution in its place, before temperature and
+        filters; at strength 0 that is the base's.
+
+        Args:
+            prompts: texts, chats, token ids of the base (read as they are, without a template), or
+                `Request`s; a `Request` carries its own preference, strength, budget, gate and
+                instructions.
+            responses: one per prompt: text, which is tokenised behind its prompt, or token ids of
+                the base (such as `Completion.token_ids`).
+            preference: weight per objective for prompts that carry none; None weighs all alike.
+            strength: how hard the guide pulls; 0 is the base exactly.
+            kl_budget: nats per token that the steered distribution may be from the base.
+            gate: leave the ARMs out where the base gives one token more than this probability.
+            batch_size: responses read together.
+            instructions: as in `generate`.
+            end_of_turn: texts end with the token that ends the turn, as they are trained on; ids
+                are as they stand.
+
+        Returns:
+            One per response, in order. One without tokens has a total of 0 and means that are NaN.
+
+        Raises:
+            PreferenceError, ConfigError: before anything is read, or because one went wrong.
+        """
+        requests = self.requests(
+            prompts,
+            preference=preference,
+            strength=strength,
+            kl_budget=kl_budget,
+            gate=gate,
+            instructions=instructions,
+        )
+        given = given_responses(responses, len(requests))
+        plans = [
+            self._planner.plan_given(request, response, end_of_turn)
+            for request, response in zip(requests, given, strict=True)
+        ]
+        drawn = iter(draw_all(self.worker, [p for p in plans if p.given], at_once(batch_size)))
+        return [likelihood(plan, next(drawn) if plan.given else None) for plan in plans]
 
     def stream(
         self,

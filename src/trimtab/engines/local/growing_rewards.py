@@ -55,6 +55,7 @@ class UnderWay:
 
     Attributes:
         beginning: the prompt as the reward model reads it.
+        rewards: of what the reward model has read, by its ids.
         rows: what is computed of responses; response number i has row number i.
         tokens: that the reward model computed for them.
         passes: of its weights that they had a part in.
@@ -62,6 +63,7 @@ class UnderWay:
 
     beginning: Beginning
     rows: list[StreamRow] = field(default_factory=list)
+    rewards: dict[tuple[int, ...], float] = field(default_factory=dict)
     tokens: int = 0
     passes: int = 0
 
@@ -129,6 +131,27 @@ class GrowingRewards:
         if not any(ones for _, ones in asked):
             return [[] for _ in asked]
         read = [[self._ids(prompt.beginning, one) for one in ones] for prompt, ones in asked]
+        keys = [[tuple(ids) for ids in sequences] for sequences in read]
+        new = [
+            [list(key) for key in dict.fromkeys(own) if key not in prompt.rewards]
+            for (prompt, _), own in zip(asked, keys, strict=True)
+        ]
+        if any(new):
+            self._rate_new(asked, new)
+        return [
+            [prompt.rewards[key] for key in own]
+            for (prompt, _), own in zip(asked, keys, strict=True)
+        ]
+
+    def _rate_new(self, asked: Asked, new: Sequence[Sequence[list[int]]]) -> None:
+        """Rate what was not rated before: what reads alike ties, whatever stood beside it."""
+        rewards = iter(self._read(asked, new))
+        for (prompt, _), sequences in zip(asked, new, strict=True):
+            for ids in sequences:
+                prompt.rewards[tuple(ids)] = next(rewards)
+
+    def _read(self, asked: Asked, read: Sequence[Sequence[list[int]]]) -> list[float]:
+        """The rewards of some sequences, in their order."""
         if self._cache is None:
             return self._rate_whole(asked, read)
         self._read_shared(self._cache, asked, read)
@@ -136,8 +159,7 @@ class GrowingRewards:
         for (prompt, _), sequences in zip(asked, read, strict=True):
             entries += self._placed(self._cache, prompt, sequences)
             whose += [prompt] * len(sequences)
-        rewards = iter(self._forward(self._cache, entries, whose))
-        return [[next(rewards) for _ in sequences] for sequences in read]
+        return self._forward(self._cache, entries, whose)
 
     def _ids(self, beginning: Beginning, response: Response) -> list[int]:
         """What the reward model reads of a response; at least one token."""
@@ -214,12 +236,11 @@ class GrowingRewards:
 
     # --- from the start --------------------------------------------------------------------------
 
-    def _rate_whole(self, asked: Asked, read: Sequence[Sequence[list[int]]]) -> list[list[float]]:
-        rewards = iter(self._model.rate_rows([ids for sequences in read for ids in sequences]))
+    def _rate_whole(self, asked: Asked, read: Sequence[Sequence[list[int]]]) -> list[float]:
         for (prompt, _), sequences in zip(asked, read, strict=True):
             prompt.tokens += sum(map(len, sequences))
             prompt.passes += 1
-        return [[next(rewards) for _ in sequences] for sequences in read]
+        return self._model.rate_rows([ids for sequences in read for ids in sequences])
 
 
 def _known(row: StreamRow, ids: Sequence[int]) -> int:

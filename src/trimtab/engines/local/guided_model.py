@@ -37,6 +37,11 @@ class GuidedModel:
     forward_kl: bool = False
 
     @property
+    def vocabulary(self) -> int:
+        """Ids of the base."""
+        return self.groups[0].streams[0].vocabulary.size
+
+    @property
     def quantized(self) -> bool:
         """Whether any weights are; some of their kernels bear no inference mode."""
         return any(group.quantized for group in self.groups)

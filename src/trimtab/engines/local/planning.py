@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from trimtab.engines.guides import Instruction, own_instructions, require_distinct
 from trimtab.engines.local.packed_rows import row_bytes
-from trimtab.engines.local.rows import RowPlan
+from trimtab.engines.local.rows import RowPlan, Watch
 from trimtab.engines.local.speculating import Speculation
-from trimtab.engines.local.streams import Group, Stream
+from trimtab.engines.local.streams import Group, Stream, require_ids
 from trimtab.engines.policies import require_share
-from trimtab.engines.types import Request
+from trimtab.engines.types import Request, Sampling
 from trimtab.errors import ConfigError
 
 
@@ -45,8 +46,12 @@ class Planner:
         self._contexts = {name: group.context for group in groups for name in group.index}
         self._objectives = [objective for arm in arms for objective in arm.objectives]
 
-    def plan(self, request: Request) -> RowPlan:
+    def plan(self, request: Request, given: Sequence[int] = ()) -> RowPlan:
         """One answer, checked and tokenised.
+
+        Args:
+            request: what is asked.
+            given: the answer, where nothing is drawn (`RowPlan.given`).
 
         Raises:
             PreferenceError, ConfigError: the request cannot be answered.
@@ -68,12 +73,36 @@ class Planner:
         streams = [self._base, *used, *references, *drafting]
         prompts = {stream.name: stream.prompt_ids(request.prompt) for stream in streams}
         for name, ids in prompts.items():
-            self._require_room(name, len(ids), sampling.max_new_tokens)
+            if given:
+                self._require_given_room(name, len(ids), len(given))
+            else:
+                self._require_room(name, len(ids), sampling.max_new_tokens)
         conditions = {arm.name: inner for arm, (_, inner) in zip(arms, shares, strict=True)}
         weights = [weight for weight, _ in shares]
         plan = RowPlan(request, steering, sampling, weights, prompts, conditions)
         self._require_memory(plan)
-        return plan
+        return replace(plan, given=given, watch=Watch()) if given else plan
+
+    def plan_given(self, request: Request, response: str | Sequence[int], end: bool) -> RowPlan:
+        """A response that is there already, checked and tokenised; `end`: with its end of turn.
+
+        How tokens are drawn has no say, nor have `n`, `report` and `speculate`.
+
+        Raises:
+            PreferenceError, ConfigError: it cannot be read.
+        """
+        if isinstance(response, str):
+            ids = self._base.response_ids(request.prompt, response, end_of_turn=end)
+        elif end:
+            raise ConfigError(
+                "a response of token ids is as it stands", "put the end of turn there"
+            )
+        else:
+            ids = list(response)
+        require_ids(ids, self._base.vocabulary.size)
+        sampling = Sampling(max_new_tokens=max(len(ids), 1), temperature=0, ignore_eos=True)
+        plain = replace(request, sampling=sampling, n=1, report=False, speculate="off")
+        return self.plan(plain, ids)
 
     def _require_memory(self, plan: RowPlan) -> None:
         """Refuse a request whose keys and values alone are more than the cache's budget."""
@@ -99,6 +128,17 @@ class Planner:
                 f"{response}, but {what} {limit}",
                 "shorten the prompt or lower --max-new-tokens; nothing is cut in silence",
             )
+
+    def _require_given_room(self, name: str, prompt: int, response: int) -> None:
+        """The last token of a given response is not read: nothing is asked after it."""
+        limits = {"the model reads": self._contexts[name], "max_length is": self._max_length}
+        for what, limit in limits.items():
+            if limit is not None and prompt + response - 1 > limit:
+                raise ConfigError(
+                    f"for {name} the prompt has {prompt} tokens and the response {response}, "
+                    f"but {what} {limit}",
+                    "shorten either; nothing is cut in silence",
+                )
 
 
 def _first_names(group: Group, names: Collection[str]) -> list[str]:

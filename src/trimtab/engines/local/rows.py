@@ -46,6 +46,8 @@ class RowPlan:
         begun: tokens that the response has already, in the base's ids; more follow, with the random
             numbers of their places.
         watch: what else is wanted of it; then no text is made of its tokens.
+        given: tokens that it is to have, in the base's ids: none is drawn, what the streams say of
+            each is.
     """
 
     request: Request
@@ -56,6 +58,7 @@ class RowPlan:
     conditions: Mapping[str, Sequence[float]] = field(default_factory=dict)
     begun: Sequence[int] = ()
     watch: Watch | None = None
+    given: Sequence[int] = ()
 
     def of_the_base(self, *, guides_run: bool = False) -> RowPlan:
         """The same request at strength 0: guides do not run, or run and have no say."""
@@ -172,11 +175,14 @@ class Seen:
         rewards_NK: of its new tokens, under each guide, nats; empty unless they are wanted.
         logp_V: fused log-probs of the token before which it paused; None if it goes on.
         rewards_KV: what the guides give that token.
+        likelihoods_N4: of its new tokens, where they were given: fused log-prob, the base's, KL of
+            the fused distribution from the base's (all nats), and whether it is the likeliest.
     """
 
     rewards_NK: Sequence[Sequence[float]] = ()
     logp_V: Tensor | None = None
     rewards_KV: Tensor | None = None
+    likelihoods_N4: Sequence[Sequence[float]] = ()
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,20 @@ from trimtab.arms.adapter import AdapterWeights
 from trimtab.engines.guides import REFERENCE, Instruction
 from trimtab.engines.local import attention
 from trimtab.engines.local.linear import join_layers
+from trimtab.engines.local.stream_rows import own_ids
 from trimtab.engines.policies import Amateur
 from trimtab.errors import ConfigError
 from trimtab.models import ropes
 from trimtab.models.instructions import instructed
 from trimtab.models.limits import context_limit
 from trimtab.models.lm_head import causal_lm
-from trimtab.models.messages import Prompt
-from trimtab.models.prompts import prompt_ids, require_embedded
+from trimtab.models.messages import Prompt, is_ids, text_of
+from trimtab.models.prompts import (
+    StartedPrompt,
+    ids_under_instruction,
+    prompt_ids,
+    require_embedded,
+)
 from trimtab.models.shared import share_weights
 from trimtab.models.types import PromptFormat
 from trimtab.models.vocabulary import VocabularyMap
@@ -72,15 +78,46 @@ class Stream:
         """Tokens the model can read, where it has a limit."""
         return context_limit(self.model.config)
 
-    def prompt_ids(self, prompt: Prompt) -> list[int]:
-        """The prompt in this model's own template; an empty one is a `ConfigError`."""
-        if self.instruction:
-            prompt = instructed(self.tokenizer, prompt, self.instruction, self.prompt_format)
-        ids = prompt_ids(self.tokenizer, prompt, self.prompt_format)
+    def prompt_ids(self, prompt: Prompt | Sequence[int]) -> list[int]:
+        """The prompt in this model's own template; an empty one is a `ConfigError`.
+
+        One that is ids, the base's, is read as it is: no template, no token before it.
+        """
+        if is_ids(prompt):
+            ids = own_ids(require_ids(prompt, self.vocabulary.size), self.vocabulary)
+            if self.instruction:
+                ids = ids_under_instruction(self.tokenizer, ids, self.instruction)
+        else:
+            text = text_of(prompt)
+            if self.instruction:
+                text = instructed(self.tokenizer, text, self.instruction, self.prompt_format)
+            ids = prompt_ids(self.tokenizer, text, self.prompt_format)
         if not ids:
             raise ConfigError("the prompt is empty", "give at least one character")
         require_embedded(ids, self.model.config.get_text_config().vocab_size, self.tokenizer)
         return ids
+
+    def response_ids(
+        self, prompt: Prompt | Sequence[int], response: str, *, end_of_turn: bool
+    ) -> list[int]:
+        """A response's own ids after a prompt, with the token that ends its turn or as it stands.
+
+        After a prompt that is ids it is tokenised on its own.
+
+        Raises:
+            ConfigError: an end of turn after ids, of which none is known.
+        """
+        if is_ids(prompt):
+            if end_of_turn:
+                raise ConfigError(
+                    "which token ends a turn is not known of a prompt of token ids",
+                    "put it at the end of the response's own ids",
+                )
+            return list(self.tokenizer(response, add_special_tokens=False)["input_ids"])
+        started = StartedPrompt.of(self.tokenizer, text_of(prompt), self.prompt_format)
+        if end_of_turn:
+            return started.response_ids(self.tokenizer, response)
+        return started.beginning(self.tokenizer, response)[len(started.ids) :]
 
     def under(self, instruction: Instruction) -> Stream:
         """The stream with this instruction in place of its own."""
@@ -103,6 +140,18 @@ class Stream:
             and self.vocabulary == other.vocabulary
             and self.prompt_format == other.prompt_format
         )
+
+
+def require_ids(ids: Sequence[int], size: int) -> Sequence[int]:
+    """Token ids that are given in place of text, of a vocabulary of this size.
+
+    Raises:
+        ConfigError: it names the first that is no token.
+    """
+    beyond = next((i for i in ids if not 0 <= i < size), None)
+    if beyond is not None:
+        raise ConfigError(f"{beyond} is no token id", f"the base's are 0 to {size - 1}")
+    return ids
 
 
 class Group:

@@ -1,0 +1,88 @@
+"""ARM against trajectory reward model: accuracy on every objective's human pairs, floors beside."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from trimtab.bench.tables.config import TableConfig
+from trimtab.bench.tables.jobs import Job, Work
+from trimtab.bench.tables.report import Report, cell, verdict
+from trimtab.bench.tables.training import Accuracy, Floors, Train, accuracy_of, right_of
+from trimtab.stats import Estimate, hierarchical
+
+METHODS = ("genarm", "trajectory")
+ROWS = {"genarm": "ARM", "trajectory": "trajectory reward model"}
+
+
+def _name(method: str, objective: str, seed: int) -> str:
+    return f"{method}-{objective}-{seed}"
+
+
+def jobs(config: TableConfig) -> list[Job]:
+    """Train both on each objective and seed, measure all on the same pairs."""
+    found: list[Job] = []
+    for objective in config.files:
+        for seed in range(config.seeds):
+            for method in METHODS:
+                name = _name(method, objective, seed)
+                found.append(Train(name, method, seed=seed, objective=objective))
+                found.append(Accuracy(f"accuracy {name}", name, objective))
+        found.append(Floors(f"floors {objective}", objective))
+    return found
+
+
+def of_seeds(work: Work, method: str, objective: str) -> Estimate:
+    """A method's accuracy, mean over training seeds; the interval is over seeds and pairs."""
+    return accuracy_of(work, *_names(work, method, objective))
+
+
+def _names(work: Work, method: str, objective: str) -> list[str]:
+    return [_name(method, objective, seed) for seed in range(work.config.seeds)]
+
+
+def report(work: Work) -> Report:
+    """A row per objective and kind."""
+    lines: list[list[str]] = []
+    claims: list[list[str]] = []
+    for objective in work.config.files:
+        found = {method: of_seeds(work, method, objective) for method in METHODS}
+        floors = floors_of(work, objective)
+        for name, estimate in [*((ROWS[m], e) for m, e in found.items()), *floors.items()]:
+            lines.append([objective, name, cell(estimate, 3), str(estimate.n)])
+        claims += _claims(work, objective)
+    config = work.config
+    notes = [
+        f"{config.pairs} pairs to train on, {config.seeds} training seeds with pairs of their own; "
+        "n held-out pairs, the same for all. Intervals are 95 % bootstraps over seeds and pairs.",
+    ]
+    return Report("accuracy", ["", "", "accuracy", "n"], lines, notes, claims)
+
+
+def floors_of(work: Work, objective: str) -> dict[str, Estimate]:
+    """Trivial ways on the same pairs."""
+    row: dict[str, Any] = dict(work.rows[f"floors {objective}"])
+    return {name: Estimate(**value) for name, value in row.items() if isinstance(value, dict)}
+
+
+def _claims(work: Work, objective: str) -> list[list[str]]:
+    arm_SN, model_SN = (
+        np.array(right_of(work, *_names(work, method, objective))) for method in METHODS
+    )
+    gap = hierarchical(arm_SN[:, None] - model_SN[None, :])
+    near = verdict(gap, above=-0.02)
+    claims = [[f"{objective}: the ARM is within .02 of the trajectory model", cell(gap, 3), near]]
+    words = floors_of(work, objective).get("bag of words")
+    if words is not None:
+        for method in METHODS:
+            found = of_seeds(work, method, objective)
+            told = verdict(found, above=words.value)
+            claims.append(
+                [
+                    f"{objective}: the {ROWS[method]} beats a bag of words ({words.value:.3f})",
+                    cell(found, 3),
+                    told,
+                ]
+            )
+    return claims

@@ -1,0 +1,1 @@
+"""Whose answers are better: two sides met by prompt, win rates, variety, AlpacaEval's files."""

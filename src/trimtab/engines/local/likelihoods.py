@@ -1,0 +1,104 @@
+"""Responses that are given: nothing is drawn, every token is looked at in its place.
+
+A row with a given response reads it as it would verify drafts, a piece at a time, and keeps them
+all. N places that are looked at, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from trimtab import fusion
+from trimtab.engines.local.choosing import Fused
+from trimtab.engines.local.drawing import Drawn
+from trimtab.engines.local.rows import Row, RowPlan, Seen
+from trimtab.engines.types import Likelihood
+from trimtab.errors import ConfigError
+
+LOGITS = 2**24
+"""Log-probs of one stream in one step, at most: 64 MiB."""
+
+
+def given_responses(
+    responses: Iterable[str | Sequence[int]], prompts: int
+) -> list[str | Sequence[int]]:
+    """Responses, of which there must be as many as prompts.
+
+    Raises:
+        ConfigError: one text in place of a list, or another number of them.
+    """
+    if isinstance(responses, str):
+        raise ConfigError("responses is one text", "give a list: log_likelihoods([prompt], [text])")
+    found = list(responses)
+    if len(found) != prompts:
+        raise ConfigError(
+            f"there are {prompts} prompts and {len(found)} responses", "give one for each"
+        )
+    return found
+
+
+def pieces(
+    rows: Sequence[Row], rooms: Sequence[int | None], tokens: int, positions: int
+) -> list[Sequence[int]]:
+    """The given tokens that each row is asked about in a step; none for a row that draws its own.
+
+    Args:
+        rows: that get tokens.
+        rooms: tokens that each may read ahead, where there is a limit.
+        tokens: that all streams of all rows may read for it; a row has one of its own in any case.
+        positions: M, the most that any row may have.
+    """
+    left = [row.plan.given[len(row.ids) :] for row in rows]
+    streams = sum(
+        len(streams) for row, ids in zip(rows, left, strict=True) if ids for streams in row.streams
+    )
+    most = max(1, min(tokens // max(streams, 1), positions))
+    return [
+        ids[: most if room is None else min(most, room + 1)]
+        for ids, room in zip(left, rooms, strict=True)
+    ]
+
+
+def judged(rows: Sequence[Row], tokens: Sequence[Sequence[int]], fused: Fused) -> dict[int, Seen]:
+    """What base and guides say of new tokens that were given, by the row's number.
+
+    Args:
+        rows: B requests.
+        tokens: per row, its new tokens.
+        fused: of rows x positions.
+    """
+    positions = len(fused.logp_BV) // max(len(rows), 1)
+    given = [i for i, row in enumerate(rows) if row.plan.given]
+    places = [(i * positions + m, token) for i in given for m, token in enumerate(tokens[i])]
+    if not places:
+        return {}
+    at_N, token_N = torch.tensor(places, device=fused.logp_BV.device).t()
+    fused_NV, base_NV = fused.logp_BV[at_N], fused.logp_base_BV[at_N]
+    logp_N, logp_base_N = (
+        logp_NV.gather(-1, token_N[:, None])[:, 0] for logp_NV in (fused_NV, base_NV)
+    )
+    greedy_N = fused_NV.argmax(-1) == token_N
+    kl_N = fusion.divergence(fused_NV, base_NV).clamp(min=0)
+    columns = torch.stack([logp_N, logp_base_N, kl_N, greedy_N]).double().t().tolist()
+    found, start = {}, 0
+    for i in given:
+        found[i] = Seen(likelihoods_N4=columns[start : start + len(tokens[i])])
+        start += len(tokens[i])
+    return found
+
+
+def likelihood(plan: RowPlan, drawn: Drawn | None) -> Likelihood:
+    """What was found of a plan's given response; of one without tokens there is nothing."""
+    rows = drawn.likelihoods_T4 if drawn else []
+    logp_fused, logp_base, kl, greedy = zip(*rows, strict=True) if rows else ((), (), (), ())
+    return Likelihood(
+        tuple(plan.given),
+        logp_fused,
+        logp_base,
+        tuple(map(bool, greedy)),
+        kl,
+        plan.steering.preference,
+        plan.steering.strength,
+    )
