@@ -54,7 +54,8 @@ LORA_NAMES = ("HELPFUL", "HARMLESS")
 REWARD_MODEL_NAMES = ("REWARD_MODEL", "OTHER_REWARD_MODEL", "VALUE_MODEL")
 METHODS = sorted((ROOT / "docs/methods").glob("*.md"))
 COMPARE = ROOT / "docs/compare.md"
-PAGES = [ROOT / "README.md", ROOT / "docs/data.md", COMPARE, *METHODS]
+ACCURACY = ROOT / "docs/accuracy.md"
+PAGES = [ROOT / "README.md", ROOT / "docs/data.md", ACCURACY, COMPARE, *METHODS]
 
 
 def blocks_of(page: Path) -> list[str]:
