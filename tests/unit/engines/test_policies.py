@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import torch
+from conftest import make_tokenizer, save_model
 from oracle import is_specified, next_logp, specified_logp, stream, with_lora
+from peft import LoraConfig, get_peft_model
 from rounding import NATS
 from test_opposed import ALL, SIZE, requests, tokens
+from transformers import AutoModelForCausalLM
 
 from trimtab.arms.adapter import AdapterWeights, LowRank, factor_soup, soup
 from trimtab.engines.local.engine import LocalEngine
+from trimtab.engines.local.loading import load_engine
 from trimtab.engines.local.opposed import amateur_stream, policy_stream
 from trimtab.engines.local.streams import Stream
 from trimtab.engines.policies import Amateur
-from trimtab.errors import ConfigError, PreferenceError
+from trimtab.errors import ConfigError, ModelLoadError, PreferenceError
 
 
 def policies(base: Stream, *parts: Stream) -> list[Stream]:
@@ -169,3 +174,25 @@ class TestContrastive:
         found = specified_logp(engine, replace(request, strength=1.0), [])
         assert torch.allclose(found, expected.log_softmax(-1), atol=NATS)
         assert 0 < int(found.isinf().sum()) < SIZE
+
+
+@pytest.mark.parametrize("as_policy", [True, False])
+def test_a_dpo_model_that_has_hardly_learned_loads_in_half_precision(
+    as_policy: bool, tmp_path: Path
+) -> None:
+    """What cannot be seen in bfloat16 is compared in float32, as the policy that it is."""
+    base = save_model(tmp_path / "base", 1)
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=2, target_modules=["q_proj"])
+    )
+    model.save_pretrained(tmp_path / "dpo")  # B is zero: nothing was learned
+    make_tokenizer().save_pretrained(tmp_path / "dpo")
+    (tmp_path / "dpo/trimtab.json").write_text('{"method": "dpo", "objective": "safe"}')
+    place = str(tmp_path / "dpo")
+    guide: dict[str, Any] = {"policy": {"safe": place}}
+    if not as_policy:
+        guide = {"contrast": {"safe": f"{place}:{base}"}}
+    engine = load_engine(str(base), dtype="bfloat16", **guide)
+    assert len(engine.generate(["the cat"], max_new_tokens=3, ignore_eos=True)[0].token_ids) == 3
+    with pytest.raises(ModelLoadError, match="it is a policy, and no ARM"):
+        load_engine(str(base), {"safe": place}, dtype="bfloat16")

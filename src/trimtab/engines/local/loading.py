@@ -310,10 +310,12 @@ def _verify_in_float32(
         pinned = pinned_by_name or origins.revision(BASE)
         revisions = {BASE: pinned} if pinned else {}
     trusted = [BASE] if origins.trusts(name) or origins.trusts(BASE) else []
+    is_policy = Sidecar.load(folder).method == "dpo"
     try:
         load_engine(
             backbone,
-            {name: folder},
+            {} if is_policy else {name: folder},
+            policy={name: folder} if is_policy else {},
             dtype="float32",
             device=device,
             trust_remote_code=trusted,
