@@ -49,7 +49,16 @@ def commands_of(page: str) -> list[list[str]]:
     return [shlex.split(line) for line in lines]
 
 
-MODEL_NAMES = ("MODEL", "TUNED", "UNTUNED", "LARGE", "SMALL", "SMALL_INSTRUCT", "DPO")
+MODEL_NAMES = (
+    "MODEL",
+    "TUNED",
+    "UNTUNED",
+    "LARGE",
+    "SMALL",
+    "SMALL_INSTRUCT",
+    "DPO",
+    "OTHER_MODEL",
+)
 LORA_NAMES = ("HELPFUL", "HARMLESS")
 REWARD_MODEL_NAMES = ("REWARD_MODEL", "OTHER_REWARD_MODEL", "VALUE_MODEL")
 METHODS = sorted((ROOT / "docs/methods").glob("*.md"))
@@ -150,7 +159,10 @@ def test_the_command_lines_of_a_page_run(
         short = ["--max-new-tokens", "4"]
         sweep = [*short, "--preference-step", "0.5", "--resamples", "100"]
         curve = [*short, "--strengths", "0,0.5,1", "--resamples", "100"]
-        more = {"generate": short, "chat": short, "bench": small, "pareto": sweep}
+        table = ["--pairs=4", "--judge-pairs=4", "--test-pairs=2", "--prompts=1", "--seeds=1"]
+        table += ["--search-prompts=2", "--max-new-tokens=3", "--methods", "base"]
+        bench = small if command[:2] == ["bench", "speed"] else table
+        more = {"generate": short, "chat": short, "bench": bench, "pareto": sweep}
         more["calibrate"] = curve
         more["distill"] = [*short, "--samples", "1", "--max-steps", "2"]
         extra = more.get(command[0], [])

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from trimtab.cli.options import JsonOptions, ReadingOptions, RewardModelOptions
 from trimtab.cli.parse import parse, quiet_libraries
+
+if TYPE_CHECKING:
+    from trimtab.evaluation.accuracy import AccuracyReport
 
 DESCRIPTION = "Pairwise accuracy of a reward model on held-out pairs, beside its floors."
 
@@ -68,11 +71,20 @@ def main(argv: Sequence[str]) -> int:
         revision=options.revision,
     )
     if options.json:
-        read = {"read": measured.rows.rows, **measured.rows.counts}
-        named = {"model": options.arm, "data": options.data}
-        show.print_json({**named, **asdict(measured), "n": measured.arm.n, "rows": read})
+        show.print_json({"model": options.arm, "data": options.data, **_as_json(measured)})
         return 0
     for line in measured.rows.lines():
         print(line)
     show_accuracy(measured)
     return 0
+
+
+def _as_json(measured: AccuracyReport) -> dict[str, Any]:
+    rows = measured.rows
+    return {
+        **asdict(measured),
+        "n": measured.arm.n,
+        "rows": {"read": rows.rows, **rows.counts},
+        "noted": {what: len(places) for what, places in rows.noted.items()},
+        "columns_not_used": list(rows.unused),
+    }

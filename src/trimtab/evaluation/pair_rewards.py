@@ -72,9 +72,9 @@ def pair_rewards(
         preference=preference,
     )
     own = np.array([each.reward for each in scored]).reshape(2, -1)
-    tokens = np.array([len(each.tokens) for each in scored], dtype=float).reshape(2, -1)
-    if not tokens.all():  # a head gives none
+    if model.reader.judges:
         return PairRewards("head", own)
+    tokens = np.array([max(1, len(each.tokens)) for each in scored], dtype=float).reshape(2, -1)
     if sidecar.length_normalize:
         return PairRewards("mean", own, own * tokens, own)
     return PairRewards("sum", own, own, own / tokens)
