@@ -106,9 +106,12 @@ class Search:
         judge = RewardModel(work.model("trajectory-0"), **loading(work))
         prompts, tokens = self._prompts(work), work.config.search_tokens
         tried: list[dict[str, Any]] = []
+        loaded: tuple[Asked, LocalEngine] | None = None
         for option, value in self.settings:
             how = ways.asked(self.way, work, 0, {option: value})
-            answers = answered(work, how, prompts, tokens, 0)
+            if loaded is None or loaded[0].load != how.load:
+                loaded = how, load(work, how)
+            answers = answered(work, how, prompts, tokens, 0, loaded[1])
             scored = judge.score(prompts, [answer.text for answer in answers])
             reward = statistics.mean(one.reward for one in scored)
             tried.append({"setting": {option: value}, "reward": reward})
