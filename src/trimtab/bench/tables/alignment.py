@@ -164,7 +164,7 @@ def _notes(work: Work) -> list[str]:
     return [
         f"{config.pairs} pairs a model, {config.max_new_tokens} tokens an answer, sampled at "
         "temperature 1 where a method does not say otherwise. Base NLL and KL from the base are in "
-        "nats per token; of a search the KL cannot be known. Intervals are 95 % bootstraps over "
+        "nats per token; the KL is that of guides: of a search it cannot be known. Intervals are 95 % bootstraps over "
         "prompts and, where there are several, training seeds.",
         f"Accuracy on the same held-out pairs: GenARM's ARMs {accuracies}, the searches' reward "
         f"model {rewards}. The latter is what searches look at: its column shows that they do.",

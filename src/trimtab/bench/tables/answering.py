@@ -77,8 +77,8 @@ class Answer:
         found = {"way": self.way, "seed": self.seed, "ask": {**how.ask, **how.options}}
         found |= {"answering": took, "base_nll": [one.base_nll for one in likely]}
         found |= _costs(answers)
-        apart = how.method or how.base  # what answered is no guided base
-        return found if apart else {**found, "kl": [one.mean_kl for one in likely]}
+        guided = how.load and not how.method and not how.base
+        return {**found, "kl": [one.mean_kl for one in likely]} if guided else found
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class Match:
 
     name: str
     way: str
-    temperatures: Sequence[float] = (0.3, 0.5, 0.7, 0.85, 1.0)
+    temperatures: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.85, 1.0)
 
     def seconds(self, work: Work, rates: Rates) -> float:
         """Each temperature takes its answers."""
