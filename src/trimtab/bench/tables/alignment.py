@@ -163,9 +163,9 @@ def _notes(work: Work) -> list[str]:
     rewards = accuracy_of(work, "trajectory-0")
     return [
         f"{config.pairs} pairs a model, {config.max_new_tokens} tokens an answer, sampled at "
-        "temperature 1 where a method does not say otherwise. Base NLL and KL from the base are in "
-        "nats per token; the KL is that of guides: of a search it cannot be known. Intervals are 95 % bootstraps over "
-        "prompts and, where there are several, training seeds.",
+        "temperature 1 where a method does not say otherwise. Base NLL, and KL from the base of "
+        "what is guided (of a search it cannot be known), are in nats per token. Intervals are "
+        "95 % bootstraps over prompts and, where there are several, training seeds.",
         f"Accuracy on the same held-out pairs: GenARM's ARMs {accuracies}, the searches' reward "
         f"model {rewards}. The latter is what searches look at: its column shows that they do.",
         f"`{ways.ITSELF}` is guided by the base itself, as by an untrained ARM.",
