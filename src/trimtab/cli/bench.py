@@ -78,11 +78,15 @@ class TableOptions(TableConfig, JsonOptions):
 
 
 def main(argv: Sequence[str]) -> int:
-    """Find the benchmark, measure, show."""
+    """Find the benchmark, measure, show.
+
+    Raises:
+        SystemExit: `--help`.
+    """
     name, *rest = argv or [""]
     if name in ("-h", "--help"):
         print(_overview())
-        return 0
+        raise SystemExit(0)
     if name not in BENCHES:
         raise ConfigError(f"no benchmark {name!r}", f"write trimtab bench {' or '.join(BENCHES)}")
     return _speed(rest) if name == "speed" else _table(name, rest)
