@@ -130,7 +130,7 @@ def report(work: Work) -> Report:
             found = Estimate(statistics.median(times), min(times), max(times), len(times))
             told = verdict(found, above=least)
             text = f"{way} takes {least:g} times GenARM's time or more"
-            claims.append([text, cell(found, 1), told])
+            claims.append([text, f"{cell(found, 1)} (n={found.n})", told])
     columns = ["", "seconds", "x base alone", "x GenARM", "base: tokens, passes"]
     columns += ["reward model: tokens, passes", "repeats"]
     notes = [
