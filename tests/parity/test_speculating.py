@@ -198,7 +198,12 @@ class TestFromDisk:
         [answer] = loaded.generate(["the cat"], report=True, **options)
         chunks = list(loaded.stream("the cat", report=True, **options))
         assert "".join(chunk.text for chunk in chunks) == answer.text
-        assert chunks[-1].completion == answer
+        last = chunks[-1].completion
+        assert last is not None
+        assert replace(last, tokens=()) == replace(answer, tokens=())
+        for one, other in zip(last.tokens, answer.tokens, strict=True):
+            assert one.token_id == other.token_id  # what was read before rounds otherwise
+            assert one.logp_fused == nats(other.logp_fused)
 
 
 @pytest.mark.parametrize("steered", [True, False])
