@@ -28,7 +28,7 @@ BEATEN = ("args", "transfer-q", "cards", "best-of-n")
 
 def rows_of(config: TableConfig) -> list[str]:
     """The ways of the table; the base and GenARM, beside which all are seen, always are."""
-    return [way for way in WAYS if way in (*(config.methods or WAYS), ways.BASE, ways.GENARM)]
+    return config.rows(WAYS, ways.BASE, ways.GENARM)
 
 
 def jobs(config: TableConfig) -> list[Job]:
@@ -141,19 +141,13 @@ def _claims(
     allowed, claims = may_claim(work), []
     for way in (way for way in BEATEN if way in rows):
         found = won(genarm, scores_of(work, way))
-        claims.append([f"GenARM wins against {way}", cell(found), _half(found, allowed)])
+        told = verdict(found, above=0.5, allowed=allowed)
+        claims.append([f"GenARM wins against {way}", cell(found), told])
     if dpo is not None:
         found = won(genarm, dpo)
-        claims.append(["GenARM is near DPO (.45 or more)", cell(found), _near(found, allowed)])
+        told = verdict(found, above=0.45, allowed=allowed)
+        claims.append(["GenARM is near DPO (.45 or more)", cell(found), told])
     return claims
-
-
-def _half(found: Estimate, allowed: bool) -> str:
-    return verdict(found, above=0.5, allowed=allowed)
-
-
-def _near(found: Estimate, allowed: bool) -> str:
-    return verdict(found, above=0.45, allowed=allowed)
 
 
 def _notes(work: Work) -> list[str]:

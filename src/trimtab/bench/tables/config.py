@@ -184,6 +184,10 @@ class TableConfig:
         """The one that answers are guided to."""
         return next(iter(self.files))
 
+    def rows(self, known: Sequence[str], *always: str) -> list[str]:
+        """The rows of a table that are asked for, and those beside which all others are seen."""
+        return [way for way in known if way in (*(self.methods or known), *always)]
+
     def place(self, path: str) -> str:
         """A file as it can be opened."""
         return str(Path(self.data_dir) / path) if self.data_dir else path

@@ -73,7 +73,7 @@ class Timed:
 
 def _rows(config: TableConfig) -> list[str]:
     """The base and GenARM, beside which all are seen, always are there."""
-    return [way for way in WAYS if way in (*(config.methods or WAYS), ways.BASE, ways.GENARM)]
+    return config.rows(WAYS, ways.BASE, ways.GENARM)
 
 
 def _repeats(config: TableConfig, way: str) -> int:

@@ -14,7 +14,6 @@ from trimtab.bench.tables.judging import JUDGE, LEAST, may_claim
 from trimtab.bench.tables.report import Report, cell, verdict
 from trimtab.bench.tables.sweeping import (
     FRONT,
-    GENARM,
     JUDGES,
     MOD,
     PARM,
@@ -27,7 +26,7 @@ from trimtab.bench.tables.sweeping import (
     Strengths,
 )
 from trimtab.bench.tables.training import Accuracy, Train, accuracy_of
-from trimtab.bench.tables.ways import ITSELF
+from trimtab.bench.tables.ways import GENARM, ITSELF
 from trimtab.engines.policies import require_share
 from trimtab.entries import parse_descriptions
 from trimtab.errors import ConfigError

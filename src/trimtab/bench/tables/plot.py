@@ -19,7 +19,7 @@ from trimtab.bench.tables import (
 )
 from trimtab.bench.tables.jobs import Work
 from trimtab.bench.tables.training import accuracy_of
-from trimtab.evaluation.plots import BLUE, GREY, ORANGE, Point, tradeoff_plot
+from trimtab.evaluation.plots import BLUE, GREY, ORANGE, Point, error_bars, tradeoff_plot
 from trimtab.files import storage_errors
 from trimtab.fronts.sweep import PICTURE
 from trimtab.stats import Estimate, hierarchical
@@ -115,7 +115,7 @@ def _dots(path: Path, values: dict[str, Estimate], label: str) -> None:
     figure, axes = _figure(len(values))
     at = list(range(len(values), 0, -1))
     found = list(values.values())
-    bars = [[e.value - e.low for e in found], [e.high - e.value for e in found]]
+    bars = error_bars(found)
     axes.errorbar([e.value for e in found], at, xerr=bars, fmt="o", color=BLUE, elinewidth=1)
     axes.set_yticks(at, list(values), fontsize=8)
     axes.axvline(0.5, color=GREY, linewidth=0.8)

@@ -14,13 +14,13 @@ from trimtab.bench.tables.config import Part
 from trimtab.bench.tables.jobs import Work
 from trimtab.bench.tables.rates import Rates
 from trimtab.bench.tables.training import relative_size
-from trimtab.bench.tables.ways import ITSELF, SYSTEM
+from trimtab.bench.tables.ways import GENARM, ITSELF, SYSTEM
 from trimtab.files import write_text
 from trimtab.fronts.lattice import lattice_size
 from trimtab.fronts.sweep import RECORDS, responses_needed
 from trimtab.scoring.score_files import read_jsonl
 
-GENARM, SOUP, PARM, UNIARM = "genarm", "soup", "parm", "uniarm"
+SOUP, PARM, UNIARM = "soup", "parm", "uniarm"
 MOD, TOLD = "mod", "instructions"
 FOLDERS = {
     GENARM: ("guides", "genarm-{seed}"),

@@ -64,6 +64,8 @@ class Asked:
 
 
 Setting = Mapping[str, float]
+_STEERED = {"strength": 1.0, "temperature": 1.0}
+_ALONE = {"strength": 0.0, "temperature": 1.0}
 
 
 def asked(way: str, work: Work, seed: int, setting: Setting) -> Asked:
@@ -87,12 +89,11 @@ def _reachable(work: Work, deviations: float = 1.0, **options: float) -> dict[st
 
 
 def _base(work: Work, seed: int, setting: dict[str, float]) -> Asked:
-    return Asked(ask={"strength": 0.0, "temperature": 1.0, **setting})
+    return Asked(ask={**_ALONE, **setting})
 
 
 def _guided(work: Work, arm: str, setting: dict[str, float]) -> Asked:
-    guided = {"strength": 1.0, "temperature": 1.0, **setting}
-    return Asked(load={"arms": {work.config.objective: arm}}, ask=guided)
+    return Asked(load={"arms": {work.config.objective: arm}}, ask={**_STEERED, **setting})
 
 
 def _genarm(work: Work, seed: int, setting: dict[str, float]) -> Asked:
@@ -100,11 +101,11 @@ def _genarm(work: Work, seed: int, setting: dict[str, float]) -> Asked:
 
 
 def _shuffled(work: Work, seed: int, setting: dict[str, float]) -> Asked:
-    return _guided(work, work.model("shuffled-0"), {**_chosen(work, GENARM), **setting})
+    return _guided(work, work.model("shuffled-0"), {**chosen(work, GENARM), **setting})
 
 
 def _itself(work: Work, seed: int, setting: dict[str, float]) -> Asked:
-    return _guided(work, work.base, {**_chosen(work, GENARM), **setting})
+    return _guided(work, work.base, {**chosen(work, GENARM), **setting})
 
 
 def _dpo(work: Work, seed: int, setting: dict[str, float]) -> Asked:
@@ -113,7 +114,7 @@ def _dpo(work: Work, seed: int, setting: dict[str, float]) -> Asked:
 
 def _tuned(work: Work, start: str, place: str, setting: dict[str, float]) -> Asked:
     """Alone at strength 1; beyond it as a contrast with its start, which at 1 is the same."""
-    ask = {"strength": 1.0, "temperature": 1.0, **setting}
+    ask = {**_STEERED, **setting}
     objective, base = work.config.objective, "" if start == work.base else start
     if ask["strength"] <= 1:
         return Asked(base, {"policy": {objective: place}}, ask)
@@ -122,12 +123,12 @@ def _tuned(work: Work, start: str, place: str, setting: dict[str, float]) -> Ask
 
 def _cooled(work: Work, seed: int, setting: dict[str, float]) -> Asked:
     temperature = float(work.rows["match"]["temperature"])
-    return Asked(ask={"strength": 0.0, "temperature": temperature})
+    return Asked(ask={**_ALONE, "temperature": temperature})
 
 
 def _told(work: Work, seed: int, setting: dict[str, float]) -> Asked:
     system = SYSTEM.format(objective=work.config.objective)
-    return Asked(ask={"strength": 0.0, "temperature": 1.0}, system=system)
+    return Asked(ask=_ALONE, system=system)
 
 
 def _weak_to_strong(work: Work, seed: int, setting: dict[str, float]) -> Asked:
@@ -135,11 +136,11 @@ def _weak_to_strong(work: Work, seed: int, setting: dict[str, float]) -> Asked:
 
 
 def _by_weak(work: Work, seed: int, setting: dict[str, float]) -> Asked:
-    return _guided(work, work.model(WEAK), {**_chosen(work, WEAK_TO_STRONG), **setting})
+    return _guided(work, work.model(WEAK), {**chosen(work, WEAK_TO_STRONG), **setting})
 
 
 def _weak(work: Work, seed: int, setting: dict[str, float]) -> Asked:
-    return Asked(work.model(WEAK), ask={"strength": 0.0, "temperature": 1.0})
+    return Asked(work.model(WEAK), ask=_ALONE)
 
 
 def _weak_dpo(work: Work, seed: int, setting: dict[str, float]) -> Asked:
@@ -148,19 +149,13 @@ def _weak_dpo(work: Work, seed: int, setting: dict[str, float]) -> Asked:
 
 def _weak_contrast(work: Work, seed: int, setting: dict[str, float]) -> Asked:
     sides = (work.model(f"weak-dpo-{seed}"), work.model(WEAK))
-    ask = {"strength": 1.0, "temperature": 1.0, **setting}
-    return Asked(load={"contrast": {work.config.objective: sides}}, ask=ask)
-
-
-def _chosen(work: Work, way: str) -> dict[str, float]:
-    """The setting that was found best for a way."""
-    row = work.rows.get(f"search {way}")
-    return dict(row["chosen"]) if row else {}
+    return Asked(load={"contrast": {work.config.objective: sides}}, ask={**_STEERED, **setting})
 
 
 def chosen(work: Work, way: str) -> dict[str, float]:
-    """The setting that a way answers with."""
-    return _chosen(work, way.partition("@")[0])
+    """The setting that was found best for a way, which it answers with."""
+    row = work.rows.get(f"search {way.partition('@')[0]}")
+    return dict(row["chosen"]) if row else {}
 
 
 _WAYS: dict[str, Callable[[Work, int, dict[str, float]], Asked]] = {

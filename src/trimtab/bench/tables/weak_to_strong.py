@@ -38,8 +38,7 @@ TUNED = {"weak-arm": ("genarm", ways.WEAK), "weak-dpo": ("dpo", ways.WEAK), "dpo
 
 def rows_of(config: TableConfig) -> list[str]:
     """The ways of the table; what the gap is made of always is among them."""
-    always = (ways.BASE, ways.WEAK_TO_STRONG, ways.DPO)
-    return [way for way in WAYS if way in (*(config.methods or WAYS), *always)]
+    return config.rows(WAYS, ways.BASE, ways.WEAK_TO_STRONG, ways.DPO)
 
 
 def jobs(config: TableConfig) -> list[Job]:
