@@ -19,6 +19,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: threads would only
 import pytest
 from hypothesis import HealthCheck, settings
 
+pytest_plugins = ["served"]  # fixtures of servers
+
 # a run that was started in the background ignores Ctrl-C, and tests of interrupts with it
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

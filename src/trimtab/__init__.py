@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from trimtab.methods.search import search
     from trimtab.scoring.label import label
     from trimtab.scoring.score import score, score_file
+    from trimtab.serving.run import serve
     from trimtab.steering import Steering
     from trimtab.training.run import train
 
@@ -52,6 +53,7 @@ _HOME = {
     "score": "trimtab.scoring.score",
     "score_file": "trimtab.scoring.score",
     "search": "trimtab.methods.search",
+    "serve": "trimtab.serving.run",
     "train": "trimtab.training.run",
     "write_alpaca_eval": "trimtab.comparison.alpaca_eval",
 }
@@ -80,6 +82,7 @@ __all__ = [
     "score",
     "score_file",
     "search",
+    "serve",
     "train",
     "write_alpaca_eval",
 ]

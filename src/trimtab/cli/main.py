@@ -17,6 +17,7 @@ COMMANDS = {
     "distill": "make an ARM of an instruction or a contrast, without its tokens",
     "generate": "answer prompts with a frozen base steered by ARMs",
     "chat": "the same, interactively; preference and strength change live",
+    "serve": "the same over HTTP, as OpenAI's API",
     "score": "per-token and per-response rewards of given responses",
     "accuracy": "pairwise accuracy of a reward model, beside its floors",
     "compare": "whose answers are better: win rates of two sides, by held-out judges",

@@ -23,7 +23,11 @@ _SAMPLING = {
     "top_p": Bound(Real, TINY, 1, "in (0, 1]"),
     "min_p": Bound(Real, 0, 1, "in [0, 1]"),
     "seed": Bound(Integral, -(2**63), 2**63 - 1, "a whole number of 64 bits"),
+    "presence_penalty": Bound(Real, -2, 2, "-2 to 2"),
+    "frequency_penalty": Bound(Real, -2, 2, "-2 to 2"),
 }
+_ALTERNATIVES = Bound(Integral, 0, 20, "a whole number, 0 to 20")
+_BIAS = Bound(Real, -100, 100, "-100 to 100")
 
 
 Speculate = Literal["off", "on", "auto"]
@@ -68,6 +72,12 @@ class Sampling:
             precision the batch's shape rounds otherwise. None draws one.
         stop: texts that end a response; they are not part of it.
         ignore_eos: go on after the end-of-turn token (for timing).
+        logit_bias: token id of the base -> nats added to its fused log-prob, -100 to 100.
+        presence_penalty: nats taken from every token that the response has already, -2 to 2.
+        frequency_penalty: the same for each time that it has it.
+        response_format: what the response must be, as OpenAI writes it: `{"type": "json_object"}`,
+            or `{"type": "json_schema", "json_schema": {"schema": {...}}}`. Tokens that cannot
+            lead there are never chosen.
     """
 
     max_new_tokens: int = 128
@@ -78,6 +88,10 @@ class Sampling:
     seed: int | None = 0
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    response_format: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
@@ -87,6 +101,18 @@ class Sampling:
         for name, bound in _SAMPLING.items():
             if name != "seed" or self.seed is not None:
                 bound.require(name, getattr(self, name))
+        for token, bias in self.logit_bias.items():
+            if not isinstance(token, int) or token < 0:
+                raise ConfigError(f"logit_bias names {token!r}", "it takes token ids of the base")
+            _BIAS.require(f"logit_bias of token {token}", bias)
+        if self.response_format is not None and self.ignore_eos:
+            raise ConfigError("ignore_eos with a response_format", "what is complete must end")
+
+    @property
+    def restrained(self) -> bool:
+        """Whether tokens are chosen from another distribution than the fused one."""
+        penalties = self.presence_penalty or self.frequency_penalty
+        return bool(self.logit_bias or penalties or self.response_format is not None)
 
     @classmethod
     def given(cls, **options: Any) -> Sampling:
@@ -128,6 +154,7 @@ class Request:
         n: answers to draw, with seeds that follow from the request's; they share its reading.
         instructions: name -> another text, or `{"text": ..., "weight": ...}`, for an instruction
             that the engine was loaded with; what is left out is the engine's.
+        alternatives: likeliest tokens that a report tells of in each place, 0 to 20.
     """
 
     prompt: Prompt | Sequence[int]
@@ -140,9 +167,11 @@ class Request:
     speculate: Speculate = "off"
     n: int = 1
     instructions: Mapping[str, InstructionLike] | None = None
+    alternatives: int = 5
 
     def __post_init__(self) -> None:
         require_limits(self.kl_budget, self.gate)
+        _ALTERNATIVES.require("alternatives", self.alternatives)
         if not isinstance(self.n, int) or self.n < 1:
             raise ConfigError(f"n is {self.n!r}", "it must be a whole number, 1 or more")
 
@@ -231,6 +260,7 @@ class Likelihood:
         kl: divergence of the fused distribution from the base's in its place.
         preference: the normalised weights that were used.
         strength: the strength that was used.
+        rewards: guide -> what it gives each token, where that was wanted.
     """
 
     token_ids: Sequence[int]
@@ -240,6 +270,7 @@ class Likelihood:
     kl: Sequence[float]
     preference: Mapping[str, float]
     strength: float
+    rewards: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
     def total(self) -> float:
@@ -308,6 +339,8 @@ class Completion:
         gated: tokens that came from the base alone because of the gate.
         drafted: tokens that speculation proposed.
         accepted: those of them that were kept.
+        kl: nats per token that the fused distributions were from the base's, before temperature
+            and filters; 0 of the base alone.
         seed: that the tokens were drawn with.
         error: what went wrong, where `finish_reason` is `error`.
         reward: what a search method thinks of it.
@@ -324,6 +357,7 @@ class Completion:
     gated: int = 0
     drafted: int = 0
     accepted: int = 0
+    kl: float = 0.0
     seed: int = 0
     error: str = ""
     reward: float | None = None

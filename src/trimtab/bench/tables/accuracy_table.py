@@ -12,8 +12,15 @@ from trimtab.bench.tables.report import Report, cell, verdict
 from trimtab.bench.tables.training import Accuracy, Floors, Train, accuracy_of, right_of
 from trimtab.stats import Estimate, hierarchical
 
-METHODS = ("genarm", "trajectory")
-ROWS = {"genarm": "ARM", "trajectory": "trajectory reward model"}
+ROWS = {"genarm": "ARM", "trajectory": "trajectory reward model", "dpo": "ARM less its start (DPO)"}
+"""Method -> its row. DPO's implicit reward is an ARM's less the log-probs of what it started from:
+what it ranks better than an ARM does, the start's own log-probs cost."""
+WAYS = tuple(ROWS)
+
+
+def methods_of(config: TableConfig) -> list[str]:
+    """The kinds of the table; ARM and trajectory model, which it compares, always are."""
+    return config.rows(WAYS, "genarm", "trajectory")
 
 
 def _name(method: str, objective: str, seed: int) -> str:
@@ -21,11 +28,11 @@ def _name(method: str, objective: str, seed: int) -> str:
 
 
 def jobs(config: TableConfig) -> list[Job]:
-    """Train both on each objective and seed, measure all on the same pairs."""
+    """Train each kind on each objective and seed, measure all on the same pairs."""
     found: list[Job] = []
     for objective in config.files:
         for seed in range(config.seeds):
-            for method in METHODS:
+            for method in methods_of(config):
                 name = _name(method, objective, seed)
                 found.append(Train(name, method, seed=seed, objective=objective))
                 found.append(Accuracy(f"accuracy {name}", name, objective))
@@ -47,7 +54,7 @@ def report(work: Work) -> Report:
     lines: list[list[str]] = []
     claims: list[list[str]] = []
     for objective in work.config.files:
-        found = {method: of_seeds(work, method, objective) for method in METHODS}
+        found = {method: of_seeds(work, method, objective) for method in methods_of(work.config)}
         floors = floors_of(work, objective)
         for name, estimate in [*((ROWS[m], e) for m, e in found.items()), *floors.items()]:
             lines.append([objective, name, cell(estimate, 3), str(estimate.n)])
@@ -67,22 +74,20 @@ def floors_of(work: Work, objective: str) -> dict[str, Estimate]:
 
 
 def _claims(work: Work, objective: str) -> list[list[str]]:
-    arm_SN, model_SN = (
-        np.array(right_of(work, *_names(work, method, objective))) for method in METHODS
-    )
-    gap = hierarchical(arm_SN[:, None] - model_SN[None, :])
-    near = verdict(gap, above=-0.02)
-    claims = [[f"{objective}: the ARM is within .02 of the trajectory model", cell(gap, 3), near]]
+    right_SN = {
+        method: np.array(right_of(work, *_names(work, method, objective)))
+        for method in methods_of(work.config)
+    }
+    claims = []
+    for method in (name for name in right_SN if name != "trajectory"):
+        gap = hierarchical(right_SN[method][:, None] - right_SN["trajectory"][None, :])
+        told = f"{objective}: the {ROWS[method]} is within .02 of the trajectory model"
+        claims.append([told, cell(gap, 3), verdict(gap, above=-0.02)])
     words = floors_of(work, objective).get("bag of words")
-    if words is not None:
-        for method in METHODS:
-            found = of_seeds(work, method, objective)
-            told = verdict(found, above=words.value)
-            claims.append(
-                [
-                    f"{objective}: the {ROWS[method]} beats a bag of words ({words.value:.3f})",
-                    cell(found, 3),
-                    told,
-                ]
-            )
+    if words is None:
+        return claims
+    for method in right_SN:
+        found = of_seeds(work, method, objective)
+        told = f"{objective}: the {ROWS[method]} beats a bag of words ({words.value:.3f})"
+        claims.append([told, cell(found, 3), verdict(found, above=words.value)])
     return claims

@@ -59,7 +59,8 @@ def _latency(path: Path, work: Work) -> None:
 def _accuracy(path: Path, work: Work) -> None:
     found: dict[str, Estimate] = {}
     for objective in work.config.files:
-        for method, shown in accuracy_table.ROWS.items():
+        for method in accuracy_table.methods_of(work.config):
+            shown = accuracy_table.ROWS[method]
             found[f"{objective}: {shown}"] = accuracy_table.of_seeds(work, method, objective)
         for name, floor in accuracy_table.floors_of(work, objective).items():
             found[f"{objective}: {name}"] = floor

@@ -30,6 +30,7 @@ class Answer:
         self._ids: list[int] = []
         self._reports: list[TokenReport] = []
         self._counts: Mapping[str, int] = {}
+        self._kl = 0.0
 
     def take(self, pushed: Pushed) -> bool:
         """Take new tokens and send an event; whether the response is at its end."""
@@ -38,6 +39,7 @@ class Answer:
         for i, token in enumerate(pushed.ids):
             self._ids.append(token)
             self._reports += pushed.reports[i : i + 1]
+            self._kl += sum(pushed.kl[i : i + 1])
             ended = reason == "stop" and i == len(pushed.ids) - 1  # the end-of-turn token
             text += self._text.finish() if ended else self._text.push(token)
             if self._text.stopped:
@@ -81,6 +83,7 @@ class Answer:
             gated=self._counts.get("gated", 0),
             drafted=self._counts.get("drafted", 0),
             accepted=self._counts.get("accepted", 0),
+            kl=self._kl / max(len(self._ids), 1),
             seed=self._plan.sampling.seed or 0,
             error=error,
         )

@@ -192,6 +192,7 @@ class Batch:
             logps,
             self._model.arms,
             forward_kl=self._model.forward_kl,
+            restraints=[(i * positions, r.restraint) for i, r in enumerate(rows) if r.restraint],
         )
         chosen = self._tokens(rows, drafts, given, fused, settings)
         return _Chosen(rows, draft, fused, chosen)
@@ -267,6 +268,7 @@ class Batch:
         reported = [i for i, row in enumerate(chosen.rows) if row.plan.request.report]
         reports = record(chosen.rows, chosen.tokens, reported, chosen.fused, self._model)
         looked_at = judged(chosen.rows, chosen.tokens, chosen.fused)
+        kl = self._divergences(chosen)
         gated_B = chosen.fused.gated_B
         shut = [] if gated_B is None else gated_B.view(len(chosen.rows), -1).tolist()
         positions = len(chosen.fused.logp_BV) // len(chosen.rows)
@@ -286,8 +288,17 @@ class Batch:
             if tokens or row.error:  # one that pauses has computed its last token, too
                 self._settle(row)
             seen = looked_at.get(i) or watched(row, new, chosen.fused, i * positions)
-            pushed.append(Pushed.of(row, new, reports.get(i, [])[: len(new)], seen))
+            own = kl[i][: len(new)] if kl else []
+            pushed.append(Pushed.of(row, new, reports.get(i, [])[: len(new)], seen, own))
         return pushed
+
+    def _divergences(self, chosen: _Chosen) -> list[list[float]]:
+        """Nats from the base of each row's positions; [] where nothing is steered."""
+        if not any(any(row.plan.weights) for row in chosen.rows):
+            return []
+        kl_B = fusion.divergence(chosen.fused.logp_BV, chosen.fused.logp_base_BV).clamp(min=0)
+        found: list[list[float]] = kl_B.view(len(chosen.rows), -1).tolist()
+        return found
 
     def _settle(self, row: Row) -> None:
         """Take back what was computed of drafts that were not kept."""

@@ -18,6 +18,7 @@ from trimtab.engines.local.forwards import Logps
 from trimtab.engines.local.rows import Row
 from trimtab.engines.local.streams import BASE
 from trimtab.engines.local.transfer import on_device
+from trimtab.engines.restraints import Restraint
 from trimtab.engines.types import Sampling
 
 
@@ -137,7 +138,12 @@ def gated(logp_base_BMV: Tensor, gate_B: Tensor) -> Tensor:
 
 
 def fuse(
-    settings: Settings, logps: Logps, arms: Sequence[str], *, forward_kl: bool = False
+    settings: Settings,
+    logps: Logps,
+    arms: Sequence[str],
+    *,
+    forward_kl: bool = False,
+    restraints: Sequence[tuple[int, Restraint]] = (),
 ) -> Fused:
     """Fuse, within budget and gate, and shape.
 
@@ -146,6 +152,7 @@ def fuse(
         logps: of the base for all rows, and of the ARMs for those that run them.
         arms: names of the ARMs in the order of the weights.
         forward_kl: the ARMs are policies that the forward KL's mean joins.
+        restraints: places among the B · M, each with the restraint on what is drawn there.
     """
     base_BMV = logps[BASE].logp_NMV
     base_BV = base_BMV.flatten(0, 1)
@@ -172,7 +179,10 @@ def fuse(
         )
         share_B, weights_BK = share_B * kept_B, weights_BK * kept_B[:, None]
     logp_BV = fusion.fuse(base_BV, pulling_KBV, weights_BK)
-    shaped_BV = shape(settings, logp_BV)
+    drawn_BV = logp_BV.clone() if restraints else logp_BV
+    for place, restraint in restraints:
+        drawn_BV[place] = restraint.on(logp_BV[place])
+    shaped_BV = shape(settings, drawn_BV)
     return Fused(base_BV, arms_KBV, logp_BV, shaped_BV, share_B, shut_B)
 
 

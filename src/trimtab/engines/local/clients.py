@@ -60,27 +60,56 @@ class EventStream:
         self.close()
 
 
+class AsyncEventStream:
+    """The same in an event loop, from when it is made. Whoever drops it cancels the answers.
+
+    Raises:
+        BusyError: too many wait already.
+    """
+
+    def __init__(self, engine: object, worker: Worker, plans: Sequence[RowPlan]) -> None:
+        self._running: dict[int, int] = {}
+        self._engine, self._worker = engine, worker
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        loop, events = asyncio.get_running_loop(), self._events
+
+        def put(index: int, event: Event) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody reads
+                loop.call_soon_threadsafe(events.put_nowait, replace(event, index=index))
+
+        self._running = dict(enumerate(worker.add(plans, put)))
+
+    def __aiter__(self) -> AsyncEventStream:
+        return self
+
+    async def __anext__(self) -> Event:
+        if not self._running:
+            raise StopAsyncIteration
+        event = await self._events.get()
+        if event.completion:
+            self._running.pop(event.index, None)
+        return event
+
+    def close(self) -> None:
+        """End what still runs, and read no more."""
+        for key in self._running.values():
+            self._worker.cancel(key)
+        self._running.clear()
+
+    def __del__(self) -> None:
+        self.close()
+
+
 async def read_events(
     engine: object, worker: Worker, plans: Sequence[RowPlan]
 ) -> AsyncIterator[Event]:
-    """The same in an event loop: cancelled when the iteration is left."""
-    loop = asyncio.get_running_loop()
-    events: asyncio.Queue[Event] = asyncio.Queue()
-
-    def put(index: int, event: Event) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody reads
-            loop.call_soon_threadsafe(events.put_nowait, replace(event, index=index))
-
-    running = dict(enumerate(worker.add(plans, put)))
+    """The same as an iteration: cancelled when it is left."""
+    events = AsyncEventStream(engine, worker, plans)
     try:
-        while running:
-            event = await events.get()
-            if event.completion:
-                del running[event.index]
+        async for event in events:
             yield event
     finally:
-        for key in running.values():
-            worker.cancel(key)
+        events.close()
 
 
 def draw_all(worker: Worker, plans: Sequence[RowPlan], most: int) -> list[Drawn]:

@@ -8,8 +8,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
+from trimtab.engines.forms import Forms
 from trimtab.engines.guides import InstructionLike
-from trimtab.engines.local.clients import EventStream, draw_all, read_events
+from trimtab.engines.local.clients import (
+    AsyncEventStream,
+    EventStream,
+    draw_all,
+    read_events,
+)
 from trimtab.engines.local.drawing import Drawn
 from trimtab.engines.local.guided_model import GuidedModel, open_caches
 from trimtab.engines.local.likelihoods import given_responses, likelihood
@@ -103,6 +109,7 @@ class LocalEngine:
             self._speculation,
             max_length=max_length,
             cache_memory=cache_memory,
+            forms=Forms(base.tokenizer, base.vocabulary.size, self.ends),
         )
         new_scheduler = partial(
             _new_scheduler, self._model, self._speculation, cache_memory, max_running
@@ -118,6 +125,13 @@ class LocalEngine:
     def arms(self) -> list[Stream]:
         """The ARMs, in the order of the weights; what is put in their places holds from then on."""
         return self._arms
+
+    @property
+    def limit(self) -> int | None:
+        """Tokens that a request may have, prompt and response, by the models that are always run;
+        None without a limit."""
+        limits = [self.max_length, *(arm.context for arm in (self.base, *self.arms))]
+        return min((limit for limit in limits if limit is not None), default=None)
 
     @property
     def objectives(self) -> list[str]:
@@ -194,6 +208,7 @@ class LocalEngine:
         batch_size: int = 8,
         instructions: Mapping[str, InstructionLike] | None = None,
         end_of_turn: bool = False,
+        rewards: bool = False,
     ) -> list[Likelihood]:
         """How likely given responses are, steered and not: nothing is drawn.
 
@@ -214,6 +229,7 @@ class LocalEngine:
             instructions: as in `generate`.
             end_of_turn: texts end with the token that ends the turn, as they are trained on; ids
                 are as they stand.
+            rewards: keep what every guide says of every token, also one that has no weight.
 
         Returns:
             One per response, in order. One without tokens has a total of 0 and means that are NaN.
@@ -231,11 +247,12 @@ class LocalEngine:
         )
         given = given_responses(responses, len(requests))
         plans = [
-            self._planner.plan_given(request, response, end_of_turn)
+            self._planner.plan_given(request, response, end=end_of_turn, rewards=rewards)
             for request, response in zip(requests, given, strict=True)
         ]
         drawn = iter(draw_all(self.worker, [p for p in plans if p.given], at_once(batch_size)))
-        return [likelihood(plan, next(drawn) if plan.given else None) for plan in plans]
+        names = self._model.arms
+        return [likelihood(plan, next(drawn) if plan.given else None, names) for plan in plans]
 
     def stream(
         self,
@@ -281,6 +298,14 @@ class LocalEngine:
         """
         [request] = self.requests([prompt], **options)
         return read_events(self, self.worker, self.plans(request))
+
+    def events(self, plans: Sequence[RowPlan]) -> AsyncEventStream:
+        """The events of planned answers, in an event loop; `Event.index` counts the plans.
+
+        Raises:
+            BusyError: too many wait already.
+        """
+        return AsyncEventStream(self, self.worker, plans)
 
     def requests(
         self,
@@ -340,6 +365,14 @@ class LocalEngine:
     def plan(self, request: Request) -> RowPlan:
         """One answer of a request, checked and tokenised."""
         return self._planner.plan(request)
+
+    def room(self, request: Request) -> int:
+        """Tokens that an answer may have at most, by the models' limits and `max_length`.
+
+        Raises:
+            PreferenceError, ConfigError: the request cannot be answered, however short.
+        """
+        return self._planner.room(request)
 
     def draw(self, plans: Sequence[RowPlan]) -> list[Drawn]:
         """Continuations for a search, all of them; each plan says what is watched.

@@ -82,15 +82,26 @@ def judged(rows: Sequence[Row], tokens: Sequence[Sequence[int]], fused: Fused) -
     greedy_N = fused_NV.argmax(-1) == token_N
     kl_N = fusion.divergence(fused_NV, base_NV).clamp(min=0)
     columns = torch.stack([logp_N, logp_base_N, kl_N, greedy_N]).double().t().tolist()
+    wanted = any(watch.rewards for i in given if (watch := rows[i].plan.watch))
+    rewards_NK: list[list[float]] = [[] for _ in places]
+    if wanted:
+        rewards_NK = fused.logp_arms_KBV[:, at_N, token_N].t().tolist()
     found, start = {}, 0
     for i in given:
-        found[i] = Seen(likelihoods_N4=columns[start : start + len(tokens[i])])
-        start += len(tokens[i])
+        end = start + len(tokens[i])
+        found[i] = Seen(rewards_NK[start:end], likelihoods_N4=columns[start:end])
+        start = end
     return found
 
 
-def likelihood(plan: RowPlan, drawn: Drawn | None) -> Likelihood:
-    """What was found of a plan's given response; of one without tokens there is nothing."""
+def likelihood(plan: RowPlan, drawn: Drawn | None, guides: Sequence[str]) -> Likelihood:
+    """What was found of a plan's given response; of one without tokens there is nothing.
+
+    Args:
+        plan: with the response.
+        drawn: what was seen of it.
+        guides: their names, in the order of the rewards.
+    """
     rows = drawn.likelihoods_T4 if drawn else []
     logp_fused, logp_base, kl, greedy = zip(*rows, strict=True) if rows else ((), (), (), ())
     return Likelihood(
@@ -101,4 +112,14 @@ def likelihood(plan: RowPlan, drawn: Drawn | None) -> Likelihood:
         kl,
         plan.steering.preference,
         plan.steering.strength,
+        _rewards(plan, drawn, guides),
     )
+
+
+def _rewards(plan: RowPlan, drawn: Drawn | None, guides: Sequence[str]) -> dict[str, list[float]]:
+    if drawn is None:  # no token
+        return {name: [] for name in guides}
+    if not (plan.watch and plan.watch.rewards):
+        return {}
+    columns = zip(*drawn.rewards_TK, strict=True)
+    return {name: list(column) for name, column in zip(guides, columns, strict=True)}

@@ -6,12 +6,14 @@ import secrets
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
+from trimtab.engines.forms import Forms
 from trimtab.engines.guides import Instruction, own_instructions, require_distinct
 from trimtab.engines.local.packed_rows import row_bytes
 from trimtab.engines.local.rows import RowPlan, Watch
 from trimtab.engines.local.speculating import Speculation
 from trimtab.engines.local.streams import Group, Stream, require_ids
 from trimtab.engines.policies import require_share
+from trimtab.engines.restraints import Restraint
 from trimtab.engines.types import Request, Sampling
 from trimtab.errors import ConfigError
 
@@ -27,6 +29,7 @@ class Planner:
         speculation: of the engine.
         max_length: tokens that a request may have; None for the models' own limit.
         cache_memory: bytes for keys and values; None for no limit known beforehand.
+        forms: what a response may have to be like.
     """
 
     def __init__(
@@ -39,19 +42,24 @@ class Planner:
         *,
         max_length: int | None,
         cache_memory: int | None,
+        forms: Forms,
     ) -> None:
+        self._forms = forms
         self._base, self._arms, self._drafter = base, arms, drafter
         self._groups, self._speculation = groups, speculation
         self._max_length, self._cache_memory = max_length, cache_memory
         self._contexts = {name: group.context for group in groups for name in group.index}
         self._objectives = [objective for arm in arms for objective in arm.objectives]
 
-    def plan(self, request: Request, given: Sequence[int] = ()) -> RowPlan:
+    def plan(
+        self, request: Request, given: Sequence[int] = (), *, rewards: bool = False
+    ) -> RowPlan:
         """One answer, checked and tokenised.
 
         Args:
             request: what is asked.
             given: the answer, where nothing is drawn (`RowPlan.given`).
+            rewards: of a given answer, what every guide says of it, also one without a weight.
 
         Raises:
             PreferenceError, ConfigError: the request cannot be answered.
@@ -61,12 +69,12 @@ class Planner:
         require_share(steering.strength, places)
         arms = under_own_instructions(self._arms, request)
         shares = [steering.share(arm.objectives, arm.scale) for arm in arms]
-        drafts = self._speculation.of_row(request.speculate)
-        used = [
-            arm for arm, (weight, _) in zip(arms, shares, strict=True) if weight or request.report
-        ]
-        drafting = [self._drafter] if self._drafter and drafts is not None else []
         sampling = request.sampling
+        restraint = self._restraint(sampling)
+        drafts = None if restraint else self._speculation.of_row(request.speculate)
+        every = request.report or rewards
+        used = [arm for arm, (weight, _) in zip(arms, shares, strict=True) if weight or every]
+        drafting = [self._drafter] if self._drafter and drafts is not None else []
         if sampling.seed is None:
             sampling = sampling.but(seed=secrets.randbits(63))
         references = [reference for arm in used if (reference := arm.named_reference())]
@@ -79,11 +87,30 @@ class Planner:
                 self._require_room(name, len(ids), sampling.max_new_tokens)
         conditions = {arm.name: inner for arm, (_, inner) in zip(arms, shares, strict=True)}
         weights = [weight for weight, _ in shares]
-        plan = RowPlan(request, steering, sampling, weights, prompts, conditions)
+        plan = RowPlan(
+            request, steering, sampling, weights, prompts, conditions, restraint=restraint
+        )
         self._require_memory(plan)
-        return replace(plan, given=given, watch=Watch()) if given else plan
+        return replace(plan, given=given, watch=Watch(rewards=rewards)) if given else plan
 
-    def plan_given(self, request: Request, response: str | Sequence[int], end: bool) -> RowPlan:
+    def room(self, request: Request) -> int:
+        """Tokens that an answer may have at most; 0 or less where the prompt is too long.
+
+        Raises:
+            PreferenceError, ConfigError: the request cannot be answered, however short.
+        """
+        short = replace(request, sampling=request.sampling.but(max_new_tokens=1), n=1)
+        limits = [
+            limit - len(ids)
+            for name, ids in self.plan(short).prompts.items()
+            for limit in (self._contexts[name], self._max_length)
+            if limit is not None
+        ]
+        return min(limits, default=2**31 - 1)
+
+    def plan_given(
+        self, request: Request, response: str | Sequence[int], *, end: bool, rewards: bool
+    ) -> RowPlan:
         """A response that is there already, checked and tokenised; `end`: with its end of turn.
 
         How tokens are drawn has no say, nor have `n`, `report` and `speculate`.
@@ -102,7 +129,13 @@ class Planner:
         require_ids(ids, self._base.vocabulary.size)
         sampling = Sampling(max_new_tokens=max(len(ids), 1), temperature=0, ignore_eos=True)
         plain = replace(request, sampling=sampling, n=1, report=False, speculate="off")
-        return self.plan(plain, ids)
+        return self.plan(plain, ids, rewards=rewards)
+
+    def _restraint(self, sampling: Sampling) -> Restraint | None:
+        if not sampling.restrained:
+            return None
+        require_ids([*sampling.logit_bias], self._base.vocabulary.size)
+        return Restraint(sampling, self._forms.of(sampling.response_format))
 
     def _require_memory(self, plan: RowPlan) -> None:
         """Refuse a request whose keys and values alone are more than the cache's budget."""

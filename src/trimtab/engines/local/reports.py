@@ -13,8 +13,6 @@ from trimtab.engines.local.guided_model import GuidedModel
 from trimtab.engines.local.rows import Row
 from trimtab.engines.types import Alternative, TokenReport
 
-ALTERNATIVES = 5
-
 
 def record(
     rows: Sequence[Row],
@@ -45,7 +43,8 @@ def record(
         logp_BV[at_N] for logp_BV in (fused.logp_base_BV, fused.logp_BV, *fused.logp_arms_KBV)
     )
     own_N1 = torch.tensor([token for _, token, _ in places], device=device)[:, None]
-    best_NA = fused_NV.topk(min(ALTERNATIVES, fused_NV.shape[-1]), dim=-1).indices
+    wanted = [rows[i].plan.request.alternatives for i, _, _ in places]
+    best_NA = fused_NV.topk(min(max(wanted), fused_NV.shape[-1]), dim=-1).indices
     ids_NA = torch.cat([own_N1, best_NA], dim=-1)
     columns = [_at(logp_NV, ids_NA) for logp_NV in (base_NV, fused_NV, *arms_KNV)]
     means = [fusion.mean_under(arm_NV, base_NV).tolist() for arm_NV in arms_KNV]
@@ -69,7 +68,9 @@ def record(
             TokenReport(
                 **vars(row_tokens),
                 mean_rewards={name: mean[n] for name, mean in zip(names, means, strict=False)},
-                alternatives=[token for token in others if token.logp_fused > fusion.NEVER],
+                alternatives=[
+                    token for token in others[: wanted[n]] if token.logp_fused > fusion.NEVER
+                ],
                 strength=share[n] * rows[i].plan.steering.strength,
                 kl=kl[n],
             )

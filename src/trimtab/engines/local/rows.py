@@ -12,6 +12,7 @@ from torch import Tensor
 from trimtab.engines.local.drafts import RowDrafts
 from trimtab.engines.local.stream_rows import StreamRow, own_ids
 from trimtab.engines.local.streams import BASE, Group
+from trimtab.engines.restraints import Restraint
 from trimtab.engines.types import FinishReason, Request, Sampling, TokenReport
 from trimtab.steering import Steering
 
@@ -48,6 +49,7 @@ class RowPlan:
         watch: what else is wanted of it; then no text is made of its tokens.
         given: tokens that it is to have, in the base's ids: none is drawn, what the streams say of
             each is.
+        restraint: what its tokens are chosen by beside the fused distribution, as it begins.
     """
 
     request: Request
@@ -59,6 +61,7 @@ class RowPlan:
     begun: Sequence[int] = ()
     watch: Watch | None = None
     given: Sequence[int] = ()
+    restraint: Restraint | None = None
 
     def of_the_base(self, *, guides_run: bool = False) -> RowPlan:
         """The same request at strength 0: guides do not run, or run and have no say."""
@@ -78,6 +81,7 @@ class Row:
 
     Attributes:
         crowd: that it is one of; None for a request by itself.
+        restraint: on its next token, where it has one.
         ids: generated so far, in the base's vocabulary.
         streams: per group, the streams that this request runs.
         prefilling: whether its prompt has still to be read.
@@ -100,6 +104,7 @@ class Row:
     ) -> None:
         self.key, self.plan, self.drafts, self.crowd = key, plan, drafts, crowd
         self.sampling = plan.sampling
+        self.restraint = plan.restraint and plan.restraint.begun(plan.begun)
         self.ids: list[int] = []
         self.gated = self.drafted = self.accepted = 0
         self.finish_reason: FinishReason | None = None
@@ -129,6 +134,8 @@ class Row:
     def push(self, token: int, ends: frozenset[int]) -> None:
         """Take one token; sets `finish_reason` at the end."""
         self.ids.append(token)
+        if self.restraint:
+            self.restraint.take(token)
         for rows in self.streams:
             for row in rows:
                 row.sequence += own_ids([token], row.vocabulary)
@@ -195,6 +202,8 @@ class Pushed:
         reports: one per new token, where the request asked for them.
         finish_reason: if these are the last ones.
         counts: tokens so far that were gated, drafted and accepted, by these names.
+        kl: nats that the fused distribution of each new token was from the base's; empty where
+            nothing is steered.
         seen: of a request that is watched.
     """
 
@@ -203,6 +212,7 @@ class Pushed:
     reports: Sequence[TokenReport]
     finish_reason: FinishReason | None
     counts: Mapping[str, int]
+    kl: Sequence[float] = ()
     seen: Seen | None = None
 
     @classmethod
@@ -212,7 +222,8 @@ class Pushed:
         ids: Sequence[int] = (),
         reports: Sequence[TokenReport] = (),
         seen: Seen | None = None,
+        kl: Sequence[float] = (),
     ) -> Pushed:
         """What a request has been given, as it stands now."""
         counts = {"gated": row.gated, "drafted": row.drafted, "accepted": row.accepted}
-        return cls(row, ids, reports, row.finish_reason, counts, seen)
+        return cls(row, ids, reports, row.finish_reason, counts, kl, seen)

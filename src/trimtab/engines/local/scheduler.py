@@ -74,7 +74,7 @@ class Scheduler:
             self._queue(key, plan, crowd)
 
     def _queue(self, key: int, plan: RowPlan, crowd: Crowd | None) -> Row:
-        drafts = self._speculation.of_row(plan.request.speculate)
+        drafts = None if plan.restraint else self._speculation.of_row(plan.request.speculate)
         row = Row(key, plan, self._model.groups, drafts, crowd)
         bisect.insort(self.waiting, row, key=_key)
         return row

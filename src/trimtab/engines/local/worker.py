@@ -68,7 +68,7 @@ class Worker:
         self._answers: dict[int, Answer | Drawing] = {}
         self._tokens: queue.SimpleQueue[Sequence[Pushed] | _Ended | None] = queue.SimpleQueue()
         self.threads: list[threading.Thread] = []
-        self._waiting = self._steps = self._written = 0
+        self._waiting = self._steps = self._written = self._batch = 0
         self._closed = self._running = False
 
     def add(
@@ -106,6 +106,21 @@ class Worker:
 
     def _new_answer(self, plan: RowPlan, deliver: Callable[[Any], None]) -> Answer | Drawing:
         return Drawing(deliver) if plan.watch else Answer(plan, self._model.tokenizer, deliver)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for their turn."""
+        return self._waiting
+
+    @property
+    def batch(self) -> int:
+        """Requests that run together now."""
+        return self._batch
+
+    @property
+    def closed(self) -> bool:
+        """Whether no request is taken any more."""
+        return self._closed
 
     @property
     def busy(self) -> bool:
@@ -146,10 +161,11 @@ class Worker:
                 scheduler = scheduler or self._new_scheduler()
                 self._take_in(scheduler)
                 self._running = scheduler.busy
+                self._batch = len(scheduler.running)
                 if self._running:
                     self._tokens.put(scheduler.step())
                     self._steps += 1
-                    self._running = scheduler.busy
+                    self._running, self._batch = scheduler.busy, len(scheduler.running)
             except Exception as error:  # of the scheduler itself: nobody can go on
                 logger.exception("all requests failed")
                 scheduler = None
@@ -162,7 +178,7 @@ class Worker:
             self._inbox.clear()
             for key in [*self._answers]:
                 self._tokens.put(_Ended(key, error))
-            self._waiting, self._running = 0, False
+            self._waiting, self._running, self._batch = 0, False, 0
             while not (self._inbox or self._closed):
                 self._ready.wait()
 

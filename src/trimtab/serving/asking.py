@@ -1,0 +1,243 @@
+"""A request's body as plans of the engine: its preference, its prompt, how tokens are chosen."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trimtab.data.chats import messages_of
+from trimtab.engines.local import LocalEngine
+from trimtab.engines.local.rows import RowPlan
+from trimtab.engines.types import Request, Sampling
+from trimtab.errors import ConfigError, MissingFileError
+from trimtab.models.messages import Prompt
+from trimtab.serving.config import ServeConfig
+from trimtab.serving.contract import Body, ChatBody, CompletionBody, Sampled
+from trimtab.steering import PreferenceLike
+
+FLAT = ("preference", "strength", "kl_budget", "gate", "speculate")
+"""What `vllm_xargs` may hold."""
+ROLES = ("system", "developer", "user", "assistant", "tool")
+"""Of messages; `developer` is what OpenAI calls `system` now, and is read as that."""
+CHAT, TEXT = "chat.completion", "text_completion"
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a server serves.
+
+    Attributes:
+        engine: that answers.
+        name: of the model, for requests.
+        config: the server's options.
+    """
+
+    engine: LocalEngine
+    name: str
+    config: ServeConfig
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One HTTP request for text, ready for the engine.
+
+    Attributes:
+        kind: `CHAT` or `TEXT`.
+        id: of the answer.
+        created: seconds since 1970.
+        model: as the request called it.
+        plans: an answer each, those of a prompt in a row.
+        logprobs: alternatives per token; None for no log-probs.
+        stream: whether the answer is wanted piece by piece.
+        include_usage: whether the stream ends with `usage`.
+    """
+
+    kind: str
+    id: str
+    created: int
+    model: str
+    plans: Sequence[RowPlan]
+    logprobs: int | None
+    stream: bool
+    include_usage: bool
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of the base, each prompt once."""
+        prompts = {id(plan.request.prompt): plan.prompts["base"] for plan in self.plans}
+        return sum(map(len, prompts.values()))
+
+
+def chat_asked(body: ChatBody, served: Served) -> Asked:
+    """A chat.
+
+    Raises:
+        TrimtabError: it cannot be answered.
+    """
+    return _asked(CHAT, "chatcmpl", body, [chat_prompt(body.messages)], served)
+
+
+def completion_asked(body: CompletionBody, served: Served) -> Asked:
+    """Text that is to go on.
+
+    Raises:
+        TrimtabError: it cannot be answered.
+    """
+    given: Any = body.prompt
+    several = isinstance(given, list) and not isinstance(given[0], int)
+    prompts = [_ids(prompt, served) for prompt in (given if several else [given])]
+    return _asked(TEXT, "cmpl", body, prompts, served)
+
+
+def chat_prompt(messages: Sequence[Mapping[str, Any]]) -> Prompt:
+    """OpenAI's messages; contents that are lists of text parts as one text.
+
+    Raises:
+        TrimtabError: they are none.
+    """
+    flat = [_flat_message(message, number) for number, message in enumerate(messages)]
+    return messages_of(flat, "the request", "messages")
+
+
+def _flat_message(message: Mapping[str, Any], number: int) -> dict[str, Any]:
+    role = message.get("role")
+    if role not in ROLES:
+        raise ConfigError(
+            f"messages.{number} has the role {role!r}", f"there are: {', '.join(ROLES)}"
+        )
+    flat = {**message, "role": "system" if role == "developer" else role}
+    if isinstance(message.get("content"), list):
+        flat["content"] = _text(message["content"], number)
+    return flat
+
+
+def _text(parts: Sequence[Any], number: int) -> str:
+    texts = []
+    for part in parts:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind != "text" or not isinstance(part.get("text"), str):
+            raise ConfigError(
+                f"messages.{number} has a part of type {kind!r}", "text alone is supported"
+            )
+        texts.append(part["text"])
+    return "".join(texts)
+
+
+def _ids(prompt: str | Sequence[int], served: Served) -> Sequence[int]:
+    """A prompt as it stands, in the base's ids."""
+    if not isinstance(prompt, str):
+        return prompt
+    ids: Sequence[int] = served.engine.base.tokenizer(prompt)["input_ids"]
+    if not ids:
+        raise ConfigError("the prompt is empty", "give at least one character")
+    return ids
+
+
+def _asked(
+    kind: str,
+    prefix: str,
+    body: ChatBody | CompletionBody,
+    prompts: Sequence[Prompt | Sequence[int]],
+    served: Served,
+) -> Asked:
+    engine = served.engine
+    how = steered(body, served)
+    asked = [
+        Request(
+            prompt,
+            n=body.n or 1,
+            sampling=_sampling(body, prompt, how, served),
+            report=body.wanted_logprobs is not None,
+            alternatives=body.wanted_logprobs or 0,
+            **how,
+        )
+        for prompt in prompts
+    ]
+    return Asked(
+        kind,
+        f"{prefix}-{uuid.uuid4().hex}",
+        int(time.time()),
+        body.model,
+        [plan for request in asked for plan in engine.plans(request)],
+        body.wanted_logprobs,
+        bool(body.stream),
+        bool(body.stream_options and body.stream_options.include_usage),
+    )
+
+
+def _sampling(
+    body: ChatBody | CompletionBody,
+    prompt: Prompt | Sequence[int],
+    how: Mapping[str, Any],
+    served: Served,
+) -> Sampling:
+    stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
+    given = Sampling.given(
+        temperature=body.temperature,
+        top_k=None if body.top_k is None else max(body.top_k, 0),
+        top_p=body.top_p,
+        min_p=body.min_p,
+        stop=tuple(stop),
+        logit_bias=_biases(body),
+        presence_penalty=body.presence_penalty,
+        frequency_penalty=body.frequency_penalty,
+        response_format=body.response_format,
+    ).but(seed=body.seed)
+    limit = body.limit
+    if limit is None:
+        room = served.engine.room(Request(prompt, sampling=given, **how))
+        limit = max(1, min(served.config.default_max_tokens, room))
+    return given.but(max_new_tokens=limit)
+
+
+def _biases(body: Sampled) -> dict[int, float]:
+    try:
+        return {int(token): bias for token, bias in (body.logit_bias or {}).items()}
+    except ValueError:
+        raise ConfigError("logit_bias has a key that is no number", "name token ids") from None
+
+
+def steered(body: Body, served: Served) -> dict[str, Any]:
+    """How a request is steered: by its fields, by `vllm_xargs`, by its model's name, or else as the
+    server does.
+
+    Raises:
+        MissingFileError: there is no such model.
+        ConfigError: a setting stands in two places, or is unknown.
+    """
+    name, at, named = body.model.partition("@")
+    if name != served.name:
+        raise MissingFileError(f"there is no model {name!r}", f"this server has {served.name!r}")
+    places: list[tuple[str, Mapping[str, Any]]] = [
+        ("the request", {key: getattr(body, key, None) for key in FLAT}),
+        ("vllm_xargs", _flat(body.vllm_xargs or {})),
+        ("the model's name", {"preference": named} if at else {}),
+    ]
+    found: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for place, settings in places:
+        for key, value in settings.items():
+            if value is None:
+                continue
+            if key in found:
+                raise ConfigError(f"{key} stands in {origin[key]} and in {place}", "give it once")
+            found[key], origin[key] = value, place
+    config = served.config
+    own: dict[str, Any] = {key: getattr(config, key) for key in FLAT}
+    return {**own, **found, "instructions": body.instruct}
+
+
+def _flat(xargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    unknown = next((key for key in xargs if key not in FLAT), None)
+    if unknown is not None:
+        raise ConfigError(f"vllm_xargs has {unknown!r}", f"there are: {', '.join(FLAT)}")
+    return xargs
+
+
+def preference_of(how: Mapping[str, Any]) -> PreferenceLike | None:
+    """Of what `steered` found."""
+    found: PreferenceLike | None = how["preference"]
+    return found

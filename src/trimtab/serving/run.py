@@ -1,0 +1,132 @@
+"""`trimtab serve` as a function: an engine at an address, until it is told to stop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import uvicorn
+
+from trimtab.documented import tells_fields_of
+from trimtab.engines.local import LocalEngine
+from trimtab.engines.types import Speculate
+from trimtab.errors import ConfigError
+from trimtab.jobs import Say
+from trimtab.serving.app import create_app
+from trimtab.serving.config import ServeConfig
+from trimtab.serving.gate import logger as requests
+
+logger = logging.getLogger(__name__)
+KEY = "TRIMTAB_API_KEY"
+
+
+@tells_fields_of(ServeConfig)
+def serve(
+    engine: LocalEngine,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    served_model_name: str = "",
+    api_key: str = "",
+    preference: str | None = None,
+    strength: float = 1.0,
+    kl_budget: float | None = None,
+    gate: float | None = None,
+    speculate: Speculate = "off",
+    default_max_tokens: int = 512,
+    max_body_bytes: int = 2**20,
+    timeout: float = 600.0,
+    body_timeout: float = 20.0,
+    drain_timeout: float = 60.0,
+    max_waiting: int = 256,
+    min_free_memory: int = 256 * 2**20,
+    retry_after: int = 1,
+    allow_origin: Sequence[str] = (),
+    log_prompts: bool = False,
+    say: Say = logger.warning,
+) -> None:
+    """Serve an engine (`trimtab.load`) over HTTP as OpenAI's API, until SIGINT or SIGTERM.
+
+    Answers that run then are ended in peace. For another ASGI server there is
+    `trimtab.serving.app.create_app`.
+
+    Args:
+        engine: that answers; it is closed at the end.
+        say: is told what a user should know, a line each.
+
+    Raises:
+        PreferenceError, ConfigError: an option that cannot work, or an address that is taken.
+    """
+    options = {**locals()}
+    for name in ("engine", "say"):
+        del options[name]
+    options["allow_origin"] = list(allow_origin)
+    run_server(engine, ServeConfig(**options), say)
+
+
+def run_server(engine: LocalEngine, config: ServeConfig, say: Say = logger.warning) -> None:
+    """`serve`, its options as one object."""
+    config = replace(config, api_key=config.api_key or os.environ.get(KEY, ""))
+    name = config.served_model_name or Path(engine.base.model.config._name_or_path).name or "base"
+    app = create_app(engine, name, config)
+    _log_plainly()
+    _end_on_sigterm()
+    with _socket(config) as listening:
+        _tell(engine, name, config, listening.getsockname()[1], say)
+        server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                lifespan="off",
+                timeout_graceful_shutdown=int(config.drain_timeout),
+            )
+        )
+        try:
+            server.run(sockets=[listening])
+        except KeyboardInterrupt:  # it has ended all answers by then
+            pass
+        finally:
+            engine.close()
+
+
+def _log_plainly() -> None:
+    """A JSON line a request on standard error, and nothing before it."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    requests.handlers, requests.propagate = [handler], False
+    requests.setLevel(logging.INFO)
+
+
+def _end_on_sigterm() -> None:
+    """As on SIGINT: uvicorn raises a signal again when its server has ended."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def _socket(config: ServeConfig) -> socket.socket:
+    try:
+        [family, _, _, _, address], *_ = socket.getaddrinfo(
+            config.host, config.port, type=socket.SOCK_STREAM
+        )
+        return socket.create_server(address[:2], family=family, backlog=2048)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen at {config.host}:{config.port} ({error.strerror or error})",
+            "give another --port or --host",
+        ) from None
+
+
+def _tell(engine: LocalEngine, name: str, config: ServeConfig, port: int, say: Say) -> None:
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    steers = f", steered to {', '.join(engine.objectives)}" if engine.objectives else ""
+    say(f"serving {name}{steers} at http://{host}:{port}/v1 (Ctrl-C stops)")
+    if not config.local and not config.api_key:
+        say(f"everyone who reaches {config.host} may ask; --api-key KEY keeps others out")

@@ -1,0 +1,270 @@
+"""Keys, queues, memory, time, hang-ups, signals and logs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from served import serving
+
+import trimtab
+from trimtab.engines.local import LocalEngine
+from trimtab.errors import ConfigError, PreferenceError
+from trimtab.serving.app import create_app
+from trimtab.serving.config import ServeConfig
+
+PAGE = "/v1/chat/completions"
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_folder: Path) -> Iterator[LocalEngine]:
+    engine = trimtab.load(
+        str(tiny_folder / "tiny"),
+        {name: str(tiny_folder / name) for name in ("helpful", "harmless")},
+    )
+    yield engine
+    engine.close()
+
+
+def body(**changes: Any) -> dict[str, Any]:
+    messages = [{"role": "user", "content": "the cat sat"}]
+    return {"model": "tiny", "messages": messages, "max_tokens": 8, "temperature": 0, **changes}
+
+
+def ask(engine: LocalEngine, config: ServeConfig | None = None, **request: Any) -> httpx.Response:
+    """One request, in this process."""
+
+    async def go() -> httpx.Response:
+        transport = httpx.ASGITransport(create_app(engine, "tiny", config))
+        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+            method, path = request.pop("method", "POST"), request.pop("path", PAGE)
+            return await client.request(method, path, **request)
+
+    return asyncio.run(go())
+
+
+def test_answers_are_the_engines(engine: LocalEngine) -> None:
+    preference = {"helpful": 0.8, "harmless": 0.2}
+    steering: dict[str, Any] = {"preference": preference, "strength": 1.5}
+    reply = ask(engine, json=body(**steering, max_tokens=20)).json()["choices"][0]
+    prompt: Any = body()["messages"]
+    [own] = engine.generate([prompt], **steering, temperature=0, max_new_tokens=20)
+    assert reply["message"]["content"] == own.text
+    assert reply["trimtab"]["kl_per_token"] == pytest.approx(own.kl)
+
+
+def test_the_rest_of_the_context_is_the_bound_where_none_is_given(engine: LocalEngine) -> None:
+    asked = body()
+    del asked["max_tokens"]
+    bound = ask(engine, ServeConfig(default_max_tokens=5), json=asked).json()
+    assert bound["usage"]["completion_tokens"] <= 5
+    asked["messages"][0]["content"] = "the cat sat " * 640
+    usage = ask(engine, json=asked).json()["usage"]
+    assert usage["prompt_tokens"] > 3600 and usage["total_tokens"] <= 4096
+    asked["messages"][0]["content"] = "the cat sat " * 1000
+    reply = ask(engine, json=asked)
+    assert reply.status_code == 400 and "shorten the prompt" in reply.text
+
+
+def test_the_servers_own_steering_is_the_default(engine: LocalEngine) -> None:
+    config = ServeConfig(preference="helpful=1,harmless=0", strength=2.0)
+    told = ask(engine, config, json=body()).json()["choices"][0]["trimtab"]
+    assert told["preference"] == {"helpful": 1, "harmless": 0} and told["strength"] == 2
+    own = {"preference": {"helpful": 0, "harmless": 1}, "strength": 0.5}
+    told = ask(engine, config, json=body(**own)).json()["choices"][0]["trimtab"]
+    assert told["preference"] == {"helpful": 0, "harmless": 1} and told["strength"] == 0.5
+    with pytest.raises(PreferenceError, match="unknown objective"):
+        create_app(engine, "tiny", ServeConfig(preference="kind=1"))
+    with pytest.raises(ConfigError, match="has an @"):
+        ServeConfig(served_model_name="a@b")
+
+
+def test_a_key_is_asked_for(engine: LocalEngine) -> None:
+    config = ServeConfig(api_key="secret")
+    for key in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "secret"}):
+        reply = ask(engine, config, json=body(), headers=key)
+        assert reply.status_code == 401 and reply.json()["error"]["type"] == "authentication_error"
+    right = {"Authorization": "Bearer secret"}
+    assert ask(engine, config, json=body(), headers=right).status_code == 200
+    assert ask(engine, config, method="GET", path="/health").status_code == 200
+    assert ask(engine, config, method="GET", path="/v1/models").status_code == 401
+
+
+def test_a_full_memory_sends_away(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = ServeConfig(min_free_memory=2**50, retry_after=7)
+    reply = ask(engine, config, json=body())
+    assert reply.status_code == 429 and reply.headers["Retry-After"] == "7"
+    assert ask(engine, config, method="GET", path="/v1/models").status_code == 200
+
+
+def test_a_full_queue_sends_away(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(engine.worker), "waiting", 3)
+    reply = ask(engine, ServeConfig(max_waiting=3), json=body())
+    assert reply.status_code == 429 and reply.headers["Retry-After"] == "1"
+    assert "3 answers wait already" in reply.text
+    assert ask(engine, ServeConfig(max_waiting=4), json=body()).status_code == 200
+
+
+def test_time_is_up(engine: LocalEngine) -> None:
+    config = ServeConfig(timeout=1e-6)
+    reply = ask(engine, config, json=body(max_tokens=200))
+    assert reply.status_code == 504 and "longer than it may" in reply.text
+    lines = ask(engine, config, json=body(max_tokens=200, stream=True)).text.split("\n\n")
+    assert "longer than it may" in lines[-3] and lines[-2] == "data: [DONE]"
+    idle(engine)
+
+
+def idle(engine: LocalEngine) -> None:
+    """Wait until nothing runs; a request that went on for long would be seen to."""
+    until = time.monotonic() + 60
+    while engine.worker.busy:
+        assert time.monotonic() < until, "it still runs"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_hang_up_ends_the_answer(
+    engine: LocalEngine, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client goes after the third step; the model makes no more than a few after it."""
+    taken: list[int] = []
+    step = type(engine.worker)._write_one
+
+    def counted(worker: Any, pushed: Any) -> None:
+        taken.append(len(pushed.ids))
+        step(worker, pushed)
+
+    monkeypatch.setattr(type(engine.worker), "_write_one", counted)
+    asked = json.dumps(body(max_tokens=230, stream=stream, logit_bias={"3": -100})).encode()
+
+    async def go() -> list[Any]:
+        begun, sent = False, []
+
+        async def receive() -> Any:
+            nonlocal begun
+            if not begun:
+                begun = True
+                return {"type": "http.request", "body": asked, "more_body": False}
+            while sum(taken) < 3:
+                await asyncio.sleep(0)
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {
+            "type": "http", "method": "POST", "path": PAGE, "raw_path": PAGE.encode(),
+            "query_string": b"", "headers": [(b"content-type", b"application/json")],
+            "http_version": "1.1", "scheme": "http", "asgi": {"version": "3.0"},
+        }  # fmt: skip
+        await asyncio.wait_for(create_app(engine, "tiny")(scope, receive, send), 60)
+        return sent
+
+    sent = asyncio.run(go())
+    idle(engine)
+    assert 3 <= sum(taken) < 120
+    if not stream:
+        assert sent[0]["status"] == 499
+
+
+def test_pages_of_others_may_not_ask_unless_named(engine: LocalEngine) -> None:
+    asked = {"Origin": "http://page.example", "Access-Control-Request-Method": "POST"}
+    closed = ask(engine, method="OPTIONS", headers=asked)
+    assert "access-control-allow-origin" not in closed.headers
+    config = ServeConfig(allow_origin=["http://page.example"], api_key="secret")
+    opened = ask(engine, config, method="OPTIONS", headers=asked)
+    assert opened.status_code == 200
+    assert opened.headers["access-control-allow-origin"] == "http://page.example"
+    other = ask(engine, config, method="OPTIONS", headers={**asked, "Origin": "http://evil"})
+    assert "access-control-allow-origin" not in other.headers
+
+
+def test_logs_hold_no_text_unless_asked(
+    engine: LocalEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "trimtab.serving")
+    logger_propagates()
+    answer = ask(engine, json=body()).json()["choices"][0]["message"]["content"]
+    [told] = [json.loads(record.message) for record in caplog.records]
+    assert told["status"] == 200 and told["completion_tokens"] > 0 and told["model"] == "tiny"
+    assert told["preference"] == {"helpful": 0.5, "harmless": 0.5}
+    assert "cat sat" not in caplog.text
+    caplog.clear()
+    ask(engine, ServeConfig(log_prompts=True), json=body())
+    [told] = [json.loads(record.message) for record in caplog.records]
+    assert "the cat sat" in json.dumps(told["prompts"]) and told["answers"] == [answer]
+    caplog.clear()
+    ask(engine, json=body(strength=-1))
+    [told] = [json.loads(record.message) for record in caplog.records]
+    assert told["status"] == 400
+
+
+def logger_propagates() -> None:
+    import logging
+
+    logging.getLogger("trimtab.serving").propagate = True
+
+
+def test_a_template_that_fails_is_named(engine: LocalEngine) -> None:
+    messages = [{"role": "system", "content": "Be kind."}, *body()["messages"]]
+    reply = ask(engine, json=body(messages=messages))
+    assert reply.status_code == 400
+    assert "template" in reply.text and "System role not supported" in reply.text
+
+
+# --- a process of its own ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def start(tiny_options: list[str]) -> Callable[..., Any]:
+    return lambda *options, **environment: serving([*tiny_options, *options], **environment)
+
+
+def test_sigterm_lets_answers_end(start: Callable[..., Any]) -> None:
+    with start() as process:
+        asked = body(max_tokens=200, stream=True, n=16, logit_bias={"3": -100})
+        with httpx.stream("POST", process.url + PAGE, json=asked, timeout=60) as reply:
+            lines = reply.iter_lines()
+            next(lines)
+            process.running.send_signal(signal.SIGTERM)
+            rest = [line for line in lines if line]
+        assert rest[-1] == "data: [DONE]"
+        assert sum('"finish_reason": "length"' in line for line in rest) == 16
+        assert process.running.wait(60) == 0
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{process.url}/health")
+    assert json.loads(process.lines[-1])["status"] == 200
+
+
+def test_a_key_of_the_environment_and_a_slow_body(start: Callable[..., Any]) -> None:
+    with start("--body-timeout", "0.5", TRIMTAB_API_KEY="secret") as process:
+        assert httpx.post(process.url + PAGE, json=body()).status_code == 401
+        right = {"Authorization": "Bearer secret"}
+        assert httpx.post(process.url + PAGE, json=body(), headers=right).status_code == 200
+        host, port = process.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=30) as slow:
+            head = f"POST {PAGE} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\n"
+            slow.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
+            assert b" 408 " in slow.recv(4096)
+        with pytest.raises(AssertionError, match="cannot listen at"), start("--port", port):
+            pass
+        assert process.stop(signal.SIGINT) == 0
+
+
+def test_bad_options_are_refused_before_anything_is_loaded(tiny_options: list[str]) -> None:
+    for options, told in (
+        (["--strength", "-1"], "negative"),
+        (["--preference", "kind=1"], "unknown objective"),
+        (["--timeout", "0"], "timeout is 0"),
+        (["--served-model-name", "a@b"], "has an @"),
+    ):
+        with pytest.raises(AssertionError, match=told), serving([*tiny_options, *options]):
+            pass
