@@ -113,12 +113,12 @@ def _fields(schemas: dict[str, Any], name: str) -> str:
     needed, lines, inner = schemas[name].get("required", []), [], []
     for field, about in schemas[name]["properties"].items():
         text = _kind(about)
-        inner += re.findall(r"\[(\w+)\]\(#", text)
+        inner += re.findall(r"`(\w+)` \(below\)", text)
         told = about.get("description", "").replace("|", "\\|")
         lines.append(f"| `{field}`{' (needed)' if field in needed else ''} | {text} | {told} |\n")
     table = "| field | type | |\n| --- | --- | --- |\n" + "".join(lines)
     return table + "".join(
-        f"\n### {other}\n\n{_fields(schemas, other)}" for other in dict.fromkeys(inner)
+        f"\n`{other}`:\n\n{_fields(schemas, other)}" for other in dict.fromkeys(inner)
     )
 
 
@@ -126,7 +126,7 @@ def _kind(about: dict[str, Any]) -> str:
     """What a value may be, in words."""
     if "$ref" in about:
         name = about["$ref"].rpartition("/")[2]
-        return f"[{name}](#{name.lower()})"
+        return f"`{name}` (below)"
     if "anyOf" in about:
         kinds = [_kind(each) for each in about["anyOf"] if each.get("type") != "null"]
         return " or ".join(dict.fromkeys(kinds))
@@ -137,8 +137,10 @@ def _kind(about: dict[str, Any]) -> str:
         text = f"list of {_kind(about.get('items', {}))}"
     low = about.get("minimum", about.get("exclusiveMinimum"))
     high = about.get("maximum")
-    if low is not None and high is not None:
+    if low is not None and high is not None and high < 2**31 - 1:
         text += f", {low:g} to {high:g}"
+    elif high is not None and low is not None and low < -(2**31):
+        text += " of 64 bits"
     elif low is not None:
         text += f", {low:g} or more"
     return text

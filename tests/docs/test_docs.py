@@ -159,6 +159,7 @@ def test_the_command_lines_of_a_page_run(
     # tests/cli/test_tables.py has them in processes of their own
     monkeypatch.setattr("trimtab.bench.tables.training.trained", _trained_here)
     commands = commands_of(page.read_text(encoding="utf-8"))
+    commands = [c for c in commands if c[0] != "serve"]  # test_serve_page.py
     assert commands
     for command in commands:
         if command[0] == "train" and (tmp_path / "arms").exists():

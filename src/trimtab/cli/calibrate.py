@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -114,7 +114,7 @@ def _settings(options: CalibrateOptions, name: str | None) -> dict[str, Any]:
     scoring = options.scoring()
     revisions = scoring["revisions"]
     Origins.of([*models, *scoring["scorers"]], options.trust_remote_code, revisions)
-    sampling = asdict(options.sampling())
+    sampling = options.sampling().written()
     del sampling["ignore_eos"]
     return {
         **sampling,

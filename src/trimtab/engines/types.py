@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from numbers import Integral, Real
 from typing import Any, Literal, TypedDict
 
@@ -26,6 +26,7 @@ _SAMPLING = {
     "presence_penalty": Bound(Real, -2, 2, "-2 to 2"),
     "frequency_penalty": Bound(Real, -2, 2, "-2 to 2"),
 }
+_RESTRAINING = ("logit_bias", "presence_penalty", "frequency_penalty", "response_format")
 _ALTERNATIVES = Bound(Integral, 0, 20, "a whole number, 0 to 20")
 _BIAS = Bound(Real, -100, 100, "-100 to 100")
 
@@ -118,6 +119,12 @@ class Sampling:
     def given(cls, **options: Any) -> Sampling:
         """Of those options that are not None; the others are at their defaults."""
         return cls().but(**{name: value for name, value in options.items() if value is not None})
+
+    def written(self) -> dict[str, Any]:
+        """As a run writes it down: what restrains tokens only where it does."""
+        every = asdict(self)
+        unset = [name for name in _RESTRAINING if not every[name]]
+        return {name: value for name, value in every.items() if name not in unset}
 
     def further(self, number: int) -> Sampling:
         """With a seed that is so much larger; without one, as it is."""

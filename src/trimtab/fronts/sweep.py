@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -89,7 +89,7 @@ class Sweep:
 
     def settings(self) -> dict[str, Any]:
         """What the responses depend on, for their file's settings."""
-        sampling = asdict(self.sampling)
+        sampling = self.sampling.written()
         del sampling["seed"], sampling["ignore_eos"]
         return {
             "base": model_identity(self.base) + (f"@{self.revision}" if self.revision else ""),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
@@ -219,4 +219,3 @@ class ScoreBody(Body):
     """`/v1/score`."""
 
     input: list[Given] = Field(min_length=1, max_length=256)
-    object: Literal["score"] = "score"
