@@ -387,6 +387,7 @@ def test_answers_are_scored_in_total_and_by_token(
         ({"messages": "hello"}, "messages"),
         ({"messages": [{"role": "wizard", "content": "x"}]}, "the role 'wizard'"),
         ({"messages": [{"role": "user"}]}, "content"),
+        ({"messages": [{"role": "assistant", "content": "Well"}]}, "begun is not supported"),
         ({"messages": [{"role": "user", "content": 5}]}, "content"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},

@@ -111,6 +111,8 @@ def test_a_full_queue_sends_away(engine: LocalEngine, monkeypatch: pytest.Monkey
     assert reply.status_code == 429 and reply.headers["Retry-After"] == "1"
     assert "3 answers wait already" in reply.text
     assert ask(engine, ServeConfig(max_waiting=4), json=body()).status_code == 200
+    reply = ask(engine, ServeConfig(max_waiting=4), json=body(n=5))
+    assert reply.status_code == 400 and "asks for 5 answers" in reply.text
 
 
 def test_time_is_up(engine: LocalEngine) -> None:

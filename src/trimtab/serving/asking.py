@@ -99,6 +99,11 @@ def chat_prompt(messages: Sequence[Mapping[str, Any]]) -> Prompt:
         TrimtabError: they are none.
     """
     flat = [_flat_message(message, number) for number, message in enumerate(messages)]
+    if flat[-1]["role"] == "assistant":
+        raise ConfigError(
+            "the last message is the assistant's, and an answer that is begun is not supported",
+            "end with another turn",
+        )
     return messages_of(flat, "the request", "messages")
 
 
@@ -143,7 +148,12 @@ def _asked(
     prompts: Sequence[Prompt | Sequence[int]],
     served: Served,
 ) -> Asked:
-    engine = served.engine
+    engine, count = served.engine, len(prompts) * (body.n or 1)
+    most = served.config.max_waiting
+    if count > most:
+        raise ConfigError(
+            f"the request asks for {count} answers", f"{most} may wait here: ask for fewer at once"
+        )
     how = steered(body, served)
     asked = [
         Request(

@@ -11,7 +11,7 @@ from trimtab.steering import Steering
 
 OTHERWISE = {
     "messages[].content": "parts other than text",
-    "messages[-1].role": "an answer that is begun: the last turn is the user's",
+    "messages[-1].role": "an answer that is begun: the last turn must be another's",
     "prompt": "log-probs of the prompt (`echo`); `/v1/score` gives those of an answer",
     "response_format": "JSON Schema keywords that cannot be held to; they are named",
     "repetition_penalty": "it depends on how logits are shifted; use presence and frequency",
