@@ -90,7 +90,8 @@ def test_a_table_is_made_and_gone_on_with(
         ("accuracy", ["--pairs", "5000"], "5000 guide pairs of glad are wanted"),
         ("accuracy", ["--pairs", "1"], "--pairs is 1"),
         ("accuracy", ["--train", "lora_rank=2"], "no option 'lora_rank'"),
-        ("accuracy", ["--costly", "args"], "leave --costly out"),
+        ("accuracy", ["--costly", "args"], "there are: genarm, trajectory, dpo"),
+        ("training", ["--costly", "args"], "leave --costly out"),
         ("training", ["--time-limit", "0.01"], "minutes, more than --time-limit 0.01"),
     ],
 )

@@ -109,7 +109,8 @@ def test_beside_a_guide_that_drafts(monkeypatch: Any) -> None:
     scheduler.add(0, engine.plan(drawn))
     while scheduler.running == [] or scheduler.running[0].prefilling:
         scheduler.step()
-    row = scheduler.add(1, engine._planner.plan_given(asked, given, False))
+    plan = engine._planner.plan_given(asked, given, end=False, rewards=False)
+    row = scheduler.add(1, plan)
     seen: list[Any] = []
     drafted = 0
     while row.finish_reason is None:
