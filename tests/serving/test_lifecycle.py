@@ -16,6 +16,7 @@ import pytest
 from served import serving
 
 import trimtab
+from trimtab.cli.serve import ServeOptions
 from trimtab.engines.local import LocalEngine
 from trimtab.errors import ConfigError, PreferenceError
 from trimtab.serving.app import create_app
@@ -259,6 +260,14 @@ def test_a_key_of_the_environment_and_a_slow_body(start: Callable[..., Any]) -> 
         with pytest.raises(AssertionError, match="cannot listen at"), start("--port", port):
             pass
         assert process.stop(signal.SIGINT) == 0
+
+
+def test_the_model_is_called_as_its_folder_is(tiny_folder: Path, tmp_path: Path) -> None:
+    """`make models` links a folder of a long name: the link's own is what people gave."""
+    (tmp_path / "Mine").symlink_to(tiny_folder / "tiny")
+    for place, name in ((f"{tmp_path / 'Mine'}/", "Mine"), ("owner/model", "owner/model")):
+        assert ServeOptions(base=place).config.served_model_name == name
+    assert ServeOptions(base=".").config.served_model_name == Path.cwd().name
 
 
 def test_bad_options_are_refused_before_anything_is_loaded(tiny_options: list[str]) -> None:

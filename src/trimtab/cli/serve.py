@@ -25,7 +25,7 @@ class ServeOptions(EngineOptions, ServeConfig):
         own = {name: getattr(self, name) for name in OPTIONS}
         place = Path(self.base)
         own["served_model_name"] = self.served_model_name or (
-            place.resolve().name if place.exists() else self.base
+            place.absolute().name if place.exists() else self.base
         )
         return ServeConfig(**own)
 
