@@ -279,3 +279,12 @@ def test_bad_options_are_refused_before_anything_is_loaded(tiny_options: list[st
     ):
         with pytest.raises(AssertionError, match=told), serving([*tiny_options, *options]):
             pass
+
+
+def test_nobody_waits_when_all_are_answered(engine: LocalEngine) -> None:
+    """Answers that are whole after their first step leave no count behind."""
+    for _ in range(3):
+        reply = ask(engine, ServeConfig(max_waiting=4), json=body(n=4, max_tokens=1))
+        assert reply.status_code == 200
+        idle(engine)
+        assert engine.worker.waiting == 0

@@ -64,7 +64,10 @@ class Restraint:
         allowed_V = self._form.allowed() if self._form else None
         if allowed_V is not None and not bool(allowed_V.any()):
             raise ConfigError("no token fits the response_format any more", "ask for text")
-        return restrained(logp_V, self._nats(), allowed_V)
+        found_V = restrained(logp_V, self._nats(), allowed_V)
+        if allowed_V is not None and bool(found_V[0].isnan()) and not bool(logp_V[0].isnan()):
+            raise ConfigError("no token that fits the response_format can come", "ask for text")
+        return found_V
 
     def _nats(self) -> dict[int, float]:
         """Token -> what is added to its log-prob."""

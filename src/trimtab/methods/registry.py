@@ -60,9 +60,14 @@ class Chosen:
             forward_kl: whether they are policies that act by the forward KL's mean.
 
         Raises:
-            ConfigError: speculation, a report, or further answers; where guides score, what says
-                how they steer.
+            ConfigError: speculation, a report, further answers, or a restraint on tokens; where
+                guides score, what says how they steer.
         """
+        if request.sampling.restrained:
+            raise ConfigError(
+                f"{self.method.name} with a bias, a penalty or a response_format",
+                "a search chooses by rewards alone: leave them out",
+            )
         steers = request.strength not in (0, 1), request.kl_budget is not None, request.gate
         if by_guides and any(steers):
             raise ConfigError(

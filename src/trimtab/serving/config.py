@@ -18,7 +18,7 @@ _BOUNDS = {
     "timeout": Bound(Real, TINY, 1e9, "seconds, more than 0"),
     "body_timeout": Bound(Real, TINY, 1e9, "seconds, more than 0"),
     "drain_timeout": Bound(Real, 0, 1e9, "seconds, 0 or more"),
-    "max_waiting": Bound(Integral, 1, 2**31 - 1, "1 or more"),
+    "max_waiting": Bound(Integral, 1, 1024, "1 to 1024"),  # the engine's own most
     "retry_after": Bound(Integral, 1, 86400, "seconds, 1 to 86400"),
 }
 

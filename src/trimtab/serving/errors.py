@@ -15,10 +15,6 @@ from trimtab.errors import BusyError, MissingFileError, TrimtabError
 TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
-class OverloadError(TrimtabError, RuntimeError):
-    """A server that must not take more now."""
-
-
 class AnswerError(TrimtabError, RuntimeError):
     """An answer that went wrong on our side."""
 
@@ -29,7 +25,7 @@ class LateError(TrimtabError, TimeoutError):
 
 def status_of(error: TrimtabError) -> int:
     """The HTTP status of an error; what a client can mend is 400."""
-    if isinstance(error, BusyError | OverloadError):
+    if isinstance(error, BusyError):
         return 429
     if isinstance(error, MissingFileError):
         return 404

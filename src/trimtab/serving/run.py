@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import socket
@@ -86,7 +87,7 @@ def run_server(engine: LocalEngine, config: ServeConfig, say: Say = logger.warni
                 access_log=False,
                 server_header=False,
                 lifespan="off",
-                timeout_graceful_shutdown=int(config.drain_timeout),
+                timeout_graceful_shutdown=math.ceil(config.drain_timeout),
             )
         )
         try:

@@ -209,3 +209,29 @@ def test_rewards_of_given_answers_are_the_reward_models(
     )  # fmt: skip
     for one, own in zip(found, scored, strict=True):
         assert sum(one.rewards["good"]) == pytest.approx(own.reward, abs=1e-3)
+
+
+class Never:
+    """A form that wants a token which cannot come."""
+
+    def copy(self) -> Never:
+        return self
+
+    def take(self, token: int) -> None:
+        pass
+
+    def allowed(self) -> torch.Tensor:
+        return torch.tensor([True, False])
+
+
+def test_a_form_that_nothing_can_meet_is_an_error_before_a_token_is_chosen() -> None:
+    impossible = torch.tensor([0.0, 1.0]).log()
+    with pytest.raises(ConfigError, match="can come"):
+        Restraint(Sampling(), Never()).on(impossible)
+
+
+def test_a_search_takes_no_restraint(engine: LocalEngine) -> None:
+    searcher = trimtab.search(engine, "best-of-n")
+    for options in ({"logit_bias": {1: 1.0}}, {"response_format": {"type": "json_object"}}):
+        with pytest.raises(ConfigError, match="leave them out"):
+            searcher.generate(["the cat"], **options)  # type: ignore[arg-type]

@@ -165,6 +165,7 @@ class Worker:
                 if self._running:
                     self._tokens.put(scheduler.step())
                     self._steps += 1
+                    self._count(scheduler)
                     self._running, self._batch = scheduler.busy, len(scheduler.running)
             except Exception as error:  # of the scheduler itself: nobody can go on
                 logger.exception("all requests failed")
@@ -206,7 +207,13 @@ class Worker:
                     self._inbox.append(item)
                 else:
                     scheduler.end(item.key)
-            self._waiting = sum(row.crowd is None for row in scheduler.waiting)
+            self._waiting = _alone(scheduler)
+
+    def _count(self, scheduler: Scheduler) -> None:
+        """After a step has admitted some: there may be no other for long."""
+        with self._ready:
+            added = [one for one in self._inbox if isinstance(one, _Added) and not one.crowd]
+            self._waiting = _alone(scheduler) + sum(len(one.plans) for one in added)
 
     # --- the thread that makes text -------------------------------------------------------------
 
@@ -239,3 +246,8 @@ class Worker:
             del self._answers[key]
             if pushed.finish_reason is None:
                 self._end(key, self._written)
+
+
+def _alone(scheduler: Scheduler) -> int:
+    """Requests that wait by themselves, and so count."""
+    return sum(row.crowd is None for row in scheduler.waiting)
