@@ -4,7 +4,7 @@
     python benchmarks/serving/run.py equal soak throughput [--clients 1 8 64] [--requests 5000]
 
 Each part starts `trimtab serve` itself, in a process of its own, and writes `PART.json` beside this
-file; `README.md` says what they are. Give `throughput` the machine alone.
+file. Give `throughput` the machine alone.
 """
 
 from __future__ import annotations

@@ -50,6 +50,7 @@ def test_the_readmes_curl_is_answered(place: str) -> None:
         url.replace(THERE, place),
         content=json.dumps({**json.loads(body), "max_tokens": 4}),
         headers=dict([header.split(": ")]),
+        timeout=60,
     )
     assert reply.json()["choices"][0]["trimtab"]["preference"] == {"helpful": 0.7, "harmless": 0.3}
 

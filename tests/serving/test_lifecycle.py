@@ -249,9 +249,12 @@ def test_sigterm_lets_answers_end(start: Callable[..., Any]) -> None:
 
 def test_a_key_of_the_environment_and_a_slow_body(start: Callable[..., Any]) -> None:
     with start("--body-timeout", "0.5", TRIMTAB_API_KEY="secret") as process:
-        assert httpx.post(process.url + PAGE, json=body()).status_code == 401
+        assert httpx.post(process.url + PAGE, json=body(), timeout=60).status_code == 401
         right = {"Authorization": "Bearer secret"}
-        assert httpx.post(process.url + PAGE, json=body(), headers=right).status_code == 200
+        assert (
+            httpx.post(process.url + PAGE, json=body(), headers=right, timeout=60).status_code
+            == 200
+        )
         host, port = process.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=30) as slow:
             head = f"POST {PAGE} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\n"
