@@ -22,7 +22,6 @@ NUMBERS, PICTURE = "calibration.json", "calibration.png"
 def facts_of(plan: Plan) -> dict[str, Any]:
     """What a calibration's numbers depend on, and what they were made with."""
     sampling = plan.sampling.written()
-    del sampling["ignore_eos"]
     models = plan.guide.models if plan.guide else {"arm": plan.arm}
     return {
         "base": plan.base,

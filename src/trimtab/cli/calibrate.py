@@ -114,10 +114,8 @@ def _settings(options: CalibrateOptions, name: str | None) -> dict[str, Any]:
     scoring = options.scoring()
     revisions = scoring["revisions"]
     Origins.of([*models, *scoring["scorers"]], options.trust_remote_code, revisions)
-    sampling = options.sampling().written()
-    del sampling["ignore_eos"]
     return {
-        **sampling,
+        **options.sampling().written(),
         **{key: getattr(options, key) for key in _PASSED},
         "name": name,
         "instruct": options.instruct,

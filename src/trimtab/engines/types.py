@@ -121,10 +121,10 @@ class Sampling:
         return cls().but(**{name: value for name, value in options.items() if value is not None})
 
     def written(self) -> dict[str, Any]:
-        """As a run writes it down: what restrains tokens only where it does."""
+        """As a run writes it down: restraints only where there are some, and no `ignore_eos`."""
         every = asdict(self)
         unset = [name for name in _RESTRAINING if not every[name]]
-        return {name: value for name, value in every.items() if name not in unset}
+        return {name: v for name, v in every.items() if name not in (*unset, "ignore_eos")}
 
     def further(self, number: int) -> Sampling:
         """With a seed that is so much larger; without one, as it is."""

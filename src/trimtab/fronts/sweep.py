@@ -90,7 +90,7 @@ class Sweep:
     def settings(self) -> dict[str, Any]:
         """What the responses depend on, for their file's settings."""
         sampling = self.sampling.written()
-        del sampling["seed"], sampling["ignore_eos"]
+        del sampling["seed"]
         return {
             "base": model_identity(self.base) + (f"@{self.revision}" if self.revision else ""),
             "guides": [guide.identity() for guide in self.guides],

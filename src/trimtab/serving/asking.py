@@ -16,7 +16,6 @@ from trimtab.errors import ConfigError, MissingFileError
 from trimtab.models.messages import Prompt
 from trimtab.serving.config import ServeConfig
 from trimtab.serving.contract import Body, ChatBody, CompletionBody, Sampled
-from trimtab.steering import PreferenceLike
 
 FLAT = ("preference", "strength", "kl_budget", "gate", "speculate")
 """What `vllm_xargs` may hold."""
@@ -245,9 +244,3 @@ def _flat(xargs: Mapping[str, Any]) -> Mapping[str, Any]:
     if unknown is not None:
         raise ConfigError(f"vllm_xargs has {unknown!r}", f"there are: {', '.join(FLAT)}")
     return xargs
-
-
-def preference_of(how: Mapping[str, Any]) -> PreferenceLike | None:
-    """Of what `steered` found."""
-    found: PreferenceLike | None = how["preference"]
-    return found

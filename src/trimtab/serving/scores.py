@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from trimtab.engines.types import Likelihood, Request
-from trimtab.serving.asking import Served, chat_prompt, preference_of, steered
+from trimtab.serving.asking import Served, chat_prompt, steered
 from trimtab.serving.contract import Given, ScoreBody
 from trimtab.serving.logprobs import LEAST
 
@@ -19,7 +19,7 @@ def scored(body: ScoreBody, served: Served) -> dict[str, Any]:
     """
     how = steered(body, served)
     requests = [
-        Request(_prompt(given), preference_of(how), instructions=how["instructions"])
+        Request(_prompt(given), how["preference"], instructions=how["instructions"])
         for given in body.input
     ]
     found = served.engine.log_likelihoods(

@@ -32,7 +32,7 @@ async def answer(asked: Asked, request: Request, served: Served, metrics: Metric
     events = served.engine.events(asked.plans)
     metrics.prompt_tokens.inc(asked.prompt_tokens)
     reading = _Reading(events, Timing(metrics), time.monotonic() + served.config.timeout)
-    note = request.state._state
+    note = request.scope["state"]
     if asked.stream:
         return StreamingResponse(
             _sent(asked, reading, note),

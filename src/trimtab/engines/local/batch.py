@@ -293,8 +293,11 @@ class Batch:
         return pushed
 
     def _divergences(self, chosen: _Chosen) -> list[list[float]]:
-        """Nats from the base of each row's positions; [] where nothing is steered."""
-        if not any(any(row.plan.weights) for row in chosen.rows):
+        """Nats from the base of each row's positions; [] where no answer is steered.
+
+        Of what is watched nobody reads them: `judged` has those of given responses.
+        """
+        if not any(any(row.plan.weights) and row.plan.watch is None for row in chosen.rows):
             return []
         kl_B = fusion.divergence(chosen.fused.logp_BV, chosen.fused.logp_base_BV).clamp(min=0)
         found: list[list[float]] = kl_B.view(len(chosen.rows), -1).tolist()

@@ -207,13 +207,15 @@ class Worker:
                     self._inbox.append(item)
                 else:
                     scheduler.end(item.key)
-            self._waiting = _alone(scheduler)
+            self._count(scheduler)
 
     def _count(self, scheduler: Scheduler) -> None:
-        """After a step has admitted some: there may be no other for long."""
+        """Those who wait by themselves; also after a step has admitted some, which may be the last
+        for long."""
         with self._ready:
             added = [one for one in self._inbox if isinstance(one, _Added) and not one.crowd]
-            self._waiting = _alone(scheduler) + sum(len(one.plans) for one in added)
+            queued = sum(row.crowd is None for row in scheduler.waiting)
+            self._waiting = queued + sum(len(one.plans) for one in added)
 
     # --- the thread that makes text -------------------------------------------------------------
 
@@ -246,8 +248,3 @@ class Worker:
             del self._answers[key]
             if pushed.finish_reason is None:
                 self._end(key, self._written)
-
-
-def _alone(scheduler: Scheduler) -> int:
-    """Requests that wait by themselves, and so count."""
-    return sum(row.crowd is None for row in scheduler.waiting)
