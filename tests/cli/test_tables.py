@@ -53,7 +53,7 @@ def test_a_table_is_made_and_gone_on_with(
 ) -> None:
     """Killed while it answers, it goes on there: what was trained and answered stays as it is."""
     out, run = tmp_path / "out", Answer.run
-    options = ["--judge", str(base_dir), "--methods", "args", "cooled-base"]
+    options = ["--judge", str(base_dir), "--methods", "args", "cooled-base", "--at-once", "3"]
     options += ["--search", "genarm: strength=0.5,2", "--search", "args: weight=1,2"]
 
     def killed(self: Answer, work: Any) -> dict[str, Any]:

@@ -29,15 +29,17 @@ def _name(method: str, objective: str, seed: int) -> str:
 
 def jobs(config: TableConfig) -> list[Job]:
     """Train each kind on each objective and seed, measure all on the same pairs."""
-    found: list[Job] = []
-    for objective in config.files:
-        for seed in range(config.seeds):
-            for method in methods_of(config):
-                name = _name(method, objective, seed)
-                found.append(Train(name, method, seed=seed, objective=objective))
-                found.append(Accuracy(f"accuracy {name}", name, objective))
-        found.append(Floors(f"floors {objective}", objective))
-    return found
+    models = [
+        (_name(method, objective, seed), method, objective, seed)
+        for objective in config.files
+        for seed in range(config.seeds)
+        for method in methods_of(config)
+    ]
+    return [
+        *(Train(name, m, seed=seed, objective=objective) for name, m, objective, seed in models),
+        *(Accuracy(f"accuracy {name}", name, objective) for name, _, objective, _ in models),
+        *(Floors(f"floors {objective}", objective) for objective in config.files),
+    ]
 
 
 def of_seeds(work: Work, method: str, objective: str) -> Estimate:

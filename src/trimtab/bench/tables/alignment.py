@@ -12,7 +12,14 @@ from trimtab.bench.tables import ways
 from trimtab.bench.tables.answering import Answer, Match, Search, Spread
 from trimtab.bench.tables.config import TableConfig
 from trimtab.bench.tables.jobs import Job, Row, Work
-from trimtab.bench.tables.judging import JUDGE, Scores, judge_jobs, judge_line, may_claim
+from trimtab.bench.tables.judging import (
+    JUDGE,
+    Scores,
+    judge_line,
+    may_claim,
+    measure_judge,
+    train_judge,
+)
 from trimtab.bench.tables.report import Report, cell, setting, verdict
 from trimtab.bench.tables.training import Accuracy, Train, accuracy_of
 from trimtab.bench.tables.values import Values
@@ -34,15 +41,14 @@ def rows_of(config: TableConfig) -> list[str]:
 def jobs(config: TableConfig) -> list[Job]:
     """Train, try settings, answer, judge."""
     rows, seeds = rows_of(config), range(config.seeds)
-    trained: list[Job] = [*judge_jobs(config)]
-    trained += [Train(f"trajectory-{seed}", "trajectory", seed=seed) for seed in (0,)]
+    trained: list[Job] = [train_judge(config), Train("trajectory-0", "trajectory")]
     trained += [Train(f"genarm-{seed}", "genarm", seed=seed) for seed in seeds]
     if ways.DPO in rows:
         trained += [Train(f"dpo-{seed}", "dpo", seed=seed) for seed in seeds]
     if ways.SHUFFLED in rows:
         trained.append(Train("shuffled-0", "genarm", shuffled=True))
     measured = ["trajectory-0", *(f"genarm-{seed}" for seed in seeds)]
-    trained += [Accuracy(f"accuracy {name}", name) for name in measured]
+    trained += [*measure_judge(config), *(Accuracy(f"accuracy {name}", name) for name in measured)]
     if any(way in rows for way in ways.BY_VALUE):
         trained.append(Values("value-0"))
     if any(way in rows for way in ways.BY_THRESHOLD):

@@ -13,6 +13,7 @@ from typing import Any
 import trimtab
 from trimtab.arms.reward_model import RewardModel
 from trimtab.bench.tables import ways
+from trimtab.bench.tables.config import TableConfig
 from trimtab.bench.tables.jobs import Work
 from trimtab.bench.tables.rates import Rates
 from trimtab.bench.tables.ways import Asked
@@ -39,10 +40,6 @@ PASSES: dict[str, tuple[float, float, float]] = {
 as `benchmarks/methods` counted them with the methods' defaults. For estimates alone."""
 
 
-SEARCHES = 12
-"""Prompts that are searched for together."""
-
-
 @dataclass(frozen=True)
 class Answer:
     """Answer prompts in one way.
@@ -60,7 +57,8 @@ class Answer:
     def seconds(self, work: Work, rates: Rates) -> float:
         """Passes and tokens."""
         config = work.config
-        return decoding(self.way, rates, len(prompts_of(work, self.way)), config.max_new_tokens)
+        prompts, tokens = len(prompts_of(work, self.way)), config.max_new_tokens
+        return decoding(self.way, rates, prompts, tokens, searched_together(config))
 
     def run(self, work: Work) -> dict[str, Any]:
         """Write the answers; tell their costs and settings."""
@@ -98,7 +96,7 @@ class Search:
     def seconds(self, work: Work, rates: Rates) -> float:
         """Each setting takes its answers."""
         prompts, tokens = len(self._prompts(work)), work.config.search_tokens
-        each = decoding(self.way, rates, prompts, tokens)
+        each = decoding(self.way, rates, prompts, tokens, searched_together(work.config))
         return 10 + len(self.settings) * each
 
     def run(self, work: Work) -> dict[str, Any]:
@@ -222,18 +220,26 @@ def answered(
     searcher = search(
         engine, how.method, reward_model=how.reward_model, options=options, **loading(work)
     )
-    return searcher.generate(told, **most, batch_size=SEARCHES)
+    return searcher.generate(told, **most, batch_size=searched_together(work.config))
+
+
+def searched_together(config: TableConfig) -> int:
+    """Prompts that a search has at a time: each of them has several answers under way."""
+    return max(1, config.batch_size // 4)
 
 
 def _whole(value: float) -> float | int:
     return int(value) if float(value).is_integer() else value
 
 
-def decoding(way: str, rates: Rates, prompts: int, tokens: int) -> float:
-    """Seconds that answers take, about; a second model reads what the first does."""
+def decoding(way: str, rates: Rates, prompts: int, tokens: int, searched: int = 1) -> float:
+    """Seconds that answers take, about; a second model reads what the first does.
+
+    A search has so many prompts `searched` for together.
+    """
     passes, base, reward = PASSES.get(way, (1.0, 1.0, 0.0))
     models = 1.0 if way in PASSES or way == ways.BASE else 1.7
-    together = max(1.0, prompts / SEARCHES) if way in PASSES else 1.0
+    together = max(1.0, prompts / searched) if way in PASSES else 1.0
     search = rates.decoding(passes * tokens * together, (base + reward) * tokens * prompts)
     return 6 + models * search
 

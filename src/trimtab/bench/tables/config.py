@@ -131,7 +131,11 @@ class TableConfig:
     """Training prompts that the base answers for that."""
 
     batch_size: int = 48
-    """Prompts answered together."""
+    """Prompts answered together; a quarter as many where a method searches."""
+
+    at_once: int = 1
+    """Trainings at a time, each in a process of its own, where one leaves a GPU idle. The times of
+    a table's trainings mean nothing then."""
 
     train: list[str] = field(default_factory=list)
     """Options of `trimtab train` for every training, as NAME=VALUE."""
@@ -153,7 +157,8 @@ class TableConfig:
 
     def __post_init__(self) -> None:
         least = {"seeds": 1, "pairs": 2, "test_pairs": 2, "prompts": 1, "max_new_tokens": 1}
-        least |= {"search_prompts": 1, "costly_prompts": 1, "batch_size": 1, "repeats": 1}
+        least |= {"search_prompts": 1, "costly_prompts": 1, "repeats": 1}
+        least |= {"batch_size": 1, "at_once": 1}
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 option = f"--{name.replace('_', '-')}"

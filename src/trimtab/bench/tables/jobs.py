@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -60,6 +63,10 @@ class Job(Protocol):
         """Do it; what is worth writing down. Called again, it does it again."""
 
 
+class Apart:
+    """A job that runs in a process of its own and wants nothing of its neighbours."""
+
+
 def carry_out(jobs: Sequence[Job], work: Work, file: RowFile, progress: Progress) -> None:
     """Do what the file lacks; a killed run goes on with the job that it was at.
 
@@ -72,12 +79,27 @@ def carry_out(jobs: Sequence[Job], work: Work, file: RowFile, progress: Progress
                 f"{file.path} has {row['job']} where {job.name} is due", "--overwrite"
             )
         work.rows[job.name] = row
-    with file:
-        for number, job in enumerate(jobs[file.done :], file.done):
-            progress(f"{work.config.output_dir}: {job.name}", number, len(jobs))
-            start = time.perf_counter()
-            found = job.run(work)
-            row = {"job": job.name, "seconds": time.perf_counter() - start, **found}
-            file.append(row)
-            work.rows[job.name] = row
+    number = file.done
+    with file, ThreadPoolExecutor(work.config.at_once) as pool:
+        for together in _groups(jobs[number:], work.config.at_once):
+            names = ", ".join(job.name for job in together)
+            progress(f"{work.config.output_dir}: {names}", number, len(jobs))
+            each = pool.map if len(together) > 1 else map
+            for row in each(partial(_row, work), together):
+                file.append(row)
+                work.rows[row["job"]] = row
+            number += len(together)
     progress("done", len(jobs), len(jobs))
+
+
+def _groups(jobs: Sequence[Job], most: int) -> Iterator[Sequence[Job]]:
+    """The jobs in order; neighbours that run apart from each other up to so many together."""
+    for apart, neighbours in groupby(jobs, key=lambda job: isinstance(job, Apart)):
+        group, size = [*neighbours], most if apart else 1
+        yield from (group[at : at + size] for at in range(0, len(group), size))
+
+
+def _row(work: Work, job: Job) -> dict[str, Any]:
+    start = time.perf_counter()
+    found = job.run(work)
+    return {"job": job.name, "seconds": time.perf_counter() - start, **found}

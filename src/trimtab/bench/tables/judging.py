@@ -23,13 +23,17 @@ LEAST = 0.6
 _ON_HUMAN = f"{JUDGE}, {HUMAN}"
 
 
-def judge_jobs(config: TableConfig) -> list[Any]:
-    """Train the judge on prompts that nothing else sees, and measure it."""
-    train = Train(JUDGE, "trajectory", part="judge", pairs=config.judge_pairs, kind=JUDGE, of=JUDGE)
+def train_judge(config: TableConfig) -> Train:
+    """Train the judge on prompts that nothing else sees."""
+    return Train(JUDGE, "trajectory", part="judge", pairs=config.judge_pairs, kind=JUDGE, of=JUDGE)
+
+
+def measure_judge(config: TableConfig) -> list[Accuracy]:
+    """On held-out pairs, and on those of --judge-data."""
     measured = [Accuracy(f"accuracy {JUDGE}", JUDGE)]
     if config.judge_data:
         measured.append(Accuracy(f"accuracy {_ON_HUMAN}", JUDGE, HUMAN))
-    return [train, *measured]
+    return measured
 
 
 def judge_accuracy(work: Work, judge: str = JUDGE) -> Estimate:

@@ -69,22 +69,22 @@ def jobs(config: TableConfig) -> list[Job]:
         ConfigError: options that cannot give a front.
     """
     _require_possible(config)
-    found: list[Job] = []
-    for name in config.files:
-        judge = f"{JUDGES}/{name}"
-        found.append(
-            Train(judge, "trajectory", part="judge", pairs=config.judge_pairs, objective=name,
-                  kind=JUDGE, of=JUDGE)
-        )  # fmt: skip
-        found.append(Accuracy(f"accuracy {judge}", judge, name))
+    found: list[Job] = [
+        Train(f"{JUDGES}/{name}", "trajectory", part="judge", pairs=config.judge_pairs,
+              objective=name, kind=JUDGE, of=JUDGE)
+        for name in config.files
+    ]  # fmt: skip
     if config.tried:
-        for name in config.files:
-            searcher = f"{SEARCHERS}/{name}"
-            found.append(Train(searcher, "trajectory", objective=name))
-            found.append(Accuracy(f"accuracy {searcher}", searcher, name))
+        found += [
+            Train(f"{SEARCHERS}/{name}", "trajectory", objective=name) for name in config.files
+        ]
     for seed in range(config.seeds):
         for method in dict.fromkeys(m for guide in guides(config) for m in TRAINED[guide]):
             found += _trainings(config, method, seed)
+    for models in (JUDGES, SEARCHERS) if config.tried else (JUDGES,):
+        found += [
+            Accuracy(f"accuracy {models}/{name}", f"{models}/{name}", name) for name in config.files
+        ]
     if config.tried:
         tried = {guide: [v for _, v in settings] for guide, settings in config.tried.items()}
         found.append(Strengths({g: v for g, v in tried.items() if g in guides(config)}))

@@ -37,7 +37,7 @@ TABLES: dict[str, str] = {
 }
 """Table -> module with its `jobs` and its `report`."""
 JUDGED = ("alignment", "weak-to-strong", "multi-objective")
-_APART = ("output_dir", "data_dir", "time_limit", "overwrite")
+_APART = ("output_dir", "data_dir", "time_limit", "overwrite", "at_once")
 """Options that change no number."""
 
 
@@ -77,6 +77,7 @@ def bench_table(
     samples: int = 4,
     sampled_prompts: int = 48,
     batch_size: int = 48,
+    at_once: int = 1,
     train: Sequence[str] = (),
     train_as: Sequence[str] = (),
     dtype: DType = "auto",

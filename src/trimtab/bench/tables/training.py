@@ -13,7 +13,7 @@ from typing import Any
 
 from trimtab.arms.reward_model import RewardModel
 from trimtab.bench.tables.config import Part
-from trimtab.bench.tables.jobs import Work
+from trimtab.bench.tables.jobs import Apart, Work
 from trimtab.bench.tables.rates import Rates
 from trimtab.bench.tables.ways import WEAK
 from trimtab.bench.tables.weak import relative_depth
@@ -29,7 +29,7 @@ QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
 @dataclass(frozen=True)
-class Train:
+class Train(Apart):
     """Train a model.
 
     Attributes:

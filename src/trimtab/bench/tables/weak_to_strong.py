@@ -14,7 +14,14 @@ from trimtab.bench.tables.answering import Answer, Search, read_answers
 from trimtab.bench.tables.config import TableConfig
 from trimtab.bench.tables.gap import reward_gains, share_of_gap, win_gains
 from trimtab.bench.tables.jobs import Job, Work
-from trimtab.bench.tables.judging import JUDGE, Scores, judge_jobs, judge_line, may_claim
+from trimtab.bench.tables.judging import (
+    JUDGE,
+    Scores,
+    judge_line,
+    may_claim,
+    measure_judge,
+    train_judge,
+)
 from trimtab.bench.tables.report import Report, cell, setting, verdict
 from trimtab.bench.tables.training import Accuracy, Train, accuracy_of
 from trimtab.bench.tables.weak import Weak, nlls_of
@@ -45,12 +52,12 @@ def jobs(config: TableConfig) -> list[Job]:
     """Cut and adapt the weak model, train, try settings, answer, judge."""
     rows, seeds = rows_of(config), range(config.seeds)
     tuned = [name for name in TUNED if name != "weak-dpo" or _needs_weak_dpo(rows)]
-    trained: list[Job] = [*judge_jobs(config), Weak(), Train("trajectory-0", "trajectory")]
+    trained: list[Job] = [Weak(), train_judge(config), Train("trajectory-0", "trajectory")]
     for name in tuned:
         method, start = TUNED[name]
         trained += [Train(f"{name}-{seed}", method, seed=seed, of=start) for seed in seeds]
     measured = ["trajectory-0", *(f"weak-arm-{seed}" for seed in seeds)]
-    trained += [Accuracy(f"accuracy {name}", name) for name in measured]
+    trained += [*measure_judge(config), *(Accuracy(f"accuracy {name}", name) for name in measured)]
     tried = [Search(f"search {way}", way, s) for way, s in config.tried.items() if way in rows]
     answers = [
         Answer(f"answer {way}-{seed}", way, seed)
