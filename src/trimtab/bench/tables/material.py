@@ -14,6 +14,7 @@ import contextlib
 import itertools
 import json
 import random
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,9 @@ from trimtab.errors import ConfigError, DataError
 from trimtab.files import write_text
 from trimtab.models.messages import Prompt, first_user_turn, prompt_hash
 from trimtab.models.templates import TemplateError
+
+_WRITING = threading.Lock()
+"""Trainings that run at a time may learn from the same file."""
 
 
 def parts_of(prompt: Prompt, *, judged: bool) -> tuple[Part, ...]:
@@ -116,7 +120,8 @@ class Material:
         swapped = [coin.random() < 0.5 for _ in drawn] if shuffled else [False] * count
         rows = [_row(pair, swap) for pair, swap in zip(drawn, swapped, strict=True)]
         name = f"{objective}-{part}-{count}-{seed}{'-shuffled' if shuffled else ''}.jsonl"
-        write_text(self.folder / name, "".join(json.dumps(row) + "\n" for row in rows))
+        with _WRITING:
+            write_text(self.folder / name, "".join(json.dumps(row) + "\n" for row in rows))
         return str(self.folder / name)
 
     def require(self, objective: str, part: Part, count: int) -> None:
