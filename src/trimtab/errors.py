@@ -48,6 +48,14 @@ class BusyError(TrimtabError, RuntimeError):
     """An engine that cannot take another request now."""
 
 
+class ClosedError(TrimtabError, RuntimeError):
+    """An engine that takes no requests any more."""
+
+
+class AnswerError(TrimtabError, RuntimeError):
+    """An answer that went wrong here, through no fault of its request."""
+
+
 class TrainingError(TrimtabError, ArithmeticError):
     """A training that cannot go on."""
 

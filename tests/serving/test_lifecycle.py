@@ -193,7 +193,7 @@ def test_pages_of_others_may_not_ask_unless_named(engine: LocalEngine) -> None:
 def test_logs_hold_no_text_unless_asked(
     engine: LocalEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", "trimtab.serving")
+    caplog.set_level("INFO", "trimtab.serving.requests")
     logger_propagates()
     answer = ask(engine, json=body()).json()["choices"][0]["message"]["content"]
     [told] = [json.loads(record.message) for record in caplog.records]
@@ -213,7 +213,7 @@ def test_logs_hold_no_text_unless_asked(
 def logger_propagates() -> None:
     import logging
 
-    logging.getLogger("trimtab.serving").propagate = True
+    logging.getLogger("trimtab.serving.requests").propagate = True
 
 
 def test_a_template_that_fails_is_named(engine: LocalEngine) -> None:

@@ -37,10 +37,11 @@ def main(argv: Sequence[str]) -> int:
     if options.objectives:
         options.steering()
     try:
-        from trimtab.serving.run import run_server
+        from trimtab.serving.run import listen, run_server
     except ImportError as error:
         raise ConfigError(
             f"the server needs {error.name}, which is not installed", "pip install 'trimtab[serve]'"
         ) from None
-    run_server(options.load(), config, show.say)
+    with listen(config) as sock:
+        run_server(options.load(), config, show.say, sock)
     return 0

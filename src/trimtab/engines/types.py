@@ -350,6 +350,7 @@ class Completion:
             and filters; 0 of the base alone.
         seed: that the tokens were drawn with.
         error: what went wrong, where `finish_reason` is `error`.
+        refused: whether that is the request's own fault.
         reward: what a search method thinks of it.
         cost: what a search method took for it.
         details: what else a search method says of it.
@@ -367,6 +368,7 @@ class Completion:
     kl: float = 0.0
     seed: int = 0
     error: str = ""
+    refused: bool = False
     reward: float | None = None
     cost: Cost | None = None
     details: Mapping[str, Any] = field(default_factory=dict)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from trimtab.engines.types import Completion, Event, TokenReport
+from trimtab.errors import AnswerError, ClosedError, ConfigError
 from trimtab.serving.asking import CHAT, Asked
-from trimtab.serving.errors import AnswerError
 from trimtab.serving.logprobs import chat_logprobs, text_logprobs
 from trimtab.version import __version__
 
@@ -38,12 +38,12 @@ def require_right(answer: Completion) -> None:
     """Refuse an answer that is none.
 
     Raises:
-        AnswerError: with what went wrong.
+        ConfigError, AnswerError, ClosedError: by whose fault it is.
     """
     if answer.finish_reason == "error":
-        raise AnswerError(answer.error)
+        raise ConfigError(answer.error) if answer.refused else AnswerError(answer.error)
     if answer.finish_reason == "cancelled":
-        raise AnswerError("the server is going down", "ask again")
+        raise ClosedError("the server is going down", "ask again")
 
 
 def told(answer: Completion) -> dict[str, Any]:

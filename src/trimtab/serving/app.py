@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -15,14 +14,14 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from trimtab.engines.local import LocalEngine
-from trimtab.errors import BusyError, TrimtabError
+from trimtab.errors import TrimtabError
 from trimtab.serving import errors, models_page
-from trimtab.serving.asking import Asked, Served, chat_asked, completion_asked
+from trimtab.serving.asking import Served, chat_asked, completion_asked
 from trimtab.serving.config import ServeConfig
 from trimtab.serving.contract import ChatBody, CompletionBody, ScoreBody
 from trimtab.serving.gate import Gate
 from trimtab.serving.metrics import Metrics
-from trimtab.serving.scores import scored
+from trimtab.serving.scores import score_given
 from trimtab.serving.streaming import answer
 from trimtab.steering import Steering
 from trimtab.version import __version__
@@ -53,6 +52,7 @@ def create_app(engine: LocalEngine, name: str, config: ServeConfig | None = None
         allow_origins=config.allow_origin,
         allow_methods=["GET", "POST"],
         allow_headers=["*"],
+        expose_headers=["Retry-After", "X-Request-Id"],
     )
 
 
@@ -74,11 +74,11 @@ def pages(served: Served, metrics: Metrics) -> FastAPI:
 def _add_errors(app: FastAPI, config: ServeConfig) -> None:
     async def refused(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, TrimtabError)
-        return errors.refusal(error, config.retry_after)
+        return errors.refusal(request, error, config.retry_after)
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        return errors.invalid(error)
+        return errors.invalid(request, error)
 
     app.add_exception_handler(TrimtabError, refused)
     app.add_exception_handler(RequestValidationError, invalid)
@@ -104,31 +104,20 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 
 
 def _add_answers(app: FastAPI, served: Served, metrics: Metrics) -> None:
-    async def reply(
-        request: Request, prepare: Callable[[Any, Served], Asked], body: Any
-    ) -> Response:
-        asked = await asyncio.to_thread(prepare, body, served)
-        if served.engine.worker.closed:
-            return errors.respond(503, "the engine is closed")
-        waiting = served.engine.worker.waiting
-        if waiting and waiting + len(asked.plans) > served.config.max_waiting:
-            raise BusyError(f"{waiting} answers wait already", "try again a little later")
-        return await answer(asked, request, served, metrics)
-
     @app.post("/v1/chat/completions", responses=REFUSALS, tags=["answers"])
     async def chat(body: ChatBody, request: Request) -> Response:
         """Answer a chat, steered as the request says."""
-        return await reply(request, chat_asked, body)
+        return await answer(partial(chat_asked, body, served), request, served, metrics)
 
     @app.post("/v1/completions", responses=REFUSALS, tags=["answers"])
     async def completions(body: CompletionBody, request: Request) -> Response:
         """Go on with text as it stands, without a chat template."""
-        return await reply(request, completion_asked, body)
+        return await answer(partial(completion_asked, body, served), request, served, metrics)
 
     @app.post("/v1/score", responses=REFUSALS, tags=["answers"])
-    async def score(body: ScoreBody) -> Response:
+    async def score(body: ScoreBody, request: Request) -> Response:
         """What each guide gives answers that are there already: rewards in nats."""
-        return JSONResponse(await asyncio.to_thread(scored, body, served))
+        return await score_given(body, request, served, metrics)
 
 
 def _add_facts(app: FastAPI, served: Served, metrics: Metrics) -> None:

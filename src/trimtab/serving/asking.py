@@ -19,6 +19,8 @@ from trimtab.serving.contract import Body, ChatBody, CompletionBody, Sampled
 
 FLAT = ("preference", "strength", "kl_budget", "gate", "speculate")
 """What `vllm_xargs` may hold."""
+MOST_REPORTED = 2**18
+"""Log-probs that one request may be told, those of alternatives included: some 100 MB of JSON."""
 ROLES = ("system", "developer", "user", "assistant", "tool")
 """Of messages; `developer` is what OpenAI calls `system` now, and is read as that."""
 CHAT, TEXT = "chat.completion", "text_completion"
@@ -165,6 +167,8 @@ def _asked(
         )
         for prompt in prompts
     ]
+    if body.wanted_logprobs is not None:
+        _require_tellable(asked, 1 + body.wanted_logprobs)
     return Asked(
         kind,
         f"{prefix}-{uuid.uuid4().hex}",
@@ -175,6 +179,16 @@ def _asked(
         bool(body.stream),
         bool(body.stream_options and body.stream_options.include_usage),
     )
+
+
+def _require_tellable(asked: Sequence[Request], each: int) -> None:
+    """Refuse to gather more log-probs than a server should hold for one request."""
+    count = each * sum(request.n * request.sampling.max_new_tokens for request in asked)
+    if count > MOST_REPORTED:
+        raise ConfigError(
+            f"the request may come to {count:,} log-probs, and {MOST_REPORTED:,} is the most",
+            "lower max_tokens, n or top_logprobs",
+        )
 
 
 def _sampling(

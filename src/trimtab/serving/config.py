@@ -65,10 +65,11 @@ class ServeConfig:
     """Largest request body; a larger one is refused (413)."""
 
     timeout: float = 600.0
-    """Seconds that a request may take in all, waiting included."""
+    """Seconds that a request may take in all from its arrival, waiting included."""
 
     body_timeout: float = 20.0
-    """Seconds within which a request's body must have come."""
+    """Seconds within which a request's body must have come, and a client must take what it is
+    sent."""
 
     drain_timeout: float = 60.0
     """Seconds that answers have to end after SIGTERM."""

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
-from trimtab.errors import BusyError, MissingFileError, TrimtabError
+from trimtab.errors import (
+    AnswerError,
+    BusyError,
+    ClosedError,
+    MissingFileError,
+    TrimtabError,
+)
+from trimtab.serving.log import Note
 
 TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
-
-
-class AnswerError(TrimtabError, RuntimeError):
-    """An answer that went wrong on our side."""
+NOBODY = 499
+"""Status in logs and metrics of a request whose client has gone."""
 
 
 class LateError(TrimtabError, TimeoutError):
@@ -25,13 +31,16 @@ class LateError(TrimtabError, TimeoutError):
 
 def status_of(error: TrimtabError) -> int:
     """The HTTP status of an error; what a client can mend is 400."""
-    if isinstance(error, BusyError):
-        return 429
-    if isinstance(error, MissingFileError):
-        return 404
-    if isinstance(error, LateError):
-        return 504
-    return 500 if isinstance(error, AnswerError) else 400
+    return next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 400)
+
+
+_STATUS = {
+    BusyError: 429,
+    ClosedError: 503,
+    MissingFileError: 404,
+    LateError: 504,
+    AnswerError: 500,
+}
 
 
 def content(status: int, message: str, param: str | None = None) -> dict[str, Any]:
@@ -51,20 +60,37 @@ def respond(
     return JSONResponse(content(status, message, param), status, headers=headers)
 
 
-def refusal(error: TrimtabError, retry_after: int) -> JSONResponse:
+def message_of(response: Response) -> str:
+    """What `respond` was told."""
+    return str(json.loads(bytes(response.body))["error"]["message"])
+
+
+def refusal(request: Request, error: TrimtabError, retry_after: int) -> JSONResponse:
     """What a client gets for an error; one that was sent away is told when to come again."""
     status = status_of(error)
-    headers = {"Retry-After": str(retry_after)} if status == 429 else None
-    return respond(status, str(error), headers=headers)
+    headers = {"Retry-After": str(retry_after)} if status in (429, 503) else None
+    return _noted(request, respond(status, str(error), headers=headers))
 
 
-def invalid(error: RequestValidationError) -> JSONResponse:
+def _noted(request: Request, response: JSONResponse) -> JSONResponse:
+    """With its reason in the log."""
+    Note.of(request.scope).told["error"] = message_of(response)
+    return response
+
+
+def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
     """A body that is none: the first thing that is wrong with it."""
+    text, place = _wrong(error)
+    return _noted(request, respond(400, text, place or None))
+
+
+def _wrong(error: RequestValidationError) -> tuple[str, str]:
+    """What is wrong, and where."""
     first = _telling(error.errors())
     place = _place(first["loc"])
     inner = first.get("ctx", {}).get("error")
     if isinstance(inner, TrimtabError):
-        return respond(400, str(inner), place or None)
+        return str(inner), place
     if first["type"] == "extra_forbidden":
         text = f"{place} is not supported; /v1/models lists what is not, /openapi.json what is"
     elif first["type"] == "missing":
@@ -74,7 +100,7 @@ def invalid(error: RequestValidationError) -> JSONResponse:
     else:
         what = first["msg"][:1].lower() + first["msg"][1:]
         text = f"{place}: {what}" if place else f"the body: {what}; send it as application/json"
-    return respond(400, text, place or None)
+    return text, place
 
 
 def _telling(found: Sequence[Any]) -> Any:
@@ -97,12 +123,12 @@ async def http_error(request: Request, error: Exception) -> JSONResponse:
     message = str(error.detail)
     if error.status_code == 400 and "parsing the body" in message:
         message = "the body is no JSON in UTF-8"
-    return respond(error.status_code, message, headers=error.headers)
+    return _noted(request, respond(error.status_code, message, headers=error.headers))
 
 
 async def too_deep(request: Request, error: Exception) -> JSONResponse:
     """Lists in lists in lists."""
-    return respond(400, "the body is nested too deeply")
+    return _noted(request, respond(400, "the body is nested too deeply"))
 
 
 async def unexpected(request: Request, error: Exception) -> JSONResponse:

@@ -1,24 +1,21 @@
-"""What every request passes before the app, and what is written of it afterwards."""
+"""What every request passes before the app, and what is counted and written of it afterwards."""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
-import json
-import logging
-import time
-import uuid
-from typing import Any
 
 import psutil
+from fastapi import FastAPI
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.routing import Route
+from starlette.types import Message, Receive, Scope, Send
 
 from trimtab.serving.config import ServeConfig
-from trimtab.serving.errors import respond
+from trimtab.serving.errors import NOBODY, message_of, respond
+from trimtab.serving.log import Note
 from trimtab.serving.metrics import Metrics
 
-logger = logging.getLogger("trimtab.serving")
 GUARDED = "/v1/"
 
 
@@ -31,36 +28,49 @@ class Gate:
         metrics: of the server.
     """
 
-    def __init__(self, app: ASGIApp, config: ServeConfig, metrics: Metrics) -> None:
+    def __init__(self, app: FastAPI, config: ServeConfig, metrics: Metrics) -> None:
         self._app, self._config, self._metrics = app, config, metrics
+        self._paths = {route.path for route in app.routes if isinstance(route, Route)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let it pass, or refuse it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        start, status = time.perf_counter(), 0
-        note = scope.setdefault("state", {})
-        note["request_id"] = uuid.uuid4().hex
-
-        async def sending(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = [
-                    *message.get("headers", []),
-                    (b"x-request-id", note["request_id"].encode()),
-                ]
-            await send(message)
-
+        note = Note.of(scope)
+        sending = self._sending(note, send)
         try:
             found = self._refusal(scope) or await self._body(receive)
             if isinstance(found, bytes):
                 await self._app(scope, _replayed(found, receive), sending)
             else:
+                note.told["error"] = message_of(found)
+                found.headers["Connection"] = "close"  # its body is not read to its end
                 await found(scope, receive, sending)
+        except _StalledError:
+            note.status = NOBODY
+            note.told["error"] = "the client took nothing for too long"
         finally:
-            self._tell(scope, note, status, time.perf_counter() - start)
+            path = getattr(scope.get("route"), "path", scope["path"])  # not what its places hold
+            known = path if path in self._paths else "other"
+            self._metrics.requests.labels(known, str(note.status)).inc()
+            note.write(scope, with_texts=self._config.log_prompts)
+
+    def _sending(self, note: Note, send: Send) -> Send:
+        """To the client, who must take it in time."""
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                note.status = message["status"]
+                own = (b"x-request-id", note.request_id.encode())
+                message["headers"] = [*message.get("headers", []), own]
+            try:
+                async with asyncio.timeout(self._config.body_timeout):
+                    await send(message)
+            except TimeoutError:
+                raise _StalledError from None
+
+        return sending
 
     def _refusal(self, scope: Scope) -> Response | None:
         """What is clear from the head of a request."""
@@ -68,8 +78,9 @@ class Gate:
         headers = {name.lower(): value for name, value in scope["headers"]}
         guarded = scope["path"].startswith(GUARDED) and scope["method"] != "OPTIONS"
         if guarded and config.api_key:
-            given = headers.get(b"authorization", b"")
-            if not hmac.compare_digest(given, b"Bearer " + config.api_key.encode()):
+            scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+            right = hmac.compare_digest(given.strip(), config.api_key.encode())
+            if not right or scheme.lower() != b"bearer":
                 return respond(
                     401,
                     "the API key is missing or wrong; send Authorization: Bearer KEY",
@@ -108,28 +119,12 @@ class Gate:
                     if len(body) > self._config.max_body_bytes:
                         return self._too_large()
         except TimeoutError:
-            return respond(408, "the body did not come in time", headers={"Connection": "close"})
+            return respond(408, "the body did not come in time")
         return bytes(body)
 
-    def _tell(self, scope: Scope, note: dict[str, Any], status: int, seconds: float) -> None:
-        path = getattr(scope.get("route"), "path", "other")  # not what it has in its places
-        self._metrics.requests.labels(path, str(status)).inc()
-        told: dict[str, Any] = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "method": scope["method"],
-            "path": scope["path"],
-            "status": status,
-            "seconds": round(seconds, 4),
-        }
-        texts = note.pop("texts", None)
-        told |= {key: value for key, value in note.items() if _plain(value)}
-        if self._config.log_prompts and texts:
-            told["prompts"], told["answers"] = texts
-        logger.info(json.dumps(told, default=str))
 
-
-def _plain(value: Any) -> bool:
-    return isinstance(value, str | int | float | list | dict)
+class _StalledError(OSError):
+    """A client that does not take what it is sent."""
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

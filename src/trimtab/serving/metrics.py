@@ -31,6 +31,7 @@ class Metrics:
             "trimtab_prompt_tokens", "Tokens of prompts, in the base's vocabulary", registry=r
         )
         self.tokens = Counter("trimtab_generation_tokens", "Tokens of answers", registry=r)
+        self.scored = Counter("trimtab_scored_tokens", "Tokens of given answers", registry=r)
         self.first = Histogram(
             "trimtab_time_to_first_token_seconds",
             "From a request's arrival to its first token",
@@ -83,16 +84,17 @@ class Timing:
 
     Args:
         metrics: take it in.
+        arrived: `time.monotonic()` when it came.
     """
 
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-        self._start = time.perf_counter()
+    def __init__(self, metrics: Metrics, arrived: float) -> None:
+        self._metrics, self._start = metrics, arrived
         self._first: dict[int, float] = {}
 
     def take(self, event: Event) -> None:
         """An event of one of the answers."""
-        now = time.perf_counter()
+        now = time.monotonic()
+        self._metrics.tokens.inc(len(event.token_ids))
         if event.token_ids and event.index not in self._first:
             self._first[event.index] = now
             self._metrics.first.observe(now - self._start)
@@ -101,7 +103,6 @@ class Timing:
 
     def _end(self, answer: Completion, now: float, first: float) -> None:
         metrics, tokens = self._metrics, len(answer.token_ids)
-        metrics.tokens.inc(tokens)
         metrics.seconds.observe(now - self._start)
         if tokens > 1:
             metrics.per_token.observe((now - first) / (tokens - 1))

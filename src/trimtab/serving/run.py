@@ -8,7 +8,8 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from trimtab.errors import ConfigError
 from trimtab.jobs import Say
 from trimtab.serving.app import create_app
 from trimtab.serving.config import ServeConfig
-from trimtab.serving.gate import logger as requests
+from trimtab.serving.log import json_lines
 
 logger = logging.getLogger(__name__)
 KEY = "TRIMTAB_API_KEY"
@@ -71,15 +72,18 @@ def serve(
     run_server(engine, ServeConfig(**options), say)
 
 
-def run_server(engine: LocalEngine, config: ServeConfig, say: Say = logger.warning) -> None:
-    """`serve`, its options as one object."""
+def run_server(
+    engine: LocalEngine,
+    config: ServeConfig,
+    say: Say = logger.warning,
+    listening: socket.socket | None = None,
+) -> None:
+    """`serve`, its options as one object; `listening` is the address where it is taken already."""
     config = replace(config, api_key=config.api_key or os.environ.get(KEY, ""))
     name = config.served_model_name or Path(engine.base.model.config._name_or_path).name or "base"
     app = create_app(engine, name, config)
-    _log_plainly()
-    _end_on_sigterm()
-    with _socket(config) as listening:
-        _tell(engine, name, config, listening.getsockname()[1], say)
+    with listening or listen(config) as sock, json_lines(), _ended_by_sigterm():
+        _tell(engine, name, config, sock.getsockname()[1], say)
         server = uvicorn.Server(
             uvicorn.Config(
                 app,
@@ -91,33 +95,40 @@ def run_server(engine: LocalEngine, config: ServeConfig, say: Say = logger.warni
             )
         )
         try:
-            server.run(sockets=[listening])
+            server.run(sockets=[sock])
         except KeyboardInterrupt:  # it has ended all answers by then
             pass
         finally:
             engine.close()
 
 
-def _log_plainly() -> None:
-    """A JSON line a request on standard error, and nothing before it."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    requests.handlers, requests.propagate = [handler], False
-    requests.setLevel(logging.INFO)
-
-
-def _end_on_sigterm() -> None:
-    """As on SIGINT: uvicorn raises a signal again when its server has ended."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-
-
-def _socket(config: ServeConfig) -> socket.socket:
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """As by SIGINT: uvicorn raises a signal again when its server has ended."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        [family, _, _, _, address], *_ = socket.getaddrinfo(
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def listen(config: ServeConfig) -> socket.socket:
+    """The address, taken before models are loaded; clients reach it once the server runs.
+
+    Raises:
+        ConfigError: it cannot be had.
+    """
+    try:
+        [family, kind, protocol, _, address], *_ = socket.getaddrinfo(
             config.host, config.port, type=socket.SOCK_STREAM
         )
-        return socket.create_server(address[:2], family=family, backlog=2048)
+        sock = socket.socket(family, kind, protocol)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        return sock
     except OSError as error:
         raise ConfigError(
             f"cannot listen at {config.host}:{config.port} ({error.strerror or error})",

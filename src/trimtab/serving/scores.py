@@ -2,29 +2,56 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+from collections.abc import Sequence
 from typing import Any
 
+from fastapi import Request as HttpRequest
+from fastapi.responses import JSONResponse, Response
+
+from trimtab.engines.local.rows import RowPlan
 from trimtab.engines.types import Likelihood, Request
 from trimtab.serving.asking import Served, chat_prompt, steered
 from trimtab.serving.contract import Given, ScoreBody
+from trimtab.serving.errors import NOBODY
+from trimtab.serving.log import Note
 from trimtab.serving.logprobs import LEAST
+from trimtab.serving.metrics import Metrics
+from trimtab.serving.streaming import in_time, require_place, unless_gone
 
 
-def scored(body: ScoreBody, served: Served) -> dict[str, Any]:
+async def score_given(
+    body: ScoreBody, request: HttpRequest, served: Served, metrics: Metrics
+) -> Response:
     """Rewards in nats, of each answer and of each of its tokens, the end of the turn included.
 
     Raises:
-        TrimtabError: an answer that cannot be read.
+        TrimtabError: an answer that cannot be read, or not now.
     """
+    note = Note.of(request.scope)
+    require_place(served, len(body.input))
+    plans = await asyncio.to_thread(_plans, body, served)
+    read = in_time(served.engine.likelihoods(plans), note.arrived + served.config.timeout)
+    found = await unless_gone(request, read)
+    if found is None:
+        return Response(status_code=NOBODY)
+    note.told |= {"model": body.model, "scored_tokens": sum(len(one.token_ids) for one in found)}
+    metrics.scored.inc(note.told["scored_tokens"])
+    return await asyncio.to_thread(lambda: JSONResponse(_page(body, served, found)))
+
+
+def _plans(body: ScoreBody, served: Served) -> list[RowPlan]:
     how = steered(body, served)
     requests = [
         Request(_prompt(given), how["preference"], instructions=how["instructions"])
         for given in body.input
     ]
-    found = served.engine.log_likelihoods(
-        requests, [given.response for given in body.input], rewards=True, end_of_turn=True
-    )
+    responses = [given.response for given in body.input]
+    return served.engine.given_plans(requests, responses, rewards=True, end_of_turn=True)
+
+
+def _page(body: ScoreBody, served: Served, found: Sequence[Likelihood]) -> dict[str, Any]:
     tokenizer = served.engine.base.tokenizer
     return {
         "object": "score",
@@ -40,7 +67,7 @@ def scored(body: ScoreBody, served: Served) -> dict[str, Any]:
             }
             for number, one in enumerate(found)
         ],
-        "usage": _usage(found),
+        "usage": {"scored_tokens": sum(len(one.token_ids) for one in found)},
     }
 
 
@@ -52,8 +79,3 @@ def _told(values: Any) -> dict[str, Any]:
     finite = [max(value, LEAST) for value in values]
     mean = math.fsum(finite) / len(finite) if finite else 0.0
     return {"total": math.fsum(finite), "mean": mean, "per_token": finite}
-
-
-def _usage(found: list[Likelihood]) -> dict[str, int]:
-    read = sum(len(one.token_ids) for one in found)
-    return {"scored_tokens": read}

@@ -16,7 +16,7 @@ from test_scheduler import Reads
 
 from trimtab.engines.local.engine import LocalEngine
 from trimtab.engines.types import Event, Request
-from trimtab.errors import BusyError
+from trimtab.errors import BusyError, ClosedError
 
 SIZE = 12
 WAIT = 120.0  # seconds after which a test says that threads wait for each other
@@ -191,7 +191,7 @@ class TestCancelled:
         next(events)
         other.close()
         assert [e.completion.finish_reason for e in events if e.completion] == ["cancelled"]
-        with pytest.raises(BusyError, match="the engine is closed"):
+        with pytest.raises(ClosedError, match="the engine is closed"):
             other.stream("w1")
 
 

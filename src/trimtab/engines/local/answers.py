@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from trimtab.engines.local.rows import Pushed, RowPlan
+from trimtab.engines.local.rows import Pushed, Row, RowPlan
 from trimtab.engines.text import TextStream
 from trimtab.engines.types import Completion, Event, FinishReason, TokenReport
 from trimtab.models.protocols import Tokenizer
@@ -49,12 +49,12 @@ class Answer:
         if reason is None:
             self._deliver(Event(text, *new))
             return False
-        self._end(reason, text, new, pushed.row.error)
+        self._end(reason, text, new, pushed.row)
         return True
 
     def cancel(self) -> None:
         """The caller has gone away, or wants no more."""
-        self._end("cancelled", "", ([], []), "")
+        self._end("cancelled", "", ([], []))
 
     def fail(self, error: str) -> None:
         """It cannot go on; perhaps because the tokenizer cannot make text of it."""
@@ -64,14 +64,17 @@ class Answer:
             text = ""
         self._deliver_last("error", text, ([], []), error)
 
-    def _end(self, reason: FinishReason, text: str, new: New, error: str) -> None:
+    def _end(self, reason: FinishReason, text: str, new: New, row: Row | None = None) -> None:
         if not self._text.stopped:
             text += self._text.finish()
             if self._text.stopped:
                 reason = "stop"
-        self._deliver_last(reason, text, new, error)
+        error, refused = (row.error, row.refused) if row else ("", False)
+        self._deliver_last(reason, text, new, error, refused)
 
-    def _deliver_last(self, reason: FinishReason, text: str, new: New, error: str) -> None:
+    def _deliver_last(
+        self, reason: FinishReason, text: str, new: New, error: str, refused: bool = False
+    ) -> None:
         steering = self._plan.steering
         completion = Completion(
             self._text.text,
@@ -86,5 +89,6 @@ class Answer:
             kl=self._kl / max(len(self._ids), 1),
             seed=self._plan.sampling.seed or 0,
             error=error,
+            refused=refused,
         )
         self._deliver(Event(text, *new, completion))

@@ -12,7 +12,6 @@ from trimtab.engines.local.drawing import Drawn
 from trimtab.engines.local.rows import RowPlan
 from trimtab.engines.local.worker import Worker
 from trimtab.engines.types import Event
-from trimtab.errors import ConfigError
 
 
 class EventStream:
@@ -112,6 +111,37 @@ async def read_events(
         events.close()
 
 
+async def drawn_by(worker: Worker, plans: Sequence[RowPlan]) -> list[Drawn]:
+    """Draw continuations together, in an event loop; cancelled if nobody waits any more.
+
+    Raises:
+        BusyError, ClosedError: before anything is drawn.
+        ConfigError, AnswerError: one of them went wrong.
+    """
+    loop = asyncio.get_running_loop()
+    done: list[asyncio.Future[Drawn]] = [loop.create_future() for _ in plans]
+
+    def put(number: int, drawn: Drawn) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(_fulfil, done[number], drawn)
+
+    keys = worker.add(plans, put)
+    try:
+        found = await asyncio.gather(*done)
+    finally:
+        for key, one in zip(keys, done, strict=True):
+            if not one.done() or one.cancelled():
+                worker.cancel(key)
+    for drawn in found:
+        drawn.require_right()
+    return found
+
+
+def _fulfil(waiting: asyncio.Future[Drawn], drawn: Drawn) -> None:
+    if not waiting.done():
+        waiting.set_result(drawn)
+
+
 def draw_all(worker: Worker, plans: Sequence[RowPlan], most: int) -> list[Drawn]:
     """Draw continuations together, and wait for all.
 
@@ -121,7 +151,7 @@ def draw_all(worker: Worker, plans: Sequence[RowPlan], most: int) -> list[Drawn]
         most: that run at once.
 
     Raises:
-        ConfigError: one of them went wrong.
+        ConfigError, AnswerError: one of them went wrong.
     """
     if not plans:
         return []
@@ -129,6 +159,5 @@ def draw_all(worker: Worker, plans: Sequence[RowPlan], most: int) -> list[Drawn]
     worker.add(plans, lambda number, drawn: done.put((number, drawn)), most)
     drawn = dict(done.get() for _ in plans)
     for one in drawn.values():
-        if one.error:
-            raise ConfigError(one.error, "the answers before this one are whole")
+        one.require_right()
     return [drawn[number] for number in range(len(plans))]

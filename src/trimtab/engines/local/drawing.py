@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from trimtab.engines.local.rows import Pushed
+from trimtab.errors import AnswerError, ConfigError
 
 
 @dataclass
@@ -25,6 +26,7 @@ class Drawn:
         other_tokens: that all other streams computed for it.
         passes: of the base's weights that it had a part in.
         error: what went wrong with it.
+        refused: whether that is the request's own fault.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -37,6 +39,18 @@ class Drawn:
     other_tokens: int = 0
     passes: int = 0
     error: str = ""
+    refused: bool = False
+
+    def require_right(self) -> None:
+        """Refuse it, if it went wrong.
+
+        Raises:
+            ConfigError: by the request's own fault.
+            AnswerError: by ours.
+        """
+        if self.error:
+            kind = ConfigError if self.refused else AnswerError
+            raise kind(self.error, "the answers before this one are whole")
 
 
 class Drawing:
@@ -61,7 +75,7 @@ class Drawing:
             return False
         drawn.base_tokens, drawn.other_tokens = row.read
         drawn.passes, drawn.ended = row.passes, pushed.finish_reason == "stop"
-        drawn.error = row.error
+        drawn.error, drawn.refused = row.error, row.refused
         self._deliver(drawn)
         return True
 

@@ -14,11 +14,12 @@ from trimtab.engines.local.clients import (
     AsyncEventStream,
     EventStream,
     draw_all,
+    drawn_by,
     read_events,
 )
 from trimtab.engines.local.drawing import Drawn
 from trimtab.engines.local.guided_model import GuidedModel, open_caches
-from trimtab.engines.local.likelihoods import given_responses, likelihood
+from trimtab.engines.local.likelihoods import given_responses, likelihoods
 from trimtab.engines.local.planning import Planner, require_names
 from trimtab.engines.local.rows import RowPlan
 from trimtab.engines.local.scheduler import Scheduler
@@ -245,14 +246,38 @@ class LocalEngine:
             gate=gate,
             instructions=instructions,
         )
+        plans = self.given_plans(requests, responses, end_of_turn=end_of_turn, rewards=rewards)
+        drawn = draw_all(self.worker, [p for p in plans if p.given], at_once(batch_size))
+        return likelihoods(plans, drawn, self._model.arms)
+
+    def given_plans(
+        self,
+        requests: Sequence[Request],
+        responses: Iterable[str | Sequence[int]],
+        *,
+        end_of_turn: bool = False,
+        rewards: bool = False,
+    ) -> list[RowPlan]:
+        """Given responses, checked and tokenised; the arguments are those of `log_likelihoods`.
+
+        Raises:
+            PreferenceError, ConfigError: one cannot be read.
+        """
         given = given_responses(responses, len(requests))
-        plans = [
+        return [
             self._planner.plan_given(request, response, end=end_of_turn, rewards=rewards)
             for request, response in zip(requests, given, strict=True)
         ]
-        drawn = iter(draw_all(self.worker, [p for p in plans if p.given], at_once(batch_size)))
-        names = self._model.arms
-        return [likelihood(plan, next(drawn) if plan.given else None, names) for plan in plans]
+
+    async def likelihoods(self, plans: Sequence[RowPlan]) -> list[Likelihood]:
+        """How likely planned responses are, in an event loop; cancelled when it is left.
+
+        Raises:
+            BusyError, ClosedError: before anything is read.
+            ConfigError, AnswerError: one went wrong.
+        """
+        drawn = await drawn_by(self.worker, [plan for plan in plans if plan.given])
+        return likelihoods(plans, drawn, self._model.arms)
 
     def stream(
         self,
@@ -360,7 +385,7 @@ class LocalEngine:
         Raises:
             PreferenceError, ConfigError: the request cannot be answered.
         """
-        return [self.plan(sample) for sample in request.samples()]
+        return self._planner.plans(request)
 
     def plan(self, request: Request) -> RowPlan:
         """One answer of a request, checked and tokenised."""

@@ -94,14 +94,21 @@ def judged(rows: Sequence[Row], tokens: Sequence[Sequence[int]], fused: Fused) -
     return found
 
 
-def likelihood(plan: RowPlan, drawn: Drawn | None, guides: Sequence[str]) -> Likelihood:
-    """What was found of a plan's given response; of one without tokens there is nothing.
+def likelihoods(
+    plans: Sequence[RowPlan], drawn: Iterable[Drawn], guides: Sequence[str]
+) -> list[Likelihood]:
+    """What was found of given responses.
 
     Args:
-        plan: with the response.
-        drawn: what was seen of it.
+        plans: with the responses.
+        drawn: what was seen of each that has tokens; of others there is nothing.
         guides: their names, in the order of the rewards.
     """
+    found = iter(drawn)
+    return [_likelihood(plan, next(found) if plan.given else None, guides) for plan in plans]
+
+
+def _likelihood(plan: RowPlan, drawn: Drawn | None, guides: Sequence[str]) -> Likelihood:
     rows = drawn.likelihoods_T4 if drawn else []
     logp_fused, logp_base, kl, greedy = zip(*rows, strict=True) if rows else ((), (), (), ())
     return Likelihood(

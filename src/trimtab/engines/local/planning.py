@@ -69,14 +69,12 @@ class Planner:
         require_share(steering.strength, places)
         arms = under_own_instructions(self._arms, request)
         shares = [steering.share(arm.objectives, arm.scale) for arm in arms]
-        sampling = request.sampling
+        sampling = seeded(request.sampling)
         restraint = self._restraint(sampling)
         drafts = None if restraint else self._speculation.of_row(request.speculate)
         every = request.report or rewards
         used = [arm for arm, (weight, _) in zip(arms, shares, strict=True) if weight or every]
         drafting = [self._drafter] if self._drafter and drafts is not None else []
-        if sampling.seed is None:
-            sampling = sampling.but(seed=secrets.randbits(63))
         references = [reference for arm in used if (reference := arm.named_reference())]
         streams = [self._base, *used, *references, *drafting]
         prompts = {stream.name: stream.prompt_ids(request.prompt) for stream in streams}
@@ -92,6 +90,16 @@ class Planner:
         )
         self._require_memory(plan)
         return replace(plan, given=given, watch=Watch(rewards=rewards)) if given else plan
+
+    def plans(self, request: Request) -> list[RowPlan]:
+        """All answers of a request: they differ in their seeds alone.
+
+        Raises:
+            PreferenceError, ConfigError: the request cannot be answered.
+        """
+        first, *others = request.samples()
+        plan = self.plan(first)
+        return [plan, *(replace(plan, request=o, sampling=seeded(o.sampling)) for o in others)]
 
     def room(self, request: Request) -> int:
         """Tokens that an answer may have at most; 0 or less where the prompt is too long.
@@ -172,6 +180,11 @@ class Planner:
                     f"but {what} {limit}",
                     "shorten either; nothing is cut in silence",
                 )
+
+
+def seeded(sampling: Sampling) -> Sampling:
+    """With a seed, which is drawn where it has none."""
+    return sampling if sampling.seed is not None else sampling.but(seed=secrets.randbits(63))
 
 
 def _first_names(group: Group, names: Collection[str]) -> list[str]:

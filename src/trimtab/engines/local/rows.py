@@ -90,6 +90,7 @@ class Row:
         starved: tokens that it had when it was last put off for want of memory, running alone.
         finish_reason: set at the end.
         error: what went wrong with this request alone.
+        refused: whether that is its own fault.
         read: tokens that were computed for it: of the base, and of all other streams.
         passes: steps that it had a part in.
     """
@@ -108,7 +109,7 @@ class Row:
         self.ids: list[int] = []
         self.gated = self.drafted = self.accepted = 0
         self.finish_reason: FinishReason | None = None
-        self.error = ""
+        self.error, self.refused = "", False
         self.starved = -1
         self.read = [0, 0]
         self.passes = 0

@@ -16,7 +16,7 @@ from trimtab.engines.local.rows import Crowd, Pushed, Row, RowPlan
 from trimtab.engines.local.shelves import CacheFullError, CacheMemory
 from trimtab.engines.local.speculating import Speculation
 from trimtab.engines.local.stream_rows import common_prefix
-from trimtab.errors import first_line, is_out_of_memory
+from trimtab.errors import ConfigError, first_line, is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -200,6 +200,7 @@ class Scheduler:
     def _fail(self, row: Row, error: BaseException) -> Pushed:
         logger.warning("request %d failed: %s", row.key, first_line(error))
         row.finish_reason, row.error = "error", first_line(error)
+        row.refused = isinstance(error, ConfigError)
         return Pushed.of(row)
 
     def _preempt(self, rows: list[Row], error: BaseException) -> list[Pushed]:

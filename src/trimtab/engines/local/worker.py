@@ -17,7 +17,7 @@ from trimtab.engines.local.drawing import Drawing
 from trimtab.engines.local.guided_model import GuidedModel
 from trimtab.engines.local.rows import Crowd, Pushed, RowPlan
 from trimtab.engines.local.scheduler import Scheduler
-from trimtab.errors import BusyError, first_line
+from trimtab.errors import BusyError, ClosedError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -87,10 +87,11 @@ class Worker:
 
         Raises:
             BusyError: too many wait already.
+            ClosedError: no more are taken.
         """
         with self._ready:
             if self._closed:
-                raise BusyError("the engine is closed", "load it again")
+                raise ClosedError("the engine is closed", "load it again")
             if most is None and self._waiting + len(plans) > self._most_waiting:
                 raise BusyError(
                     f"{self._waiting} requests wait already", "try again a little later"
