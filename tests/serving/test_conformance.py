@@ -396,6 +396,9 @@ def test_answers_are_scored_in_total_and_by_token(
         ({"tools": [{"type": "function"}]}, "tools is not supported"),
         ({"audio": {}}, "audio is not supported"),
         ({"best_of": 2}, "best_of is not supported"),
+        ({"best_of": True}, "best_of is not supported"),  # 1, to Python
+        ({"store": 0}, "store is not supported"),
+        ({"modalities": ["audio"]}, "modalities is not supported"),
         ({"wings": 2}, "wings is not supported"),
         ({"logit_bias": {"one": 1}}, "logit_bias"),
         ({"logit_bias": {"99999999": 1}}, "99999999 is no token id"),

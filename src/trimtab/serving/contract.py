@@ -94,7 +94,8 @@ class Body(BaseModel):
         kept = dict(body)
         for name in [name for name in body if name in UNSUPPORTED and name not in cls.model_fields]:
             value = kept.pop(name)
-            if value is not None and not any(value is v or value == v for v in UNSUPPORTED[name]):
+            nothing = ((type(v), v) for v in (None, *UNSUPPORTED[name]))  # True is 1, to Python
+            if (type(value), value) not in nothing:
                 raise ConfigError(f"{name} is not supported", "/v1/models lists what is not")
         return kept
 
