@@ -361,6 +361,20 @@ def test_answers_are_scored_in_total_and_by_token(
         assert len(reward["per_token"]) == len(first["token_ids"]) == len(first["tokens"])
 
 
+def test_scores_take_no_setting_that_says_nothing_of_them(
+    client: httpx.Client, facts: dict[str, Any]
+) -> None:
+    body = {"model": facts["id"], "input": [{"prompt": "Once", "response": "the dog"}]}
+    first, *others = objectives(facts)
+    flat = ",".join([f"{first}=1", *(f"{name}=0" for name in others)])
+    [scored] = told(client, {**body, "vllm_xargs": {"preference": flat}}, "score")["data"]
+    assert scored["preference"][first] == 1
+    for name, value in {"strength": 1, "gate": 0.5, "kl_budget": 1, "speculate": "on"}.items():
+        for extra in ({name: value}, {"vllm_xargs": {name: value}}):
+            reply = client.post("/v1/score", json={**body, **extra})
+            assert reply.status_code == 400 and name in reply.json()["error"]["message"]
+
+
 # --- what is refused -----------------------------------------------------------------------------
 
 

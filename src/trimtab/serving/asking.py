@@ -15,10 +15,8 @@ from trimtab.engines.types import Request, Sampling
 from trimtab.errors import ConfigError, MissingFileError
 from trimtab.models.messages import Prompt
 from trimtab.serving.config import ServeConfig
-from trimtab.serving.contract import Body, ChatBody, CompletionBody, Sampled
+from trimtab.serving.contract import FLAT, Body, ChatBody, CompletionBody, Sampled
 
-FLAT = ("preference", "strength", "kl_budget", "gate", "speculate")
-"""What `vllm_xargs` may hold."""
 ROLES = ("system", "developer", "user", "assistant", "tool")
 """Of messages; `developer` is what OpenAI calls `system` now, and is read as that."""
 CHAT, TEXT = "chat.completion", "text_completion"
@@ -222,7 +220,7 @@ def steered(body: Body, served: Served) -> dict[str, Any]:
         raise MissingFileError(f"there is no model {name!r}", f"this server has {served.name!r}")
     places: list[tuple[str, Mapping[str, Any]]] = [
         ("the request", {key: getattr(body, key, None) for key in FLAT}),
-        ("vllm_xargs", _flat(body.vllm_xargs or {})),
+        ("vllm_xargs", _flat(body)),
         ("the model's name", {"preference": named} if at else {}),
     ]
     found: dict[str, Any] = {}
@@ -239,8 +237,9 @@ def steered(body: Body, served: Served) -> dict[str, Any]:
     return {**own, **found, "instructions": body.instruct}
 
 
-def _flat(xargs: Mapping[str, Any]) -> Mapping[str, Any]:
-    unknown = next((key for key in xargs if key not in FLAT), None)
+def _flat(body: Body) -> Mapping[str, Any]:
+    xargs = body.vllm_xargs or {}
+    unknown = next((key for key in xargs if key not in body.flat), None)
     if unknown is not None:
-        raise ConfigError(f"vllm_xargs has {unknown!r}", f"there are: {', '.join(FLAT)}")
+        raise ConfigError(f"vllm_xargs has {unknown!r}", f"there are: {', '.join(body.flat)}")
     return xargs

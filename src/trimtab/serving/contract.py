@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
@@ -61,27 +61,31 @@ Instructions = Annotated[
         }
     ),
 ]
+FLAT = ("preference", "strength", "kl_budget", "gate", "speculate")
+"""How a request is steered, where it is written flat: `vllm_xargs` and the server's options."""
 _SCALAR = {"anyOf": [{"type": "string"}, {"type": "number"}]}
-Flat = Annotated[
-    dict[str, Any] | None,
-    WithJsonSchema(
-        {"anyOf": [{"type": "object", "additionalProperties": _SCALAR}, {"type": "null"}]}
-    ),
-]
+
+
+def _flat(*names: str) -> WithJsonSchema:
+    """The schema of `vllm_xargs` that may hold these."""
+    held = {"properties": dict.fromkeys(names, _SCALAR), "additionalProperties": False}
+    return WithJsonSchema({"anyOf": [{"type": "object", **held}, {"type": "null"}]})
 
 
 class Body(BaseModel):
     """What every request has."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
+    flat: ClassVar[tuple[str, ...]] = ("preference",)
+    """What `vllm_xargs` may hold."""
 
     model: str = Field(description="As /v1/models has it, or NAME@helpful=0.7,harmless=0.3")
     preference: Preference = Field(None, description="Weight per objective, not negative")
     instruct: Instructions = Field(
         None, description="Other texts, or weights, for instructions that the server has, by name"
     )
-    vllm_xargs: Flat = Field(
-        None, description="preference, strength, kl_budget, gate and speculate, flat"
+    vllm_xargs: Annotated[dict[str, Any] | None, _flat("preference")] = Field(
+        None, description="preference, flat"
     )
 
     @model_validator(mode="before")
@@ -111,6 +115,10 @@ class StreamOptions(BaseModel):
 class Sampled(Body):
     """What requests for text have in common."""
 
+    flat: ClassVar[tuple[str, ...]] = FLAT
+    vllm_xargs: Annotated[dict[str, Any] | None, _flat(*FLAT)] = Field(
+        None, description="preference, strength, kl_budget, gate and speculate, flat"
+    )
     strength: Number = Field(None, description="How hard the guide pulls; 0 is the base exactly")
     kl_budget: Number = Field(None, description="Nats per token from the base, at most")
     gate: Number = Field(None, description="Base probability above which ARMs are left out")
