@@ -399,13 +399,14 @@ def test_scores_take_no_setting_that_says_nothing_of_them(
         ({"stop": ["x"] * 10_000}, "stop"),
         ({"messages": []}, "messages"),
         ({"messages": "hello"}, "messages"),
-        ({"messages": [{"role": "wizard", "content": "x"}]}, "the role 'wizard'"),
-        ({"messages": [{"role": "user"}]}, "content"),
+        ({"messages": ["hello"]}, "messages.0"),
+        ({"messages": [{"role": "wizard", "content": "x"}]}, "messages.0.role"),
+        ({"messages": [{"role": "user"}]}, "no content"),
         ({"messages": [{"role": "assistant", "content": "Well"}]}, "begun is not supported"),
         ({"messages": [{"role": "user", "content": 5}]}, "content"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
-            "of type 'image_url'",
+            "messages.0.content.0.type: input should be 'text'",
         ),
         ({"tools": [{"type": "function"}]}, "tools is not supported"),
         ({"audio": {}}, "audio is not supported"),
@@ -438,6 +439,56 @@ def test_what_cannot_be_done_is_refused_by_name(
     client: httpx.Client, chat: dict[str, Any], change: dict[str, Any], told_of: str
 ) -> None:
     assert told_of in refused(client, {**chat, **change})
+
+
+@pytest.mark.parametrize(
+    ("extra", "told_of"),
+    [
+        ({"wings": 2}, "messages.0.wings is not supported"),
+        ({"tools": [{"type": "function"}]}, "messages.0.tools is not supported"),
+        ({"refusal": "No."}, "messages.0.refusal is not supported"),
+        ({"audio": {"id": "a"}}, "messages.0.audio is not supported"),
+        ({"function_call": {"name": "f"}}, "messages.0.function_call is not supported"),
+        ({"annotations": [{"type": "url_citation"}]}, "messages.0.annotations is not supported"),
+        ({"name": 5}, "messages.0.name"),
+        ({"role": "user", "tool_calls": [{"id": "a"}]}, "'user' and tool_calls"),
+        ({"tool_call_id": "a"}, "'assistant' and tool_call_id"),
+        (
+            {"content": [{"type": "text", "text": "Well", "wings": 2}]},
+            "messages.0.content.0.wings is not supported",
+        ),
+    ],
+)
+def test_what_a_message_holds_besides_is_refused_by_name(
+    client: httpx.Client,
+    chat: dict[str, Any],
+    facts: dict[str, Any],
+    extra: dict[str, Any],
+    told_of: str,
+) -> None:
+    messages = [{"role": "assistant", "content": "Well", **extra}, *chat["messages"]]
+    assert told_of in refused(client, {**chat, "messages": messages})
+    body = {"model": facts["id"], "input": [{"messages": messages, "response": "the dog"}]}
+    reply = client.post("/v1/score", json=body)
+    assert reply.status_code == 400
+    assert told_of.replace("messages.0", "input.0.messages.0") in reply.text.replace('\\"', '"')
+
+
+def test_an_answer_may_come_back_as_it_was_sent(client: httpx.Client, chat: dict[str, Any]) -> None:
+    message = told(client, chat)["choices"][0]["message"]
+    [asked] = chat["messages"]
+    plain = {"role": "assistant", "content": message["content"]}
+    answers = [
+        text(client, {**chat, "messages": [asked, earlier, asked]})
+        for earlier in (
+            plain,
+            message,
+            {**plain, "name": None, "refusal": None, "annotations": [], "tool_calls": None},
+            {**plain, "tool_calls": [], "provider_specific_fields": {"refusal": None}},
+            {**plain, "content": [{"type": "text", "text": plain["content"], "extra": None}]},
+        )
+    ]
+    assert answers == [answers[0]] * 5
 
 
 def test_weights_are_checked_as_on_the_command_line(

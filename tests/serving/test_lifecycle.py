@@ -216,6 +216,16 @@ def logger_propagates() -> None:
     logging.getLogger("trimtab.serving").propagate = True
 
 
+def test_a_template_that_leaves_something_out_is_named(engine: LocalEngine) -> None:
+    called = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    told = {"role": "assistant", "content": "Well", "tool_calls": [called]}
+    messages = [*body()["messages"], told, {"role": "tool", "content": "5", "tool_call_id": "a"}]
+    reply = ask(engine, json=body(messages=messages))
+    assert reply.status_code == 400 and "does not show `tool_calls`" in reply.text
+    del told["tool_calls"]
+    assert ask(engine, json=body(messages=messages)).status_code == 200
+
+
 def test_a_template_that_fails_is_named(engine: LocalEngine) -> None:
     messages = [{"role": "system", "content": "Be kind."}, *body()["messages"]]
     reply = ask(engine, json=body(messages=messages))

@@ -14,11 +14,11 @@ from trimtab.engines.local.rows import RowPlan
 from trimtab.engines.types import Request, Sampling
 from trimtab.errors import ConfigError, MissingFileError
 from trimtab.models.messages import Prompt
+from trimtab.models.templates import left_out
 from trimtab.serving.config import ServeConfig
 from trimtab.serving.contract import FLAT, Body, ChatBody, CompletionBody, Sampled
+from trimtab.serving.turns import Turn
 
-ROLES = ("system", "developer", "user", "assistant", "tool")
-"""Of messages; `developer` is what OpenAI calls `system` now, and is read as that."""
 CHAT, TEXT = "chat.completion", "text_completion"
 
 
@@ -74,7 +74,12 @@ def chat_asked(body: ChatBody, served: Served) -> Asked:
     Raises:
         TrimtabError: it cannot be answered.
     """
-    return _asked(CHAT, "chatcmpl", body, [chat_prompt(body.messages)], served)
+    prompt = chat_prompt(body.messages)
+    if lost := left_out(served.engine.base.tokenizer, prompt):
+        raise ConfigError(
+            f"the base's chat template does not show {', '.join(lost)}", "leave that out"
+        )
+    return _asked(CHAT, "chatcmpl", body, [prompt], served)
 
 
 def completion_asked(body: CompletionBody, served: Served) -> Asked:
@@ -89,43 +94,27 @@ def completion_asked(body: CompletionBody, served: Served) -> Asked:
     return _asked(TEXT, "cmpl", body, prompts, served)
 
 
-def chat_prompt(messages: Sequence[Mapping[str, Any]]) -> Prompt:
+def chat_prompt(messages: Sequence[Turn]) -> Prompt:
     """OpenAI's messages; contents that are lists of text parts as one text.
 
     Raises:
-        TrimtabError: they are none.
+        TrimtabError: they cannot be answered.
     """
-    flat = [_flat_message(message, number) for number, message in enumerate(messages)]
-    if flat[-1]["role"] == "assistant":
+    if messages[-1].role == "assistant":
         raise ConfigError(
             "the last message is the assistant's, and an answer that is begun is not supported",
             "end with another turn",
         )
-    return messages_of(flat, "the request", "messages")
+    return messages_of([_flat_turn(turn) for turn in messages], "the request", "messages")
 
 
-def _flat_message(message: Mapping[str, Any], number: int) -> dict[str, Any]:
-    role = message.get("role")
-    if role not in ROLES:
-        raise ConfigError(
-            f"messages.{number} has the role {role!r}", f"there are: {', '.join(ROLES)}"
-        )
-    flat = {**message, "role": "system" if role == "developer" else role}
-    if isinstance(message.get("content"), list):
-        flat["content"] = _text(message["content"], number)
+def _flat_turn(turn: Turn) -> dict[str, Any]:
+    flat = turn.model_dump()
+    if turn.role == "developer":  # as OpenAI calls it now
+        flat["role"] = "system"
+    if isinstance(turn.content, list):
+        flat["content"] = "".join(part.text for part in turn.content)
     return flat
-
-
-def _text(parts: Sequence[Any], number: int) -> str:
-    texts = []
-    for part in parts:
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind != "text" or not isinstance(part.get("text"), str):
-            raise ConfigError(
-                f"messages.{number} has a part of type {kind!r}", "text alone is supported"
-            )
-        texts.append(part["text"])
-    return "".join(texts)
 
 
 def _ids(prompt: str | Sequence[int], served: Served) -> Sequence[int]:

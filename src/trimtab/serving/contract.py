@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validat
 from trimtab.engines.types import Speculate
 from trimtab.errors import ConfigError
 from trimtab.models.messages import require_characters
+from trimtab.serving.turns import Turn
 
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "audio": (),
@@ -156,8 +157,10 @@ class Sampled(Body):
 class ChatBody(Sampled):
     """`/v1/chat/completions`."""
 
-    messages: list[dict[str, Any]] = Field(
-        min_length=1, description="`role` and `content`: text, or a list of text parts"
+    messages: list[Turn] = Field(
+        min_length=1,
+        description="Earlier answers may come back as they were sent; keys besides these are "
+        "refused unless they are empty",
     )
     max_completion_tokens: int | None = Field(None, ge=1, le=2**31 - 1)
     logprobs: bool | None = None
@@ -214,7 +217,7 @@ class Given(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     prompt: str | None = Field(None, description="Text, in the base's template")
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
+    messages: Annotated[list[Turn], Field(min_length=1)] | None = None
     response: str
 
     @model_validator(mode="after")
