@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -252,15 +253,41 @@ def test_a_bias_forbids_and_forces(client: httpx.Client, chat: dict[str, Any]) -
     )  # before the bias
 
 
-def test_penalties_count_what_was_said(client: httpx.Client, chat: dict[str, Any]) -> None:
-    tokens = told(client, {**chat, "logprobs": True})["choices"][0]["logprobs"]["content"]
-    first = tokens[0]["trimtab"]["token_id"]
-    body = {**chat, "logprobs": True, "logit_bias": {str(first): 100}, "max_tokens": 6}
-    # a bias of 100 less 2 a time: it goes on, which a penalty of 2 on a free choice may not
-    forced = told(client, {**body, "frequency_penalty": 2})["choices"][0]["logprobs"]["content"]
-    assert [t["trimtab"]["token_id"] for t in forced] == [first] * 6
-    same = text(client, {**chat, "presence_penalty": 0, "frequency_penalty": 0})
-    assert same == text(client, chat)
+@pytest.mark.parametrize("presence, frequency", [(2, 0), (0, 2), (0, 0.7), (1.5, 0.5), (-2, -0.5)])
+def test_penalties_are_taken_from_what_was_said(
+    client: httpx.Client, facts: dict[str, Any], presence: float, frequency: float
+) -> None:
+    """Greedy, and a bias leaves six tokens: each that comes has the most of its log-prob, less the
+    presence penalty if it was said and the frequency penalty for each time. Prompts
+    do not count."""
+    body = {"model": facts["id"], "temperature": 0, "logprobs": 1}
+    words = told(client, {**body, "prompt": "Once upon a time", "max_tokens": 12}, "completions")
+    likely = [*dict.fromkeys(ids_of(words["choices"][0]))][:6]
+    few = {"logit_bias": dict.fromkeys(map(str, likely), 80)}
+    penalties = {"presence_penalty": presence, "frequency_penalty": frequency}
+    asked = {**body, **few, **penalties, "prompt": likely[:1], "max_tokens": 12}
+    said = ids_of(told(client, asked, "completions")["choices"][0])
+    contexts = [likely[:1] + said[:count] for count in range(len(said))]
+    logps = {}
+    for token in likely:  # forced, once after each context
+        forced = {"logit_bias": {str(token): 100}, "prompt": contexts, "max_tokens": 1}
+        choices = told(client, {**body, **forced}, "completions")["choices"]
+        assert all(ids_of(choice) == [token] for choice in choices)
+        logps[token] = [choice["logprobs"]["token_logprobs"][0] for choice in choices]
+    moved = 0
+    for step, token in enumerate(said):
+        counts = Counter(said[:step])
+        free = {one: logps[one][step] for one in likely}
+        taken = {one: presence * (counts[one] > 0) + frequency * counts[one] for one in likely}
+        scores = {one: free[one] - taken[one] for one in likely}
+        assert scores[token] >= max(scores.values()) - 1e-3
+        moved += free[token] < max(free.values())
+    assert moved, "the penalties changed nothing"
+
+
+def ids_of(choice: dict[str, Any]) -> list[int]:
+    """Tokens of a completion."""
+    return [token["token_id"] for token in choice["logprobs"]["trimtab"]]
 
 
 SCHEMA = {
