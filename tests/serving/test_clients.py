@@ -18,12 +18,12 @@ CHAT: Any = [{"role": "user", "content": "Once upon a time"}]
 
 @pytest.fixture(scope="module")
 def model(url: str) -> str:
-    return str(httpx.get(f"{url}/v1/models").json()["data"][0]["id"])
+    return str(httpx.get(f"{url}/v1/models", timeout=120).json()["data"][0]["id"])
 
 
 @pytest.fixture(scope="module")
 def objectives(url: str) -> list[str]:
-    own = httpx.get(f"{url}/v1/models").json()["data"][0]["trimtab"]
+    own = httpx.get(f"{url}/v1/models", timeout=120).json()["data"][0]["trimtab"]
     return list(own["objectives"])
 
 
