@@ -18,12 +18,12 @@ CHAT: Any = [{"role": "user", "content": "Once upon a time"}]
 
 @pytest.fixture(scope="module")
 def model(url: str) -> str:
-    return str(httpx.get(f"{url}/v1/models").json()["data"][0]["id"])
+    return str(httpx.get(f"{url}/v1/models", timeout=120).json()["data"][0]["id"])
 
 
 @pytest.fixture(scope="module")
 def objectives(url: str) -> list[str]:
-    own = httpx.get(f"{url}/v1/models").json()["data"][0]["trimtab"]
+    own = httpx.get(f"{url}/v1/models", timeout=120).json()["data"][0]["trimtab"]
     return list(own["objectives"])
 
 
@@ -44,6 +44,9 @@ def test_openai(url: str, model: str, objectives: list[str]) -> None:
         usage = piece.usage or usage
         said += "".join(choice.delta.content or "" for choice in piece.choices)
     assert said == answer.choices[0].message.content and usage == answer.usage
+    told = answer.choices[0].message  # and back, as OpenAI's own pages do
+    for earlier in (told, told.model_dump(), told.model_dump(exclude_none=True)):
+        client.chat.completions.create(**{**asked, "messages": [*CHAT, earlier, *CHAT]})
     text = client.completions.create(model=model, prompt="Once upon", max_tokens=4)
     assert text.choices[0].finish_reason in ("stop", "length")
     with pytest.raises(openai.BadRequestError, match="unknown objective"):
@@ -63,7 +66,12 @@ def test_openai_parses_a_schema(url: str, model: str) -> None:
     answer = client.chat.completions.parse(
         model=model, messages=CHAT, response_format=Verdict, max_tokens=40
     )
-    assert isinstance(answer.choices[0].message.parsed, Verdict)
+    message: Any = answer.choices[0].message
+    assert isinstance(message.parsed, Verdict)
+    asked: Any = {"model": model, "messages": [*CHAT, message, *CHAT], "max_tokens": 4}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # OpenAI's, of its own `parsed`
+        assert client.chat.completions.create(**asked).choices
 
 
 def test_openai_async(url: str, model: str) -> None:
@@ -95,6 +103,10 @@ def test_litellm(
         asked["extra_body"] = {"preference": dict.fromkeys(objectives, 1.0), "strength": 1.5}
         answer = litellm.completion(**asked)
         pieces = list(litellm.completion(**asked, stream=True))
+        told = answer.choices[0].message  # and back
+        for earlier in (told, told.model_dump()):
+            again = litellm.completion(**{**asked, "messages": [*CHAT, earlier, *CHAT]})
+            assert again.choices[0].message.content is not None
     said = "".join(piece.choices[0].delta.content or "" for piece in pieces)
     assert said == answer.choices[0].message.content
 
@@ -114,6 +126,7 @@ def test_langchain(url: str, model: str, objectives: list[str]) -> None:
         )
         answer = chat.invoke("Once upon a time")
         said = "".join(str(piece.content) for piece in chat.stream("Once upon a time"))
+        assert chat.invoke([("user", "Once"), answer, ("user", "upon")]).usage_metadata  # and back
     assert answer.content == said and answer.usage_metadata
 
 

@@ -14,15 +14,13 @@ from trimtab.engines.local.rows import RowPlan
 from trimtab.engines.types import Request, Sampling
 from trimtab.errors import ConfigError, MissingFileError
 from trimtab.models.messages import Prompt
+from trimtab.models.templates import left_out
 from trimtab.serving.config import ServeConfig
-from trimtab.serving.contract import Body, ChatBody, CompletionBody, Sampled
+from trimtab.serving.contract import FLAT, Body, ChatBody, CompletionBody, Sampled
+from trimtab.serving.turns import Turn
 
-FLAT = ("preference", "strength", "kl_budget", "gate", "speculate")
-"""What `vllm_xargs` may hold."""
 MOST_REPORTED = 2**18
 """Log-probs that one request may be told, those of alternatives included: some 100 MB of JSON."""
-ROLES = ("system", "developer", "user", "assistant", "tool")
-"""Of messages; `developer` is what OpenAI calls `system` now, and is read as that."""
 CHAT, TEXT = "chat.completion", "text_completion"
 
 
@@ -78,7 +76,12 @@ def chat_asked(body: ChatBody, served: Served) -> Asked:
     Raises:
         TrimtabError: it cannot be answered.
     """
-    return _asked(CHAT, "chatcmpl", body, [chat_prompt(body.messages)], served)
+    prompt = chat_prompt(body.messages)
+    if lost := left_out(served.engine.base.tokenizer, prompt):
+        raise ConfigError(
+            f"the base's chat template does not show {', '.join(lost)}", "leave that out"
+        )
+    return _asked(CHAT, "chatcmpl", body, [prompt], served)
 
 
 def completion_asked(body: CompletionBody, served: Served) -> Asked:
@@ -93,43 +96,27 @@ def completion_asked(body: CompletionBody, served: Served) -> Asked:
     return _asked(TEXT, "cmpl", body, prompts, served)
 
 
-def chat_prompt(messages: Sequence[Mapping[str, Any]]) -> Prompt:
+def chat_prompt(messages: Sequence[Turn]) -> Prompt:
     """OpenAI's messages; contents that are lists of text parts as one text.
 
     Raises:
-        TrimtabError: they are none.
+        TrimtabError: they cannot be answered.
     """
-    flat = [_flat_message(message, number) for number, message in enumerate(messages)]
-    if flat[-1]["role"] == "assistant":
+    if messages[-1].role == "assistant":
         raise ConfigError(
             "the last message is the assistant's, and an answer that is begun is not supported",
             "end with another turn",
         )
-    return messages_of(flat, "the request", "messages")
+    return messages_of([_flat_turn(turn) for turn in messages], "the request", "messages")
 
 
-def _flat_message(message: Mapping[str, Any], number: int) -> dict[str, Any]:
-    role = message.get("role")
-    if role not in ROLES:
-        raise ConfigError(
-            f"messages.{number} has the role {role!r}", f"there are: {', '.join(ROLES)}"
-        )
-    flat = {**message, "role": "system" if role == "developer" else role}
-    if isinstance(message.get("content"), list):
-        flat["content"] = _text(message["content"], number)
+def _flat_turn(turn: Turn) -> dict[str, Any]:
+    flat = turn.model_dump()
+    if turn.role == "developer":  # as OpenAI calls it now
+        flat["role"] = "system"
+    if isinstance(turn.content, list):
+        flat["content"] = "".join(part.text for part in turn.content)
     return flat
-
-
-def _text(parts: Sequence[Any], number: int) -> str:
-    texts = []
-    for part in parts:
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind != "text" or not isinstance(part.get("text"), str):
-            raise ConfigError(
-                f"messages.{number} has a part of type {kind!r}", "text alone is supported"
-            )
-        texts.append(part["text"])
-    return "".join(texts)
 
 
 def _ids(prompt: str | Sequence[int], served: Served) -> Sequence[int]:
@@ -236,7 +223,7 @@ def steered(body: Body, served: Served) -> dict[str, Any]:
         raise MissingFileError(f"there is no model {name!r}", f"this server has {served.name!r}")
     places: list[tuple[str, Mapping[str, Any]]] = [
         ("the request", {key: getattr(body, key, None) for key in FLAT}),
-        ("vllm_xargs", _flat(body.vllm_xargs or {})),
+        ("vllm_xargs", _flat(body)),
         ("the model's name", {"preference": named} if at else {}),
     ]
     found: dict[str, Any] = {}
@@ -253,8 +240,9 @@ def steered(body: Body, served: Served) -> dict[str, Any]:
     return {**own, **found, "instructions": body.instruct}
 
 
-def _flat(xargs: Mapping[str, Any]) -> Mapping[str, Any]:
-    unknown = next((key for key in xargs if key not in FLAT), None)
+def _flat(body: Body) -> Mapping[str, Any]:
+    xargs = body.vllm_xargs or {}
+    unknown = next((key for key in xargs if key not in body.flat), None)
     if unknown is not None:
-        raise ConfigError(f"vllm_xargs has {unknown!r}", f"there are: {', '.join(FLAT)}")
+        raise ConfigError(f"vllm_xargs has {unknown!r}", f"there are: {', '.join(body.flat)}")
     return xargs

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
 from trimtab.engines.types import Speculate
 from trimtab.errors import ConfigError
 from trimtab.models.messages import require_characters
+from trimtab.serving.turns import Turn
 
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "audio": (),
@@ -61,27 +62,31 @@ Instructions = Annotated[
         }
     ),
 ]
+FLAT = ("preference", "strength", "kl_budget", "gate", "speculate")
+"""How a request is steered, where it is written flat: `vllm_xargs` and the server's options."""
 _SCALAR = {"anyOf": [{"type": "string"}, {"type": "number"}]}
-Flat = Annotated[
-    dict[str, Any] | None,
-    WithJsonSchema(
-        {"anyOf": [{"type": "object", "additionalProperties": _SCALAR}, {"type": "null"}]}
-    ),
-]
+
+
+def _flat(*names: str) -> WithJsonSchema:
+    """The schema of `vllm_xargs` that may hold these."""
+    held = {"properties": dict.fromkeys(names, _SCALAR), "additionalProperties": False}
+    return WithJsonSchema({"anyOf": [{"type": "object", **held}, {"type": "null"}]})
 
 
 class Body(BaseModel):
     """What every request has."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
+    flat: ClassVar[tuple[str, ...]] = ("preference",)
+    """What `vllm_xargs` may hold."""
 
     model: str = Field(description="As /v1/models has it, or NAME@helpful=0.7,harmless=0.3")
     preference: Preference = Field(None, description="Weight per objective, not negative")
     instruct: Instructions = Field(
         None, description="Other texts, or weights, for instructions that the server has, by name"
     )
-    vllm_xargs: Flat = Field(
-        None, description="preference, strength, kl_budget, gate and speculate, flat"
+    vllm_xargs: Annotated[dict[str, Any] | None, _flat("preference")] = Field(
+        None, description="preference, flat"
     )
 
     @model_validator(mode="before")
@@ -94,7 +99,8 @@ class Body(BaseModel):
         kept = dict(body)
         for name in [name for name in body if name in UNSUPPORTED and name not in cls.model_fields]:
             value = kept.pop(name)
-            if value is not None and not any(value is v or value == v for v in UNSUPPORTED[name]):
+            nothing = ((type(v), v) for v in (None, *UNSUPPORTED[name]))  # True is 1, to Python
+            if (type(value), value) not in nothing:
                 raise ConfigError(f"{name} is not supported", "/v1/models lists what is not")
         return kept
 
@@ -110,6 +116,10 @@ class StreamOptions(BaseModel):
 class Sampled(Body):
     """What requests for text have in common."""
 
+    flat: ClassVar[tuple[str, ...]] = FLAT
+    vllm_xargs: Annotated[dict[str, Any] | None, _flat(*FLAT)] = Field(
+        None, description="preference, strength, kl_budget, gate and speculate, flat"
+    )
     strength: Number = Field(None, description="How hard the guide pulls; 0 is the base exactly")
     kl_budget: Number = Field(None, description="Nats per token from the base, at most")
     gate: Number = Field(None, description="Base probability above which ARMs are left out")
@@ -147,8 +157,10 @@ class Sampled(Body):
 class ChatBody(Sampled):
     """`/v1/chat/completions`."""
 
-    messages: list[dict[str, Any]] = Field(
-        min_length=1, description="`role` and `content`: text, or a list of text parts"
+    messages: list[Turn] = Field(
+        min_length=1,
+        description="Earlier answers may come back as they were sent; keys besides these are "
+        "refused unless they are empty",
     )
     max_completion_tokens: int | None = Field(None, ge=1, le=2**31 - 1)
     logprobs: bool | None = None
@@ -205,7 +217,7 @@ class Given(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     prompt: str | None = Field(None, description="Text, in the base's template")
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
+    messages: Annotated[list[Turn], Field(min_length=1)] | None = None
     response: str
 
     @model_validator(mode="after")
