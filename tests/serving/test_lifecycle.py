@@ -18,6 +18,7 @@ from served import serving
 import trimtab
 from trimtab.cli.serve import ServeOptions
 from trimtab.engines.local import LocalEngine
+from trimtab.engines.local.packed_rows import row_bytes
 from trimtab.errors import ConfigError, PreferenceError
 from trimtab.models import memory_limits
 from trimtab.serving.app import create_app
@@ -98,6 +99,22 @@ def test_a_key_is_asked_for(engine: LocalEngine) -> None:
     assert ask(engine, config, json=body(), headers=right).status_code == 200
     assert ask(engine, config, method="GET", path="/health").status_code == 200
     assert ask(engine, config, method="GET", path="/v1/models").status_code == 401
+
+
+def test_a_small_cache_is_the_bound_where_none_is_given(engine: LocalEngine) -> None:
+    """Two models have 128 tokens each; with log-probs the ARM without a weight runs, too, and three
+    have 64."""
+    measured = LocalEngine(engine.base, engine.arms, cache_memory=2**40)
+    memory = sum(row_bytes(group, 128) for group in measured.groups[:2])
+    small = LocalEngine(engine.base, engine.arms, cache_memory=memory)
+    asked = body(
+        preference={"helpful": 1, "harmless": 0}, logit_bias=dict.fromkeys(small.ends, -100)
+    )
+    del asked["max_tokens"]
+    for logprobs, most in ((False, 128), (True, 64)):
+        usage = ask(small, json={**asked, "logprobs": logprobs}).json()["usage"]
+        assert usage["total_tokens"] == most
+    small.close()
 
 
 def test_a_full_memory_sends_away(engine: LocalEngine) -> None:

@@ -367,7 +367,8 @@ class LocalEngine:
         return self._planner.plan(request)
 
     def room(self, request: Request) -> int:
-        """Tokens that an answer may have at most, by the models' limits and `max_length`.
+        """Tokens that an answer may have at most, 1 or more: by the models' limits, `max_length`
+        and `cache_memory`.
 
         Raises:
             PreferenceError, ConfigError: the request cannot be answered, however short.
