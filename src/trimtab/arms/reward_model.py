@@ -26,6 +26,7 @@ from trimtab.models.load import load_scalar
 from trimtab.models.messages import Prompt
 from trimtab.models.padding import pad_rows
 from trimtab.models.protocols import Tokenizer
+from trimtab.models.token_texts import token_text
 from trimtab.models.types import DType, PromptFormat
 from trimtab.steering import PreferenceLike, weights_of
 
@@ -147,7 +148,7 @@ class RewardModel:
         ).tolist()
         per_row = torch.split(logp, [len(response) for _, response in rows])
         return [
-            Scored(total, [tokenizer.decode([i]) for i in response], tokens.tolist())
+            Scored(total, [token_text(tokenizer, i) for i in response], tokens.tolist())
             for total, tokens, (_, response) in zip(totals, per_row, rows, strict=True)
         ]
 

@@ -12,6 +12,7 @@ from trimtab.engines.local.choosing import Fused
 from trimtab.engines.local.guided_model import GuidedModel
 from trimtab.engines.local.rows import Row
 from trimtab.engines.types import Alternative, TokenReport
+from trimtab.models.token_texts import token_text
 
 
 def record(
@@ -57,7 +58,7 @@ def record(
         row_tokens, *others = [
             Alternative(
                 token,
-                model.tokenizer.decode([token]),
+                token_text(model.tokenizer, token),
                 columns[0][n][a],
                 {name: rewards[n][a] for name, rewards in zip(names, columns[2:], strict=False)},
                 columns[1][n][a],
