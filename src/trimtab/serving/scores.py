@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 from trimtab.engines.types import Likelihood, Request
-from trimtab.models.token_texts import token_text
 from trimtab.serving.asking import Served, chat_prompt, steered
 from trimtab.serving.contract import Given, ScoreBody
 from trimtab.serving.logprobs import LEAST
@@ -26,7 +25,7 @@ def scored(body: ScoreBody, served: Served) -> dict[str, Any]:
     found = served.engine.log_likelihoods(
         requests, [given.response for given in body.input], rewards=True, end_of_turn=True
     )
-    tokenizer = served.engine.base.tokenizer
+    texts = served.engine.token_texts
     return {
         "object": "score",
         "model": body.model,
@@ -34,7 +33,7 @@ def scored(body: ScoreBody, served: Served) -> dict[str, Any]:
             {
                 "index": number,
                 "token_ids": list(one.token_ids),
-                "tokens": [token_text(tokenizer, token) for token in one.token_ids],
+                "tokens": [texts[token] for token in one.token_ids],
                 "rewards": {name: _told(values) for name, values in one.rewards.items()},
                 "base": _told(one.logp_base),
                 "preference": dict(one.preference),

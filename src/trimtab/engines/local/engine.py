@@ -33,6 +33,7 @@ from trimtab.models.memory import free_bytes
 from trimtab.models.messages import Prompt
 from trimtab.models.shared import share_weights
 from trimtab.models.templates import turn_end_id
+from trimtab.models.token_texts import TokenTexts
 from trimtab.steering import PreferenceLike
 
 Prompts = Iterable[Prompt | Request | Sequence[int]]
@@ -125,6 +126,11 @@ class LocalEngine:
     def arms(self) -> list[Stream]:
         """The ARMs, in the order of the weights; what is put in their places holds from then on."""
         return self._arms
+
+    @property
+    def token_texts(self) -> TokenTexts:
+        """Texts of the base's tokens by their ids."""
+        return self._model.token_texts
 
     @property
     def limit(self) -> int | None:

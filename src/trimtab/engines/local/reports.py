@@ -12,7 +12,6 @@ from trimtab.engines.local.choosing import Fused
 from trimtab.engines.local.guided_model import GuidedModel
 from trimtab.engines.local.rows import Row
 from trimtab.engines.types import Alternative, TokenReport
-from trimtab.models.token_texts import token_text
 
 
 def record(
@@ -29,7 +28,7 @@ def record(
         tokens: per row, its new tokens.
         reported: those of the rows that want a report.
         fused: of rows x positions.
-        model: tokenizer and names of the ARMs.
+        model: texts of its tokens and names of the ARMs.
 
     Returns:
         Per row that wants them, a report of each of its tokens.
@@ -58,7 +57,7 @@ def record(
         row_tokens, *others = [
             Alternative(
                 token,
-                token_text(model.tokenizer, token),
+                model.token_texts[token],
                 columns[0][n][a],
                 {name: rewards[n][a] for name, rewards in zip(names, columns[2:], strict=False)},
                 columns[1][n][a],
