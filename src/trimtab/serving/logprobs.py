@@ -71,7 +71,7 @@ def _streams(report: TokenReport) -> dict[str, Any]:
         "base_logprob": _finite(report.logp_base),
         "rewards": {name: _finite(value) for name, value in report.rewards.items()},
         "mean_rewards": {name: _finite(value) for name, value in report.mean_rewards.items()},
-        "kl": max(report.kl, 0.0),
+        "kl": report.kl,
         "strength": report.strength,
     }
 
