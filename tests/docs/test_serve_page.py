@@ -74,3 +74,15 @@ def test_the_image_installs_what_serves() -> None:
     [copied] = re.findall(r"^COPY (.*) \./$", lines, flags=re.MULTILINE)
     assert all((ROOT / name).is_file() for name in copied.split())
     assert ".[serve,gguf]" in lines and 'ENTRYPOINT ["trimtab"]' in lines
+
+
+def test_the_image_is_for_cpus_unless_the_build_says_otherwise() -> None:
+    """What the page sets is an argument of the build, known where pip is called with it."""
+    lines = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    built_in = lines.partition("\nFROM ")[2]
+    assert "\nARG TORCH_INDEX=https://download.pytorch.org/whl/cpu\n" in built_in
+    assert '--extra-index-url "${TORCH_INDEX}"' in built_in
+    page = (ROOT / "docs/serve.md").read_text(encoding="utf-8")
+    named = re.findall(r"--build-arg (\w+)=(\S+)", page)
+    assert named and all(f"\nARG {name}=" in built_in for name, _ in named)
+    assert all(value.startswith("https://download.pytorch.org/whl/cu") for _, value in named)

@@ -232,7 +232,40 @@ def test_completions_have_log_probs_in_their_own_form(
     body = {"model": facts["id"], "prompt": "Once upon", "max_tokens": 4, "temperature": 0}
     found = told(client, {**body, "logprobs": 2}, "completions")["choices"][0]["logprobs"]
     assert len(found["tokens"]) == len(found["token_logprobs"]) == len(found["text_offset"])
-    assert all(1 <= len(each) <= 2 for each in found["top_logprobs"])
+    assert all(len(each) == 2 for each in found["top_logprobs"])
+    alone = told(client, {**body, "logprobs": 0}, "completions")["choices"][0]["logprobs"]
+    chosen = zip(alone["tokens"], alone["token_logprobs"], strict=True)
+    assert alone["top_logprobs"] == [{token: logprob} for token, logprob in chosen]
+
+
+def test_the_chosen_token_is_among_the_likeliest(
+    client: httpx.Client, facts: dict[str, Any]
+) -> None:
+    """Hot, so that it is none of them by itself; parts of characters have one text together."""
+    body = {"model": facts["id"], "prompt": "Once upon", "max_tokens": 24, "logprobs": 20}
+    for seed in range(3):
+        answer = told(client, {**body, "temperature": 3, "seed": seed}, "completions")
+        found = answer["choices"][0]["logprobs"]
+        for logprob, best in zip(found["token_logprobs"], found["top_logprobs"], strict=True):
+            assert len(best) in (20, 21) and logprob in best.values()
+
+
+def test_streamed_offsets_are_those_of_the_whole(
+    client: httpx.Client, facts: dict[str, Any]
+) -> None:
+    """Also where text is held back, for the rest of a character or of a stop text."""
+    body = {"model": facts["id"], "prompt": "Once upon", "max_tokens": 24, "logprobs": 1}
+    body |= {"temperature": 2, "stop": [f"{letter}!never" for letter in "abcdefghij"]}
+    for seed in range(3):
+        pieces = events(client, {**body, "seed": seed}, "completions")
+        parts = [part for piece in pieces if (part := piece["choices"][0]["logprobs"])]
+        whole = told(client, {**body, "seed": seed}, "completions")["choices"][0]["logprobs"]
+        for name in ("tokens", "text_offset"):
+            assert [n for part in parts for n in part[name]] == whole[name]
+        ends = [0]
+        for token in whole["tokens"]:
+            ends.append(ends[-1] + len(token))
+        assert whole["text_offset"] == ends[:-1]
 
 
 # --- what changes the distribution ---------------------------------------------------------------

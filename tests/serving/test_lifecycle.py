@@ -19,7 +19,9 @@ from served import serving
 import trimtab
 from trimtab.cli.serve import ServeOptions
 from trimtab.engines.local import LocalEngine
+from trimtab.engines.local.packed_rows import row_bytes
 from trimtab.errors import ConfigError, PreferenceError
+from trimtab.models import memory_limits
 from trimtab.serving.app import create_app
 from trimtab.serving.config import ServeConfig
 
@@ -100,11 +102,42 @@ def test_a_key_is_asked_for(engine: LocalEngine) -> None:
     assert ask(engine, config, method="GET", path="/v1/models").status_code == 401
 
 
-def test_a_full_memory_sends_away(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_cache_is_the_bound_where_none_is_given(engine: LocalEngine) -> None:
+    """Two models have 128 tokens each; with log-probs the ARM without a weight runs, too, and three
+    have 64."""
+    measured = LocalEngine(engine.base, engine.arms, cache_memory=2**40)
+    memory = sum(row_bytes(group, 128) for group in measured.groups[:2])
+    small = LocalEngine(engine.base, engine.arms, cache_memory=memory)
+    asked = body(
+        preference={"helpful": 1, "harmless": 0}, logit_bias=dict.fromkeys(small.ends, -100)
+    )
+    del asked["max_tokens"]
+    for logprobs, most in ((False, 128), (True, 64)):
+        usage = ask(small, json={**asked, "logprobs": logprobs}).json()["usage"]
+        assert usage["total_tokens"] == most
+    small.close()
+
+
+def test_a_full_memory_sends_away(engine: LocalEngine) -> None:
     config = ServeConfig(min_free_memory=2**50, retry_after=7)
     reply = ask(engine, config, json=body())
     assert reply.status_code == 429 and reply.headers["Retry-After"] == "7"
     assert ask(engine, config, method="GET", path="/v1/models").status_code == 200
+
+
+def test_a_full_container_sends_away(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whatever the machine has: the group of this process has 1 MiB left, then 1 GiB."""
+    for name, number in (("max", 2**40), ("current", 2**40 - 2**20), ("stat", "inactive_file 0")):
+        (tmp_path / f"memory.{name}").write_text(f"{number}\n")
+    (tmp_path / "own").write_text("0::/\n")
+    monkeypatch.setattr(memory_limits, "OWN", tmp_path / "own")
+    monkeypatch.setattr(memory_limits, "ROOT", tmp_path)
+    config = ServeConfig(min_free_memory=2**25)
+    assert ask(engine, config, json=body()).status_code == 429
+    (tmp_path / "memory.current").write_text(f"{2**40 - 2**30}\n")
+    assert ask(engine, config, json=body()).status_code == 200
 
 
 def test_a_full_queue_sends_away(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:

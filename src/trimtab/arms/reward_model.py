@@ -26,6 +26,7 @@ from trimtab.models.load import load_scalar
 from trimtab.models.messages import Prompt
 from trimtab.models.padding import pad_rows
 from trimtab.models.protocols import Tokenizer
+from trimtab.models.token_texts import TokenTexts
 from trimtab.models.types import DType, PromptFormat
 from trimtab.steering import PreferenceLike, weights_of
 
@@ -79,6 +80,7 @@ class RewardModel:
             "trust_remote_code": trust_remote_code,
         }
         self.reader = reader or RewardReader(folder, trust_remote_code=trust_remote_code)
+        self._texts = TokenTexts(self.reader.tokenizer)
         self.model, self.start = _load(self.reader, options)
 
     @torch.inference_mode()
@@ -136,8 +138,8 @@ class RewardModel:
     def _score_batch(self, rows: list[Row]) -> list[Scored]:
         if self.reader.judges:
             return self._judge_batch(rows)
-        tokenizer, sidecar = self.reader.tokenizer, self.reader.sidecar
-        batch = self._padded(rows, tokenizer.pad_token_id or 0)
+        sidecar = self.reader.sidecar
+        batch = self._padded(rows, self.reader.tokenizer.pad_token_id or 0)
         linear = sidecar.reward_head == "linear"
         logp, row = response_logp(self.model, batch, linear=linear)
         if self.start is not None:
@@ -147,7 +149,7 @@ class RewardModel:
         ).tolist()
         per_row = torch.split(logp, [len(response) for _, response in rows])
         return [
-            Scored(total, [tokenizer.decode([i]) for i in response], tokens.tolist())
+            Scored(total, [self._texts[i] for i in response], tokens.tolist())
             for total, tokens, (_, response) in zip(totals, per_row, rows, strict=True)
         ]
 

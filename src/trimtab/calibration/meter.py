@@ -137,7 +137,7 @@ def numbers_of(completion: Completion) -> Numbers:
     """An answer's own numbers, per generated token where they are in nats."""
     reports = completion.tokens
     return {
-        "kl": max(0.0, sum(t.kl for t in reports) / len(reports)),
+        "kl": completion.kl,
         "base_nll": -sum(t.logp_base for t in reports) / len(reports),
         "reward": sum(r for t in reports for r in t.rewards.values()) / len(reports),
         "loops": float(repetition(completion.token_ids) > LOOPS_ABOVE),

@@ -218,7 +218,7 @@ class Alternative:
 
     Attributes:
         token_id: in the base's vocabulary.
-        text: the token's own text.
+        text: the token's own text, a space before a word included; of part of a character U+FFFD.
         logp_base: under the base.
         rewards: objective -> the ARM's log-prob; empty where the gate left the ARMs out.
         logp_fused: under the fused distribution, before temperature and filters.

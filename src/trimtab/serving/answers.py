@@ -116,7 +116,7 @@ class Pieces:
             self._begun.add(event.index)
             found.append(self._piece(event.index, {"role": "assistant", "content": ""}, None))
         reports = _logprobs(self._asked, event.tokens, self._said[event.index])
-        self._said[event.index] += len(event.text)
+        self._said[event.index] += sum(len(token.text) for token in event.tokens)
         if event.text or (reports and event.tokens):
             found.append(self._piece(event.index, {"content": event.text}, reports))
         if event.completion:

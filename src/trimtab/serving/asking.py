@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from trimtab.data.chats import messages_of
@@ -144,13 +144,17 @@ def _asked(
         )
     how = steered(body, served)
     asked = [
-        Request(
-            prompt,
-            n=body.n or 1,
-            sampling=_sampling(body, prompt, how, served),
-            report=body.wanted_logprobs is not None,
-            alternatives=body.wanted_logprobs or 0,
-            **how,
+        _limited(
+            Request(
+                prompt,
+                n=body.n or 1,
+                sampling=_sampling(body),
+                report=body.wanted_logprobs is not None,
+                alternatives=body.wanted_logprobs or 0,
+                **how,
+            ),
+            body.limit,
+            served,
         )
         for prompt in prompts
     ]
@@ -178,14 +182,16 @@ def _require_tellable(asked: Sequence[Request], each: int) -> None:
         )
 
 
-def _sampling(
-    body: ChatBody | CompletionBody,
-    prompt: Prompt | Sequence[int],
-    how: Mapping[str, Any],
-    served: Served,
-) -> Sampling:
+def _limited(request: Request, limit: int | None, served: Served) -> Request:
+    """With so many tokens at most; by default as many as the server gives, if there is room."""
+    if limit is None:
+        limit = min(served.config.default_max_tokens, served.engine.room(request))
+    return replace(request, sampling=request.sampling.but(max_new_tokens=limit))
+
+
+def _sampling(body: Sampled) -> Sampling:
     stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
-    given = Sampling.given(
+    return Sampling.given(
         temperature=body.temperature,
         top_k=None if body.top_k is None else max(body.top_k, 0),
         top_p=body.top_p,
@@ -196,11 +202,6 @@ def _sampling(
         frequency_penalty=body.frequency_penalty,
         response_format=body.response_format,
     ).but(seed=body.seed)
-    limit = body.limit
-    if limit is None:
-        room = served.engine.room(Request(prompt, sampling=given, **how))
-        limit = max(1, min(served.config.default_max_tokens, room))
-    return given.but(max_new_tokens=limit)
 
 
 def _biases(body: Sampled) -> dict[int, float]:

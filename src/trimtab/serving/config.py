@@ -78,8 +78,8 @@ class ServeConfig:
     """Answers that may wait for their turn; a request for more is sent away (429)."""
 
     min_free_memory: int = 256 * 2**20
-    """Bytes of this machine's memory that stay free; with less, new requests are sent away
-    (429)."""
+    """Bytes of this machine's memory, or of its container's limit, that stay free; with less, new
+    requests are sent away (429)."""
 
     retry_after: int = 1
     """Seconds after which a client that was sent away should come again."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import hmac
 
-import psutil
 from fastapi import FastAPI
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
+from trimtab.models.memory import available_bytes
 from trimtab.serving.config import ServeConfig
 from trimtab.serving.errors import NOBODY, message_of, respond
 from trimtab.serving.log import Note
@@ -92,13 +92,13 @@ class Gate:
         if guarded and scope["method"] == "POST" and self._is_full():
             return respond(
                 429,
-                "this machine's memory is nearly full; try again a little later",
+                "the memory here is nearly full; try again a little later",
                 headers={"Retry-After": str(config.retry_after)},
             )
         return None
 
     def _is_full(self) -> bool:
-        return bool(psutil.virtual_memory().available < self._config.min_free_memory)
+        return available_bytes() < self._config.min_free_memory
 
     def _too_large(self) -> Response:
         return respond(

@@ -29,7 +29,7 @@ def text_logprobs(reports: Sequence[TokenReport], start: int) -> dict[str, Any]:
 
     Args:
         reports: of the tokens.
-        start: characters of the choice's text before the first of them.
+        start: characters of the texts of the choice's tokens before the first of them.
     """
     offsets, at = [], start
     for report in reports:
@@ -38,13 +38,20 @@ def text_logprobs(reports: Sequence[TokenReport], start: int) -> dict[str, Any]:
     return {
         "tokens": [report.text for report in reports],
         "token_logprobs": [_finite(report.logp_fused) for report in reports],
-        "top_logprobs": [
-            {other.text: _finite(other.logp_fused) for other in report.alternatives}
-            for report in reports
-        ],
+        "top_logprobs": [_by_text(report) for report in reports],
         "text_offset": offsets,
         "trimtab": [_streams(report) for report in reports],
     }
+
+
+def _by_text(report: TokenReport) -> dict[str, float]:
+    """The likeliest tokens and the chosen one by their texts. Of tokens whose texts are equal all
+    but the likeliest are called as vLLM calls them: `token_id:5`."""
+    found: dict[str, float] = {}
+    for token_id, token in {one.token_id: one for one in (*report.alternatives, report)}.items():
+        name = f"token_id:{token_id}" if token.text in found else token.text
+        found[name] = _finite(token.logp_fused)
+    return found
 
 
 def _entry(token: Alternative) -> dict[str, Any]:
@@ -64,7 +71,7 @@ def _streams(report: TokenReport) -> dict[str, Any]:
         "base_logprob": _finite(report.logp_base),
         "rewards": {name: _finite(value) for name, value in report.rewards.items()},
         "mean_rewards": {name: _finite(value) for name, value in report.mean_rewards.items()},
-        "kl": max(report.kl, 0.0),
+        "kl": report.kl,
         "strength": report.strength,
     }
 

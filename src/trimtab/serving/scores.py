@@ -52,7 +52,7 @@ def _plans(body: ScoreBody, served: Served) -> list[RowPlan]:
 
 
 def _page(body: ScoreBody, served: Served, found: Sequence[Likelihood]) -> dict[str, Any]:
-    tokenizer = served.engine.base.tokenizer
+    texts = served.engine.token_texts
     return {
         "object": "score",
         "model": body.model,
@@ -60,7 +60,7 @@ def _page(body: ScoreBody, served: Served, found: Sequence[Likelihood]) -> dict[
             {
                 "index": number,
                 "token_ids": list(one.token_ids),
-                "tokens": [tokenizer.decode([token]) for token in one.token_ids],
+                "tokens": [texts[token] for token in one.token_ids],
                 "rewards": {name: _told(values) for name, values in one.rewards.items()},
                 "base": _told(one.logp_base),
                 "preference": dict(one.preference),

@@ -253,6 +253,21 @@ class TestMemory:
             small.generate([guided(0, words(0, 60), 10)])
         assert len(small.generate([guided(0, words(0, 50), 10)])[0].token_ids) == 10
 
+    @pytest.mark.parametrize(("slots", "fits"), [(1, 14), (2, 78), (3, 78), (4, None)])
+    def test_room_is_what_can_be_planned(
+        self, pair: LocalEngine, slots: int, fits: int | None
+    ) -> None:
+        """50 words and the answer, in two streams of 64 or 128 tokens; or up to the models' limit,
+        where the cache has as much."""
+        each = 2 * 64 * pair.groups[0].position_size * 4
+        small = LocalEngine(pair.base, pair.arms, cache_memory=slots * each)
+        asked = guided(0, words(0, 50), 10)
+        room = small.room(asked)
+        assert room == (pair.room(asked) if fits is None else fits)
+        small.plan(guided(0, words(0, 50), room))
+        with pytest.raises(ConfigError):
+            small.plan(guided(0, words(0, 50), room + 1))
+
 
 class TestSharedBeginnings:
     @pytest.mark.parametrize("chunk", [7, 512])

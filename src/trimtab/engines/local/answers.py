@@ -39,7 +39,7 @@ class Answer:
         for i, token in enumerate(pushed.ids):
             self._ids.append(token)
             self._reports += pushed.reports[i : i + 1]
-            self._kl += sum(pushed.kl[i : i + 1])
+            self._kl += pushed.kl[i]
             ended = reason == "stop" and i == len(pushed.ids) - 1  # the end-of-turn token
             text += self._text.finish() if ended else self._text.push(token)
             if self._text.stopped:

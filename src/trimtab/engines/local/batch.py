@@ -30,7 +30,7 @@ from trimtab.engines.local.group_cache import GroupCache
 from trimtab.engines.local.guided_model import GuidedModel
 from trimtab.engines.local.likelihoods import LOGITS, judged, pieces
 from trimtab.engines.local.reading import shares
-from trimtab.engines.local.reports import record
+from trimtab.engines.local.reports import divergences, record
 from trimtab.engines.local.rows import Pushed, Row
 from trimtab.engines.local.speculating import Speculation
 from trimtab.engines.local.streams import BASE, DRAFT
@@ -266,9 +266,9 @@ class Batch:
     def _push(self, chosen: _Chosen) -> list[Pushed]:
         """Give the rows their tokens."""
         reported = [i for i, row in enumerate(chosen.rows) if row.plan.request.report]
-        reports = record(chosen.rows, chosen.tokens, reported, chosen.fused, self._model)
-        looked_at = judged(chosen.rows, chosen.tokens, chosen.fused)
-        kl = self._divergences(chosen)
+        kl = divergences(chosen.rows, chosen.tokens, chosen.fused)
+        reports = record(chosen.rows, chosen.tokens, reported, chosen.fused, kl, self._model)
+        looked_at = judged(chosen.rows, chosen.tokens, chosen.fused, kl)
         gated_B = chosen.fused.gated_B
         shut = [] if gated_B is None else gated_B.view(len(chosen.rows), -1).tolist()
         positions = len(chosen.fused.logp_BV) // len(chosen.rows)
@@ -288,20 +288,9 @@ class Batch:
             if tokens or row.error:  # one that pauses has computed its last token, too
                 self._settle(row)
             seen = looked_at.get(i) or watched(row, new, chosen.fused, i * positions)
-            own = kl[i][: len(new)] if kl else []
-            pushed.append(Pushed.of(row, new, reports.get(i, [])[: len(new)], seen, own))
+            told = reports.get(i, [])[: len(new)]
+            pushed.append(Pushed.of(row, new, told, seen, kl[i][: len(new)]))
         return pushed
-
-    def _divergences(self, chosen: _Chosen) -> list[list[float]]:
-        """Nats from the base of each row's positions; [] where no answer is steered.
-
-        Of what is watched nobody reads them: `judged` has those of given responses.
-        """
-        if not any(any(row.plan.weights) and row.plan.watch is None for row in chosen.rows):
-            return []
-        kl_B = fusion.divergence(chosen.fused.logp_BV, chosen.fused.logp_base_BV).clamp(min=0)
-        found: list[list[float]] = kl_B.view(len(chosen.rows), -1).tolist()
-        return found
 
     def _settle(self, row: Row) -> None:
         """Take back what was computed of drafts that were not kept."""

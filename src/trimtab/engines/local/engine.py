@@ -34,6 +34,7 @@ from trimtab.models.memory import free_bytes
 from trimtab.models.messages import Prompt
 from trimtab.models.shared import share_weights
 from trimtab.models.templates import turn_end_id
+from trimtab.models.token_texts import TokenTexts
 from trimtab.steering import PreferenceLike
 
 Prompts = Iterable[Prompt | Request | Sequence[int]]
@@ -126,6 +127,11 @@ class LocalEngine:
     def arms(self) -> list[Stream]:
         """The ARMs, in the order of the weights; what is put in their places holds from then on."""
         return self._arms
+
+    @property
+    def token_texts(self) -> TokenTexts:
+        """Texts of the base's tokens by their ids."""
+        return self._model.token_texts
 
     @property
     def limit(self) -> int | None:
@@ -392,7 +398,8 @@ class LocalEngine:
         return self._planner.plan(request)
 
     def room(self, request: Request) -> int:
-        """Tokens that an answer may have at most, by the models' limits and `max_length`.
+        """Tokens that an answer may have at most, 1 or more: by the models' limits, `max_length`
+        and `cache_memory`.
 
         Raises:
             PreferenceError, ConfigError: the request cannot be answered, however short.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from trimtab.engines.local.group_cache import GroupCache
 from trimtab.engines.local.own_caches import OwnCaches
@@ -12,6 +13,7 @@ from trimtab.engines.local.shelves import CacheMemory
 from trimtab.engines.local.streams import Group
 from trimtab.engines.policies import Amateur
 from trimtab.models.protocols import Tokenizer
+from trimtab.models.token_texts import TokenTexts
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,11 @@ class GuidedModel:
     ends: frozenset[int]
     amateurs: Mapping[str, Amateur] = field(default_factory=dict)
     forward_kl: bool = False
+
+    @cached_property
+    def token_texts(self) -> TokenTexts:
+        """Texts of the base's tokens by their ids."""
+        return TokenTexts(self.tokenizer)
 
     @property
     def vocabulary(self) -> int:

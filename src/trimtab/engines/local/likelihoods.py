@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from trimtab import fusion
 from trimtab.engines.local.choosing import Fused
 from trimtab.engines.local.drawing import Drawn
 from trimtab.engines.local.rows import Row, RowPlan, Seen
@@ -61,13 +60,19 @@ def pieces(
     ]
 
 
-def judged(rows: Sequence[Row], tokens: Sequence[Sequence[int]], fused: Fused) -> dict[int, Seen]:
+def judged(
+    rows: Sequence[Row],
+    tokens: Sequence[Sequence[int]],
+    fused: Fused,
+    kl: Sequence[Sequence[float]],
+) -> dict[int, Seen]:
     """What base and guides say of new tokens that were given, by the row's number.
 
     Args:
         rows: B requests.
         tokens: per row, its new tokens.
         fused: of rows x positions.
+        kl: per row, of each of its tokens.
     """
     positions = len(fused.logp_BV) // max(len(rows), 1)
     given = [i for i, row in enumerate(rows) if row.plan.given]
@@ -80,8 +85,9 @@ def judged(rows: Sequence[Row], tokens: Sequence[Sequence[int]], fused: Fused) -
         logp_NV.gather(-1, token_N[:, None])[:, 0] for logp_NV in (fused_NV, base_NV)
     )
     greedy_N = fused_NV.argmax(-1) == token_N
-    kl_N = fusion.divergence(fused_NV, base_NV).clamp(min=0)
-    columns = torch.stack([logp_N, logp_base_N, kl_N, greedy_N]).double().t().tolist()
+    columns = torch.stack([logp_N, logp_base_N, greedy_N]).double().tolist()
+    nats_N = [nats for i in given for nats in kl[i]]
+    likelihoods_N4 = list(zip(*columns[:2], nats_N, columns[2], strict=True))
     wanted = any(watch.rewards for i in given if (watch := rows[i].plan.watch))
     rewards_NK: list[list[float]] = [[] for _ in places]
     if wanted:
@@ -89,7 +95,7 @@ def judged(rows: Sequence[Row], tokens: Sequence[Sequence[int]], fused: Fused) -
     found, start = {}, 0
     for i in given:
         end = start + len(tokens[i])
-        found[i] = Seen(rewards_NK[start:end], likelihoods_N4=columns[start:end])
+        found[i] = Seen(rewards_NK[start:end], likelihoods_N4=likelihoods_N4[start:end])
         start = end
     return found
 

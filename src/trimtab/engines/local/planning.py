@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from trimtab.engines.forms import Forms
 from trimtab.engines.guides import Instruction, own_instructions, require_distinct
@@ -102,19 +104,25 @@ class Planner:
         return [plan, *(replace(plan, request=o, sampling=seeded(o.sampling)) for o in others)]
 
     def room(self, request: Request) -> int:
-        """Tokens that an answer may have at most; 0 or less where the prompt is too long.
+        """Tokens that an answer may have at most, 1 or more: by the models' limits, `max_length`
+        and the cache's budget.
 
         Raises:
             PreferenceError, ConfigError: the request cannot be answered, however short.
         """
         short = replace(request, sampling=request.sampling.but(max_new_tokens=1), n=1)
+        prompts = self.plan(short).prompts
         limits = [
             limit - len(ids)
-            for name, ids in self.plan(short).prompts.items()
+            for name, ids in prompts.items()
             for limit in (self._contexts[name], self._max_length)
             if limit is not None
         ]
-        return min(limits, default=2**31 - 1)
+        most = min(limits, default=2**31 - 1)
+        if self._cache_memory is None:
+            return most
+        size = partial(self._cache_bytes, prompts)
+        return bisect.bisect_right(range(1, most + 1), self._cache_memory, key=size)
 
     def plan_given(
         self, request: Request, response: str | Sequence[int], *, end: bool, rewards: bool
@@ -147,17 +155,21 @@ class Planner:
 
     def _require_memory(self, plan: RowPlan) -> None:
         """Refuse a request whose keys and values alone are more than the cache's budget."""
-        size = sum(
-            row_bytes(group, len(plan.prompts[name]) + plan.sampling.max_new_tokens)
-            for group in self._groups
-            for name in _first_names(group, plan.prompts)
-        )
+        size = self._cache_bytes(plan.prompts, plan.sampling.max_new_tokens)
         if self._cache_memory is not None and size > self._cache_memory:
             raise ConfigError(
                 f"the request can come to {plan.length} tokens, whose keys and values take "
                 f"{size / 1e6:.1f} MB, but the cache has {self._cache_memory / 1e6:.1f} MB",
                 "lower --max-new-tokens, or raise --cache-memory",
             )
+
+    def _cache_bytes(self, prompts: Mapping[str, Sequence[int]], response: int) -> int:
+        """What the keys and values of a request take that comes to so many tokens of response."""
+        return sum(
+            row_bytes(group, len(prompts[name]) + response)
+            for group in self._groups
+            for name in _first_names(group, prompts)
+        )
 
     def _require_room(self, name: str, prompt: int, response: int) -> None:
         limits = {"the model reads": self._contexts[name], "max_length is": self._max_length}

@@ -203,8 +203,7 @@ class Pushed:
         reports: one per new token, where the request asked for them.
         finish_reason: if these are the last ones.
         counts: tokens so far that were gated, drafted and accepted, by these names.
-        kl: nats that the fused distribution of each new token was from the base's; empty where
-            nothing is steered.
+        kl: nats that the fused distribution of each new token was from the base's.
         seen: of a request that is watched.
     """
 
