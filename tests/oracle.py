@@ -22,7 +22,8 @@ from trimtab.engines import reference
 from trimtab.engines.local.engine import LocalEngine
 from trimtab.engines.local.graphs import Captured, Function
 from trimtab.engines.local.streams import Stream
-from trimtab.engines.types import Likelihood, Request, Sampling
+from trimtab.engines.sampling import Sampling
+from trimtab.engines.types import Likelihood, Request
 from trimtab.models.vocabulary import VocabularyMap
 
 GREEDY = Sampling(max_new_tokens=8, temperature=0, ignore_eos=True)

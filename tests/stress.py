@@ -18,7 +18,8 @@ from trimtab.engines.local.packed_rows import PackedRows
 from trimtab.engines.local.scheduler import Scheduler
 from trimtab.engines.local.shelves import CacheFullError
 from trimtab.engines.local.stream_rows import StreamRow
-from trimtab.engines.types import Completion, Event, Request, Sampling, TokenReport
+from trimtab.engines.sampling import Sampling
+from trimtab.engines.types import Completion, Event, Request, TokenReport
 from trimtab.errors import BusyError, ConfigError
 
 SIZE = 24

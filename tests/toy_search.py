@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from trimtab import fusion
-from trimtab.engines.types import nth_seed
+from trimtab.engines.sampling import nth_seed
 from trimtab.methods.protocol import (
     Ask,
     Draw,

@@ -28,7 +28,8 @@ from trimtab.arms.reward_model import RewardModel
 from trimtab.data.loading import read_pairs
 from trimtab.data.pairs import Pair, split_of
 from trimtab.data.tokenize import tokenize_pair
-from trimtab.engines.types import Request, Sampling
+from trimtab.engines.sampling import Sampling
+from trimtab.engines.types import Request
 from trimtab.evaluation.accuracy import accuracy
 from trimtab.models.messages import first_user_turn, prompt_hash
 from trimtab.stats import Estimate, mean, share

@@ -27,7 +27,8 @@ from trimtab.demo.smollm2.material import SMOLLM2
 from trimtab.demo.smollm2.questions import TRAINING
 from trimtab.demo.story import Measured, measured, train_arms
 from trimtab.engines.local import LocalEngine
-from trimtab.engines.types import Request, Sampling
+from trimtab.engines.sampling import Sampling
+from trimtab.engines.types import Request
 from trimtab.jobs import unseen
 from trimtab.models.messages import Prompt
 from trimtab.stats import Estimate

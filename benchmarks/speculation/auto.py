@@ -19,7 +19,8 @@ from typing import Any, get_args
 
 from trimtab.bench.machine import conditions
 from trimtab.engines.local import LocalEngine, load_engine
-from trimtab.engines.types import Request, Sampling, Speculate
+from trimtab.engines.sampling import Sampling
+from trimtab.engines.types import Request, Speculate
 from trimtab.models.packaged import fetch_packaged
 
 HERE = Path(__file__).parent

@@ -27,7 +27,8 @@ from trimtab.bench.speed.contenders import Generate
 from trimtab.data.loading import read_pairs
 from trimtab.data.pairs import split_of
 from trimtab.engines.local import LocalEngine
-from trimtab.engines.types import Completion, Request, Sampling
+from trimtab.engines.sampling import Sampling
+from trimtab.engines.types import Completion, Request
 from trimtab.models.load import load_model
 
 HERE = Path(__file__).parent

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from trimtab.distillation.distill import distill
     from trimtab.engines.local.loading import load_engine as load
     from trimtab.engines.processor import ArmLogitsProcessor
-    from trimtab.engines.types import Completion, Event, Request, Sampling
+    from trimtab.engines.sampling import Sampling
+    from trimtab.engines.types import Completion, Event, Request
     from trimtab.errors import TrimtabError
     from trimtab.evaluation.accuracy import accuracy
     from trimtab.evaluation.data_facts import inspect_data

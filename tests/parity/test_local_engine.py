@@ -23,7 +23,8 @@ from trimtab.engines.local.group_cache import Entry
 from trimtab.engines.local.guided_model import open_caches
 from trimtab.engines.local.shelves import CacheMemory
 from trimtab.engines.local.stream_rows import StreamRow
-from trimtab.engines.types import Request, Sampling
+from trimtab.engines.sampling import Sampling
+from trimtab.engines.types import Request
 from trimtab.errors import ModelLoadError
 from trimtab.models.folder import weights_fingerprint
 

@@ -24,7 +24,8 @@ from trimtab.arms.objectives import conditioned_on
 from trimtab.arms.sidecar import Sidecar
 from trimtab.engines.growing import GrowingBatch
 from trimtab.engines.local import LocalEngine
-from trimtab.engines.types import Request, Sampling
+from trimtab.engines.sampling import Sampling
+from trimtab.engines.types import Request
 from trimtab.errors import ConfigError, PreferenceError, VocabularyError
 from trimtab.models.probe import forward
 

@@ -11,7 +11,8 @@ from scipy import stats
 from torch import Tensor
 
 from trimtab import fusion
-from trimtab.engines.types import Request, Sampling
+from trimtab.engines.sampling import Sampling
+from trimtab.engines.types import Request
 
 ODDS = 1e-6  # a right engine fails one of these tests once in a million choices of the seed
 V = 6

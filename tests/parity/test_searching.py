@@ -25,7 +25,8 @@ from trimtab.engines import reference
 from trimtab.engines.local.engine import LocalEngine
 from trimtab.engines.local.loading import load_engine
 from trimtab.engines.local.packed_rows import PackedRows
-from trimtab.engines.types import Request, Sampling, nth_seed
+from trimtab.engines.sampling import Sampling, nth_seed
+from trimtab.engines.types import Request
 from trimtab.errors import ConfigError
 from trimtab.methods.protocol import Draw, Next, Partial, Rate, Successors, Task
 from trimtab.methods.registry import METHODS, choose

@@ -18,7 +18,8 @@ from torch import Tensor
 from trimtab import fusion
 from trimtab.engines import reference
 from trimtab.engines.local.engine import LocalEngine
-from trimtab.engines.types import Completion, Request, Sampling
+from trimtab.engines.sampling import Sampling
+from trimtab.engines.types import Completion, Request
 from trimtab.steering import Steering
 
 NEVER = float("-inf")

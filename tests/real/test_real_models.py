@@ -19,7 +19,7 @@ from trimtab.arms.load import tokenizer_of
 from trimtab.demo import WARM
 from trimtab.engines import reference as specification
 from trimtab.engines.local import LocalEngine
-from trimtab.engines.types import Sampling
+from trimtab.engines.sampling import Sampling
 from trimtab.errors import VocabularyError
 from trimtab.models.load import load_model
 from trimtab.models.packaged import MODELS

@@ -14,7 +14,7 @@ from trimtab.calibration.plan import Calibration, Goal, NoStrengthError, Plan, U
 from trimtab.calibration.search import search
 from trimtab.data.prompts import read_prompts
 from trimtab.engines.guides import ContrastLike, InstructionLike
-from trimtab.engines.types import Sampling
+from trimtab.engines.sampling import Sampling
 from trimtab.errors import ConfigError, ModelLoadError, OutputError
 from trimtab.files import only_writer, require_fresh
 from trimtab.jobs import Progress, unseen

@@ -15,7 +15,7 @@ from trimtab.engines.guides import (
     models_of,
     require_distinct,
 )
-from trimtab.engines.types import Sampling
+from trimtab.engines.sampling import Sampling
 from trimtab.errors import ConfigError
 from trimtab.models.messages import Prompt
 from trimtab.scoring.scorer import Scorer

@@ -11,7 +11,8 @@ from trimtab.cli import show
 from trimtab.cli.options import EngineOptions, JsonOptions, RowFileOptions, SamplingOptions
 from trimtab.cli.parse import parse, quiet_libraries
 from trimtab.engines.input_rows import request_of
-from trimtab.engines.types import Request, Sampling
+from trimtab.engines.sampling import Sampling
+from trimtab.engines.types import Request
 from trimtab.errors import ConfigError
 from trimtab.methods.generate import FUSION, generate
 

@@ -18,7 +18,8 @@ from trimtab.engines.guides import (
     require_distinct,
 )
 from trimtab.engines.policies import Amateur, policies_of, require_apart, require_share
-from trimtab.engines.types import LoadSettings, Sampling, Speculate
+from trimtab.engines.sampling import Sampling
+from trimtab.engines.types import LoadSettings, Speculate
 from trimtab.entries import named_entries, parse_descriptions, parse_revisions
 from trimtab.errors import ConfigError
 from trimtab.models.origins import Origins

@@ -12,7 +12,8 @@ from typing import Any
 from trimtab.data.chats import prompt_of
 from trimtab.data.literals import read_literal
 from trimtab.engines.guides import Instruction, own_instructions
-from trimtab.engines.types import Request, Sampling
+from trimtab.engines.sampling import Sampling
+from trimtab.engines.types import Request
 from trimtab.errors import DataError, TrimtabError
 from trimtab.models.messages import require_characters
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from trimtab import fusion
 from trimtab.engines.policies import Amateur
-from trimtab.engines.types import Sampling
+from trimtab.engines.sampling import Sampling
 
 NextLogits = Callable[[list[int]], Tensor]
 """Token ids so far -> logits of the next token, [V]."""

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from trimtab.engines.types import Sampling
+from trimtab.engines.sampling import Sampling
 from trimtab.errors import ConfigError
 from trimtab.fusion import NEVER
 

@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 from trimtab.data.prompts import read_prompts
 from trimtab.data.tally import RowTally
 from trimtab.engines.guides import ContrastLike, InstructionLike
-from trimtab.engines.types import Sampling
+from trimtab.engines.sampling import Sampling
 from trimtab.entries import as_entries, named_entries
 from trimtab.errors import ConfigError
 from trimtab.files import only_writer

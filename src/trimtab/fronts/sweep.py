@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from trimtab.data.prompts import prompts_sha256
 from trimtab.engines.guides import models_of
-from trimtab.engines.types import Completion, Request, Sampling
+from trimtab.engines.sampling import Sampling
+from trimtab.engines.types import Completion, Request
 from trimtab.errors import ConfigError, OutputError
 from trimtab.files import require_fresh
 from trimtab.fronts.guides import BASE, Guide, unguided

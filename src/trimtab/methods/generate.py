@@ -23,7 +23,8 @@ from trimtab.engines.guides import (
 )
 from trimtab.engines.input_rows import request_of
 from trimtab.engines.policies import Amateur, policies_of, require_apart, require_share
-from trimtab.engines.types import LoadSettings, Request, Sampling, Speculate
+from trimtab.engines.sampling import Sampling
+from trimtab.engines.types import LoadSettings, Request, Speculate
 from trimtab.entries import as_entries, named_entries, parse_bytes
 from trimtab.errors import ConfigError
 from trimtab.jobs import Progress, Say, unseen

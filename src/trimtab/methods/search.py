@@ -10,8 +10,9 @@ from typing import Any
 
 from trimtab.arms.reward_model import RewardModel
 from trimtab.engines.guides import InstructionLike
+from trimtab.engines.local.clients import at_once
 from trimtab.engines.local.drawing import Drawn
-from trimtab.engines.local.engine import LocalEngine, Prompts, at_once
+from trimtab.engines.local.engine import LocalEngine, Prompts
 from trimtab.engines.local.growing_rewards import GrowingRewards
 from trimtab.engines.types import Completion, Request
 from trimtab.methods.judges import JUDGES, JudgeLoading, judges_of

@@ -13,8 +13,9 @@ from trimtab.engines.local.drawing import Drawn
 from trimtab.engines.local.engine import LocalEngine
 from trimtab.engines.local.growing_rewards import Response, UnderWay
 from trimtab.engines.local.rows import RowPlan, Watch
+from trimtab.engines.sampling import nth_seed
 from trimtab.engines.text import first_stop
-from trimtab.engines.types import Cost, nth_seed
+from trimtab.engines.types import Cost
 from trimtab.methods.protocol import Draw, Judge, Next, Partial, Successors, Task
 
 CHANCES = 2**40

@@ -11,7 +11,8 @@ from typing import Any
 from trimtab.data.chats import messages_of
 from trimtab.engines.local import LocalEngine
 from trimtab.engines.local.rows import RowPlan
-from trimtab.engines.types import Request, Sampling
+from trimtab.engines.sampling import Sampling
+from trimtab.engines.types import Request
 from trimtab.errors import ConfigError, MissingFileError
 from trimtab.models.messages import Prompt
 from trimtab.models.templates import left_out

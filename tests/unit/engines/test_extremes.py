@@ -14,7 +14,8 @@ from oracle import GREEDY, changed_logits, specified, stream
 from torch import Tensor
 
 from trimtab.engines.local.engine import LocalEngine
-from trimtab.engines.types import Request, Sampling
+from trimtab.engines.sampling import Sampling
+from trimtab.engines.types import Request
 from trimtab.errors import ConfigError, PreferenceError
 
 SIZE = 12

@@ -10,7 +10,8 @@ import pytest
 
 from trimtab.engines.guides import Instruction
 from trimtab.engines.input_rows import request_of
-from trimtab.engines.types import Request, Sampling
+from trimtab.engines.sampling import Sampling
+from trimtab.engines.types import Request
 from trimtab.errors import TrimtabError
 
 COMMON = Request("", strength=2.0, sampling=Sampling(seed=5))

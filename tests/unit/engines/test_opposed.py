@@ -13,7 +13,8 @@ from test_scheduler import Reads
 
 from trimtab.engines.local.engine import LocalEngine
 from trimtab.engines.local.streams import Stream
-from trimtab.engines.types import Request, Sampling
+from trimtab.engines.sampling import Sampling
+from trimtab.engines.types import Request
 from trimtab.errors import ConfigError
 
 SIZE = 12

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import trimtab
 from trimtab.engines.local import LocalEngine
 from trimtab.engines.restraints import Restraint, restrained
-from trimtab.engines.types import Sampling
+from trimtab.engines.sampling import Sampling
 from trimtab.errors import ConfigError
 
 

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab import fusion
-from trimtab.engines.types import Request, Sampling
+from trimtab.engines.sampling import Sampling
+from trimtab.engines.types import Request
 from trimtab.errors import ConfigError
 from trimtab.steering import STRONGEST
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from trimtab.engines.guides import Contrast
-from trimtab.engines.types import Completion, Request, Sampling
+from trimtab.engines.sampling import Sampling
+from trimtab.engines.types import Completion, Request
 from trimtab.fronts import sweep as swept
 from trimtab.fronts.guides import Guide
 from trimtab.fronts.sweep import Sweep, require_vocabularies, respond, responses_file

@@ -19,7 +19,6 @@ from trimtab.data.rows import pairs_of
 from trimtab.data.tally import RowTally
 from trimtab.data.tokenize import tokenize_pair, tokenize_pairs
 from trimtab.engines.local import LocalEngine
-from trimtab.engines.local.engine import end_ids
 from trimtab.engines.local.streams import Stream
 from trimtab.errors import DataError
 from trimtab.models.prompts import prompt_ids, response_ids
@@ -129,7 +128,7 @@ def test_generation_ends_where_training_did(name: str) -> None:
     base = Stream("base", model, tokenizer, VocabularyMap(size, size))
     eos = tokenizer.convert_tokens_to_ids("<|eos|>")
     _, after = response_ids(tokenizer, "the cat", "sat")
-    assert end_ids(base) == {eos} | ({after[-1]} if end != "###END###" else set())
+    assert base.ends == {eos} | ({after[-1]} if end != "###END###" else set())
     assert model.generation_config.eos_token_id == 3 == eos
 
 

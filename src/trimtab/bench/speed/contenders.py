@@ -15,7 +15,8 @@ from transformers import PreTrainedModel
 
 from trimtab.engines.local import LocalEngine
 from trimtab.engines.local.rows import RowPlan
-from trimtab.engines.types import Request, Sampling, Speculate
+from trimtab.engines.sampling import Sampling
+from trimtab.engines.types import Request, Speculate
 from trimtab.models.renamed import cache_name
 from trimtab.steering import Steering
 

@@ -19,7 +19,7 @@ from trimtab.engines.local.rows import Row
 from trimtab.engines.local.streams import BASE
 from trimtab.engines.local.transfer import on_device
 from trimtab.engines.restraints import Restraint
-from trimtab.engines.types import Sampling
+from trimtab.engines.sampling import Sampling
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import queue
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 
 from trimtab.engines.local.drawing import Drawn
 from trimtab.engines.local.rows import RowPlan
 from trimtab.engines.local.worker import Worker
-from trimtab.engines.types import Event
+from trimtab.engines.types import Completion, Event
+from trimtab.errors import ConfigError
 
 
 class EventStream:
@@ -161,3 +162,28 @@ def draw_all(worker: Worker, plans: Sequence[RowPlan], most: int) -> list[Drawn]
     for one in drawn.values():
         one.require_right()
     return [drawn[number] for number in range(len(plans))]
+
+
+def in_order(
+    engine: object, worker: Worker, plans: Sequence[RowPlan], most: int
+) -> Iterator[Completion]:
+    """Keep so many requests running; completions in the order of the requests."""
+    done: dict[int, Completion] = {}
+    events = EventStream(engine, worker, plans, most)
+    for number in range(len(plans)):
+        while number not in done:
+            event = next(events)
+            if event.completion:
+                done[event.index] = event.completion
+        yield done.pop(number)
+
+
+def at_once(batch_size: int) -> int:
+    """How many run at once.
+
+    Raises:
+        ConfigError: fewer than one.
+    """
+    if batch_size < 1:
+        raise ConfigError(f"batch_size is {batch_size}", "it must be 1 or more")
+    return batch_size

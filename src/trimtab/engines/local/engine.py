@@ -13,8 +13,10 @@ from trimtab.engines.guides import InstructionLike
 from trimtab.engines.local.clients import (
     AsyncEventStream,
     EventStream,
+    at_once,
     draw_all,
     drawn_by,
+    in_order,
     read_events,
 )
 from trimtab.engines.local.drawing import Drawn
@@ -27,13 +29,12 @@ from trimtab.engines.local.shelves import CacheMemory
 from trimtab.engines.local.speculating import Speculation, own_drafter
 from trimtab.engines.local.streams import Stream, group_streams
 from trimtab.engines.local.worker import Worker
-from trimtab.engines.types import Completion, Event, Likelihood, Request, Sampling, Speculate
+from trimtab.engines.sampling import Sampling
+from trimtab.engines.types import Completion, Event, Likelihood, Request, Speculate
 from trimtab.errors import ConfigError
-from trimtab.models.limits import configured_ends
 from trimtab.models.memory import free_bytes
 from trimtab.models.messages import Prompt
 from trimtab.models.shared import share_weights
-from trimtab.models.templates import turn_end_id
 from trimtab.models.token_texts import TokenTexts
 from trimtab.steering import PreferenceLike
 
@@ -83,7 +84,7 @@ class LocalEngine:
         require_names(arms)
         self.base = base
         self._arms = list(arms)
-        self.ends = end_ids(base)
+        self.ends = base.ends
         self.max_length, self.forward_kl = max_length, forward_kl
         drafter = draft if isinstance(draft, Stream) else None
         if drafter is None and draft != "ngram":
@@ -198,7 +199,7 @@ class LocalEngine:
             **sampling,
         )
         plans = [plan for request in requests for plan in self.plans(request)]
-        completions = list(_in_order(self, plans, at_once(batch_size)))
+        completions = list(in_order(self, self.worker, plans, at_once(batch_size)))
         if completions and all(answer.error for answer in completions):
             raise ConfigError(completions[0].error, "nothing could be answered")
         return completions
@@ -380,7 +381,7 @@ class LocalEngine:
         Raises:
             ConfigError: one went wrong.
         """
-        for completion in _in_order(self, list(plans), at_once(batch_size)):
+        for completion in in_order(self, self.worker, list(plans), at_once(batch_size)):
             if completion.error:
                 raise ConfigError(completion.error, "the answers before this one are whole")
             yield completion
@@ -428,37 +429,7 @@ def _new_scheduler(
     return Scheduler(model, speculation, CacheMemory(budget), most)
 
 
-def at_once(batch_size: int) -> int:
-    """How many run at once.
-
-    Raises:
-        ConfigError: fewer than one.
-    """
-    if batch_size < 1:
-        raise ConfigError(f"batch_size is {batch_size}", "it must be 1 or more")
-    return batch_size
-
-
 def _asked_too(request: Request, report: bool, speculate: Speculate) -> Request:
     """A request, where the whole call asks for reports or speculation."""
     how = speculate if request.speculate == "off" else request.speculate
     return replace(request, report=request.report or report, speculate=how)
-
-
-def _in_order(engine: LocalEngine, plans: Sequence[RowPlan], most: int) -> Iterator[Completion]:
-    """Keep so many requests running; completions in the order of the requests."""
-    done: dict[int, Completion] = {}
-    events = EventStream(engine, engine.worker, plans, most)
-    for number in range(len(plans)):
-        while number not in done:
-            event = next(events)
-            if event.completion:
-                done[event.index] = event.completion
-        yield done.pop(number)
-
-
-def end_ids(base: Stream) -> frozenset[int]:
-    """Ids at which the base ends a turn: its generation config's, tokenizer's and template's."""
-    configured = configured_ends(getattr(base.model, "generation_config", None))
-    of_tokenizer = base.tokenizer.eos_token_id, turn_end_id(base.tokenizer)
-    return frozenset(i for i in (*configured, *of_tokenizer) if i is not None)

@@ -16,7 +16,8 @@ from trimtab.engines.local.speculating import Speculation
 from trimtab.engines.local.streams import Group, Stream, require_ids
 from trimtab.engines.policies import require_share
 from trimtab.engines.restraints import Restraint
-from trimtab.engines.types import Request, Sampling
+from trimtab.engines.sampling import Sampling
+from trimtab.engines.types import Request
 from trimtab.errors import ConfigError
 
 

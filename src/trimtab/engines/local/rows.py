@@ -13,7 +13,8 @@ from trimtab.engines.local.drafts import RowDrafts
 from trimtab.engines.local.stream_rows import StreamRow, own_ids
 from trimtab.engines.local.streams import BASE, Group
 from trimtab.engines.restraints import Restraint
-from trimtab.engines.types import FinishReason, Request, Sampling, TokenReport
+from trimtab.engines.sampling import Sampling
+from trimtab.engines.types import FinishReason, Request, TokenReport
 from trimtab.steering import Steering
 
 

@@ -19,7 +19,7 @@ from trimtab.engines.policies import Amateur
 from trimtab.errors import ConfigError
 from trimtab.models import ropes
 from trimtab.models.instructions import instructed
-from trimtab.models.limits import context_limit
+from trimtab.models.limits import configured_ends, context_limit
 from trimtab.models.lm_head import causal_lm
 from trimtab.models.messages import Prompt, is_ids, text_of
 from trimtab.models.prompts import (
@@ -29,6 +29,7 @@ from trimtab.models.prompts import (
     require_embedded,
 )
 from trimtab.models.shared import share_weights
+from trimtab.models.templates import turn_end_id
 from trimtab.models.types import PromptFormat
 from trimtab.models.vocabulary import VocabularyMap
 
@@ -77,6 +78,13 @@ class Stream:
     def context(self) -> int | None:
         """Tokens the model can read, where it has a limit."""
         return context_limit(self.model.config)
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """Ids at which it ends a turn: its generation config's, tokenizer's and template's."""
+        configured = configured_ends(getattr(self.model, "generation_config", None))
+        of_tokenizer = self.tokenizer.eos_token_id, turn_end_id(self.tokenizer)
+        return frozenset(i for i in (*configured, *of_tokenizer) if i is not None)
 
     def prompt_ids(self, prompt: Prompt | Sequence[int]) -> list[int]:
         """The prompt in this model's own template; an empty one is a `ConfigError`.
