@@ -15,13 +15,20 @@ class TextStream:
     The new tokens are decoded behind the last ones that gave text, because some tokenizers drop
     the space before the first token. Text is released once it cannot change any more: not while a
     character is incomplete, and not while it may be the beginning of a stop text.
+
+    Args:
+        tokenizer: of the tokens.
+        stops: texts that end it.
+        behind: tokens of the text that it goes on with, where it is no turn of its own.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = ()) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, stops: Sequence[str] = (), behind: Sequence[int] = ()
+    ) -> None:
         self._tokenizer = tokenizer
         self._stops = [stop for stop in stops if stop]
-        self._ids: list[int] = []
-        self._start = self._read = 0
+        self._ids = [*behind]
+        self._start, self._read = 0, len(behind)
         self._held = ""
         self.text = ""
         self.stopped = False

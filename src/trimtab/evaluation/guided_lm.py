@@ -275,7 +275,8 @@ class GuidedLM(TemplateLM):
                 if answer.error:
                     raise ConfigError(answer.error, "the answers before this one are whole")
                 stops = list(request.sampling.stop)
-                text = models_utils.postprocess_generated_text(answer.text, stops, None)
+                text = self.tokenizer.decode(answer.token_ids, skip_special_tokens=True)
+                text = models_utils.postprocess_generated_text(text, stops, None)
                 texts.append(str(text))
                 self.cache_hook.add_partial("generate_until", args, texts[-1])
         return texts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -118,8 +119,8 @@ def test_a_real_tokenizer_gives_back_its_text(text: str) -> None:
 # --- SentencePiece ---------------------------------------------------------------------------
 
 
-def streamed(tokenizer: Any, ids: list[int]) -> str:
-    found = TextStream(tokenizer)
+def streamed(tokenizer: Any, ids: list[int], behind: Sequence[int] = ()) -> str:
+    found = TextStream(tokenizer, behind=behind)
     text = "".join([*(found.push(i) for i in ids), found.finish()])
     assert text == found.text
     return text
@@ -127,6 +128,18 @@ def streamed(tokenizer: Any, ids: list[int]) -> str:
 
 @pytest.mark.parametrize("kind", ["llama", "metaspace"])
 class TestSentencePiece:
+    def test_text_that_goes_on_keeps_its_first_space(self, kind: str) -> None:
+        """A thousand texts, each cut somewhere: the rest behind the beginning is the whole."""
+        tokenizer, draw = sentencepiece(kind), random.Random(1)
+        for _ in range(1000):
+            pieces = draw.choices([*WORDS, *SPECIAL[1:], "é", "語"], k=draw.randint(2, 10))
+            ids, cut = ids_of(tokenizer, pieces), draw.randint(1, len(pieces) - 1)
+            begun = tokenizer.decode(ids[:cut], skip_special_tokens=True)
+            if begun.endswith("\ufffd"):  # no text ends in half a character
+                continue
+            whole = tokenizer.decode(ids, skip_special_tokens=True)
+            assert begun + streamed(tokenizer, ids[cut:], ids[:cut]) == whole
+
     @pytest.mark.parametrize(
         ("pieces", "text"),
         [

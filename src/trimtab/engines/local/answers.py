@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from trimtab.engines.local.rows import Pushed, Row, RowPlan
+from trimtab.engines.local.streams import BASE
 from trimtab.engines.text import TextStream
 from trimtab.engines.types import Completion, Event, FinishReason, TokenReport
+from trimtab.models.messages import is_ids
 from trimtab.models.protocols import Tokenizer
 
 New = tuple[list[int], list[TokenReport]]
 """Tokens that have just come, and a report of each where the request asked for them."""
+BEHIND = 8
+"""Tokens of a text that its continuation is decoded behind: whole characters, and more."""
 Deliver = Callable[[Event], None]
 """Takes the events of one request; called from another thread."""
 
@@ -26,7 +30,8 @@ class Answer:
 
     def __init__(self, plan: RowPlan, tokenizer: Tokenizer, deliver: Deliver) -> None:
         self._plan, self._deliver = plan, deliver
-        self._text = TextStream(tokenizer, plan.sampling.stop)
+        before = plan.prompts[BASE][-BEHIND:] if is_ids(plan.request.prompt) else ()
+        self._text = TextStream(tokenizer, plan.sampling.stop, before)
         self._ids: list[int] = []
         self._reports: list[TokenReport] = []
         self._counts: Mapping[str, int] = {}
