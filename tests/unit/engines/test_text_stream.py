@@ -10,7 +10,12 @@ import pytest
 from conftest import make_tokenizer
 from sentencepieces import SPECIAL, WORDS, ids_of, sentencepiece
 
+from trimtab.engines.local.answers import Answer
+from trimtab.engines.local.rows import Pushed, Row, RowPlan
+from trimtab.engines.sampling import Sampling
 from trimtab.engines.text import TextStream
+from trimtab.engines.types import Event, Request
+from trimtab.steering import Steering
 
 
 class Pieces:
@@ -174,3 +179,15 @@ class TestSentencePiece:
         ids = [4 + byte for byte in "語".encode() + "語".encode()[:1]]
         assert streamed(tokenizer, ids) == "語\ufffd"
         assert streamed(tokenizer, [*ids, tokenizer.get_vocab()["y"]]) == "語\ufffdy"
+
+    def test_an_engine_goes_on_with_ids_and_begins_a_turn(self, kind: str) -> None:
+        """Behind a prompt of ids a space is the text's; an answer to a chat begins without one."""
+        tokenizer = sentencepiece(kind)
+        begun, [word] = ids_of(tokenizer, ["▁the", "▁cat"]), ids_of(tokenizer, ["▁y"])
+        for prompt, text in ((begun, " y"), ("the cat", "y")):
+            plan = RowPlan(Request(prompt), Steering({}, 0.0), Sampling(), [], {"base": begun})
+            events: list[Event] = []
+            answer = Answer(plan, tokenizer, events.append)
+            answer.take(Pushed(Row(0, plan, []), [word], [], "length", {}, [0.0]))
+            assert [event.text for event in events] == [text]
+            assert events[-1].completion and events[-1].completion.text == text
