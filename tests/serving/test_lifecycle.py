@@ -288,6 +288,9 @@ def test_a_template_that_leaves_something_out_is_named(engine: LocalEngine) -> N
     messages = [*body()["messages"], told, {"role": "tool", "content": "5", "tool_call_id": "a"}]
     reply = ask(engine, json=body(messages=messages))
     assert reply.status_code == 400 and "does not show `tool_calls`" in reply.text
+    given = {"model": "tiny", "input": [{"messages": messages, "response": "Yes."}]}
+    reply = ask(engine, path="/v1/score", json=given)
+    assert reply.status_code == 400 and "does not show `tool_calls`" in reply.text
     del told["tool_calls"]
     assert ask(engine, json=body(messages=messages)).status_code == 200
 

@@ -77,12 +77,7 @@ def chat_asked(body: ChatBody, served: Served) -> Asked:
     Raises:
         TrimtabError: it cannot be answered.
     """
-    prompt = chat_prompt(body.messages)
-    if lost := left_out(served.engine.base.tokenizer, prompt):
-        raise ConfigError(
-            f"the base's chat template does not show {', '.join(lost)}", "leave that out"
-        )
-    return _asked(CHAT, "chatcmpl", body, [prompt], served)
+    return _asked(CHAT, "chatcmpl", body, [chat_prompt(body.messages, served)], served)
 
 
 def completion_asked(body: CompletionBody, served: Served) -> Asked:
@@ -97,7 +92,7 @@ def completion_asked(body: CompletionBody, served: Served) -> Asked:
     return _asked(TEXT, "cmpl", body, prompts, served)
 
 
-def chat_prompt(messages: Sequence[Turn]) -> Prompt:
+def chat_prompt(messages: Sequence[Turn], served: Served) -> Prompt:
     """OpenAI's messages; contents that are lists of text parts as one text.
 
     Raises:
@@ -108,7 +103,12 @@ def chat_prompt(messages: Sequence[Turn]) -> Prompt:
             "the last message is the assistant's, and an answer that is begun is not supported",
             "end with another turn",
         )
-    return messages_of([_flat_turn(turn) for turn in messages], "the request", "messages")
+    prompt = messages_of([_flat_turn(turn) for turn in messages], "the request", "messages")
+    if lost := left_out(served.engine.base.tokenizer, prompt):
+        raise ConfigError(
+            f"the base's chat template does not show {', '.join(lost)}", "leave that out"
+        )
+    return prompt
 
 
 def _flat_turn(turn: Turn) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from trimtab.serving.contract import UNSUPPORTED
 from trimtab.steering import Steering
 
 OTHERWISE = {
+    "messages[]": "keys that no chat template reads, and what the base's template leaves out",
     "messages[].content": "parts other than text",
     "messages[-1].role": "an answer that is begun: the last turn must be another's",
     "prompt": "log-probs of the prompt (`echo`); `/v1/score` gives those of an answer",

@@ -44,7 +44,7 @@ async def score_given(
 def _plans(body: ScoreBody, served: Served) -> list[RowPlan]:
     how = steered(body, served)
     requests = [
-        Request(_prompt(given), how["preference"], instructions=how["instructions"])
+        Request(_prompt(given, served), how["preference"], instructions=how["instructions"])
         for given in body.input
     ]
     responses = [given.response for given in body.input]
@@ -71,8 +71,8 @@ def _page(body: ScoreBody, served: Served, found: Sequence[Likelihood]) -> dict[
     }
 
 
-def _prompt(given: Given) -> Any:
-    return given.prompt if given.messages is None else chat_prompt(given.messages)
+def _prompt(given: Given, served: Served) -> Any:
+    return given.prompt if given.messages is None else chat_prompt(given.messages, served)
 
 
 def _told(values: Any) -> dict[str, Any]:
