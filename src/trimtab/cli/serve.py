@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from trimtab.cli import show
 from trimtab.cli.options import EngineOptions
 from trimtab.cli.parse import parse
 from trimtab.errors import ConfigError
-from trimtab.serving.config import OPTIONS, ServeConfig
+from trimtab.serving.config import OPTIONS, ServeConfig, model_name
 
 DESCRIPTION = "Serve a frozen base steered by ARMs over HTTP, as OpenAI's API."
 
@@ -23,10 +22,7 @@ class ServeOptions(EngineOptions, ServeConfig):
     def config(self) -> ServeConfig:
         """The server's own options."""
         own = {name: getattr(self, name) for name in OPTIONS}
-        place = Path(self.base)
-        own["served_model_name"] = self.served_model_name or (
-            place.absolute().name if place.exists() else self.base
-        )
+        own["served_model_name"] = self.served_model_name or model_name(self.base)
         return ServeConfig(**own)
 
 

@@ -7,7 +7,7 @@ nothing compiled beforehand, and bounds what a hostile schema can cost.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -120,16 +120,30 @@ def schema_of(response_format: Mapping[str, Any] | None) -> Any:
     kind = response_format.get("type") if isinstance(response_format, Mapping) else None
     if kind not in TYPES:
         raise ConfigError(f"response_format is of type {kind!r}", f"there are: {', '.join(TYPES)}")
+    known = ("type", "json_schema") if kind == "json_schema" else ("type",)
+    _require_known("response_format", response_format, known)
     if kind == "text":
         return None
     if kind == "json_object":
         return {"type": "object"}
     inner = response_format.get("json_schema")
     schema = inner.get("schema") if isinstance(inner, Mapping) else None
-    if not isinstance(schema, Mapping | bool):
+    if not isinstance(inner, Mapping) or not isinstance(schema, Mapping | bool):
         hint = 'write {"type": "json_schema", "json_schema": {"schema": {...}}}'
         raise ConfigError("response_format has no JSON schema", hint)
+    _require_known("json_schema", inner, ("name", "description", "schema", "strict"))
     return schema
+
+
+def _require_known(what: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Refuse what would be dropped in silence; null says nothing.
+
+    Raises:
+        ConfigError: it names the first key.
+    """
+    other = next((key for key, held in given.items() if key not in known and held is not None), "")
+    if other:
+        raise ConfigError(f"{what} has {other!r}", f"it takes {', '.join(known)}")
 
 
 def _guidance() -> Any:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from functools import partial
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
+from fastapi import Request as HttpRequest
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, Response
@@ -14,7 +16,10 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from trimtab.engines.local import LocalEngine
-from trimtab.errors import TrimtabError
+from trimtab.engines.sampling import Sampling
+from trimtab.engines.types import Request
+from trimtab.errors import ConfigError, TrimtabError
+from trimtab.models.templates import TemplateError
 from trimtab.serving import errors, models_page
 from trimtab.serving.asking import Served, chat_asked, completion_asked
 from trimtab.serving.config import ServeConfig
@@ -23,7 +28,6 @@ from trimtab.serving.gate import Gate
 from trimtab.serving.metrics import Metrics
 from trimtab.serving.scores import score_given
 from trimtab.serving.streaming import answer
-from trimtab.steering import Steering
 from trimtab.version import __version__
 
 
@@ -36,13 +40,13 @@ def create_app(engine: LocalEngine, name: str, config: ServeConfig | None = None
         config: options; those of the address are of no use here.
 
     Raises:
-        PreferenceError, ConfigError: a default that the engine cannot take.
+        PreferenceError, ConfigError: a default that the engine cannot take, or no name.
     """
     config = config or ServeConfig()
-    if engine.objectives:
-        Steering.of(
-            engine.objectives, config.preference, config.strength, config.kl_budget, config.gate
-        )
+    if "@" in name:
+        raise ConfigError(f"the model is called {name!r}", "behind an @ stands a preference")
+    with contextlib.suppress(TemplateError):  # a template may want more than this
+        engine.plan(Request("Hello", sampling=Sampling(max_new_tokens=1), **config.defaults))
     metrics = Metrics(engine.worker)
     gate = Gate(pages(Served(engine, name, config), metrics), config, metrics)
     if not config.allow_origin:
@@ -72,11 +76,11 @@ def pages(served: Served, metrics: Metrics) -> FastAPI:
 
 
 def _add_errors(app: FastAPI, config: ServeConfig) -> None:
-    async def refused(request: Request, error: Exception) -> JSONResponse:
+    async def refused(request: HttpRequest, error: Exception) -> JSONResponse:
         assert isinstance(error, TrimtabError)
         return errors.refusal(request, error, config.retry_after)
 
-    async def invalid(request: Request, error: Exception) -> JSONResponse:
+    async def invalid(request: HttpRequest, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
         return errors.invalid(request, error)
 
@@ -97,7 +101,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         413: "The body is too large",
         429: "Too many wait, or memory is nearly full; Retry-After says when to come again",
         500: "An answer went wrong",
-        503: "The server is going down",
+        503: "The server is going down, or the engine is closed",
         504: "The request took longer than it may",
     }.items()
 }
@@ -105,17 +109,17 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 
 def _add_answers(app: FastAPI, served: Served, metrics: Metrics) -> None:
     @app.post("/v1/chat/completions", responses=REFUSALS, tags=["answers"])
-    async def chat(body: ChatBody, request: Request) -> Response:
+    async def chat(body: ChatBody, request: HttpRequest) -> Response:
         """Answer a chat, steered as the request says."""
         return await answer(partial(chat_asked, body, served), request, served, metrics)
 
     @app.post("/v1/completions", responses=REFUSALS, tags=["answers"])
-    async def completions(body: CompletionBody, request: Request) -> Response:
+    async def completions(body: CompletionBody, request: HttpRequest) -> Response:
         """Go on with text as it stands, without a chat template."""
         return await answer(partial(completion_asked, body, served), request, served, metrics)
 
     @app.post("/v1/score", responses=REFUSALS, tags=["answers"])
-    async def score(body: ScoreBody, request: Request) -> Response:
+    async def score(body: ScoreBody, request: HttpRequest) -> Response:
         """What each guide gives answers that are there already: rewards in nats."""
         return await score_given(body, request, served, metrics)
 

@@ -15,9 +15,10 @@ from trimtab.engines.sampling import Sampling
 from trimtab.engines.types import Request
 from trimtab.errors import ConfigError, MissingFileError
 from trimtab.models.messages import Prompt
+from trimtab.models.prompts import prompt_ids
 from trimtab.models.templates import left_out
-from trimtab.serving.config import ServeConfig
-from trimtab.serving.contract import FLAT, Body, ChatBody, CompletionBody, Sampled
+from trimtab.serving.config import FLAT, ServeConfig
+from trimtab.serving.contract import Body, ChatBody, CompletionBody, Sampled
 from trimtab.serving.turns import Turn
 
 MOST_REPORTED = 2**18
@@ -124,7 +125,7 @@ def _ids(prompt: str | Sequence[int], served: Served) -> Sequence[int]:
     """A prompt as it stands, in the base's ids."""
     if not isinstance(prompt, str):
         return prompt
-    ids: Sequence[int] = served.engine.base.tokenizer(prompt)["input_ids"]
+    ids = prompt_ids(served.engine.base.tokenizer, prompt, "raw") if prompt else []
     if not ids:
         raise ConfigError("the prompt is empty", "give at least one character")
     return ids
@@ -137,13 +138,8 @@ def _asked(
     prompts: Sequence[Prompt | Sequence[int]],
     served: Served,
 ) -> Asked:
-    engine, count = served.engine, len(prompts) * (body.n or 1)
-    most = served.config.max_waiting
-    if count > most:
-        raise ConfigError(
-            f"the request asks for {count} answers", f"{most} may wait here: ask for fewer at once"
-        )
-    how = steered(body, served)
+    engine, how = served.engine, steered(body, served)
+    require_few(len(prompts) * (body.n or 1), served)
     asked = [
         _limited(
             Request(
@@ -171,6 +167,18 @@ def _asked(
         bool(body.stream),
         bool(body.stream_options and body.stream_options.include_usage),
     )
+
+
+def require_few(answers: int, served: Served) -> None:
+    """Refuse a request for which there would never be room.
+
+    Raises:
+        ConfigError: it asks for more answers than may wait.
+    """
+    most = served.config.max_waiting
+    if answers > most:
+        hint = f"{most} may wait here: ask for fewer at once"
+        raise ConfigError(f"the request asks for {answers} answers", hint)
 
 
 def _require_tellable(asked: Sequence[Request], each: int) -> None:
@@ -206,10 +214,11 @@ def _sampling(body: Sampled) -> Sampling:
 
 
 def _biases(body: Sampled) -> dict[int, float]:
-    try:
-        return {int(token): bias for token, bias in (body.logit_bias or {}).items()}
-    except ValueError:
-        raise ConfigError("logit_bias has a key that is no number", "name token ids") from None
+    biases = body.logit_bias or {}
+    for token in biases:
+        if not (token.isascii() and token.isdigit() and str(int(token)) == token):
+            raise ConfigError(f"logit_bias has the key {token!r}", "name token ids, such as 5")
+    return {int(token): bias for token, bias in biases.items()}
 
 
 def steered(body: Body, served: Served) -> dict[str, Any]:
@@ -237,9 +246,7 @@ def steered(body: Body, served: Served) -> dict[str, Any]:
             if key in found:
                 raise ConfigError(f"{key} stands in {origin[key]} and in {place}", "give it once")
             found[key], origin[key] = value, place
-    config = served.config
-    own: dict[str, Any] = {key: getattr(config, key) for key in FLAT}
-    return {**own, **found, "instructions": body.instruct}
+    return {**served.config.defaults, **found, "instructions": body.instruct}
 
 
 def _flat(body: Body) -> Mapping[str, Any]:

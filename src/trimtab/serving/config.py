@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
 
 from trimtab.bounds import TINY, Bound
 from trimtab.engines.types import Speculate
 from trimtab.errors import ConfigError
 
+FLAT = ("preference", "strength", "kl_budget", "gate", "speculate")
+"""How a request is steered, where it is written flat: `vllm_xargs` and the server's options."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _BOUNDS = {
     "port": Bound(Integral, 0, 65535, "a whole number, 0 (any free one) to 65535"),
@@ -68,8 +73,8 @@ class ServeConfig:
     """Seconds that a request may take in all from its arrival, waiting included."""
 
     body_timeout: float = 20.0
-    """Seconds within which a request's body must have come, and a client must take what it is
-    sent."""
+    """Seconds within which a request's head, and then its body, must have come, and a client must
+    take some of what it is sent."""
 
     drain_timeout: float = 60.0
     """Seconds that answers have to end after SIGTERM."""
@@ -102,9 +107,26 @@ class ServeConfig:
             )
 
     @property
+    def key(self) -> str:
+        """The API key; empty where everyone may ask."""
+        return self.api_key or os.environ.get("TRIMTAB_API_KEY", "")
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """How requests are steered that do not say, as fields of the engine's `Request`."""
+        return {name: getattr(self, name) for name in FLAT}
+
+    @property
     def local(self) -> bool:
         """Whether only this machine can reach it."""
         return self.host in LOOPBACK
+
+
+def model_name(base: str) -> str:
+    """What a base is called where nobody says: its folder's name (the link's own, for a link), or
+    its hub id."""
+    place = Path(base)
+    return (place.absolute().name if place.exists() else base) or "base"
 
 
 OPTIONS = tuple(option.name for option in fields(ServeConfig))

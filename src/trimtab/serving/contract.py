@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validat
 from trimtab.engines.types import Speculate
 from trimtab.errors import ConfigError
 from trimtab.models.messages import require_characters
+from trimtab.serving.config import FLAT
 from trimtab.serving.turns import Turn
 
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
@@ -62,8 +63,6 @@ Instructions = Annotated[
         }
     ),
 ]
-FLAT = ("preference", "strength", "kl_budget", "gate", "speculate")
-"""How a request is steered, where it is written flat: `vllm_xargs` and the server's options."""
 _SCALAR = {"anyOf": [{"type": "string"}, {"type": "number"}]}
 
 
@@ -147,6 +146,8 @@ class Sampled(Body):
         if self.stream_options is not None and not self.stream:
             raise ConfigError("stream_options without stream", "add stream: true")
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        if "" in stops:
+            raise ConfigError("a stop text is empty", "leave it out")
         if any(len(stop) > LONGEST_STOP for stop in stops):
             raise ConfigError(
                 f"a stop text is longer than {LONGEST_STOP} characters", "give shorter ones"
@@ -159,6 +160,7 @@ class ChatBody(Sampled):
 
     messages: list[Turn] = Field(
         min_length=1,
+        fail_fast=True,
         description="Earlier answers may come back as they were sent; keys besides these are "
         "refused unless they are empty",
     )
@@ -186,7 +188,7 @@ class ChatBody(Sampled):
         return self.max_completion_tokens or self.max_tokens
 
 
-Ids = Annotated[list[int], Field(min_length=1)]
+Ids = Annotated[list[int], Field(min_length=1, fail_fast=True)]
 
 
 class CompletionBody(Sampled):
@@ -194,9 +196,9 @@ class CompletionBody(Sampled):
 
     prompt: (
         str
-        | Annotated[list[str], Field(min_length=1, max_length=128)]
+        | Annotated[list[str], Field(min_length=1, max_length=128, fail_fast=True)]
         | Ids
-        | Annotated[list[Ids], Field(min_length=1, max_length=128)]
+        | Annotated[list[Ids], Field(min_length=1, max_length=128, fail_fast=True)]
     ) = Field(description="Text as it stands, without a template, or token ids of the base")
     logprobs: int | None = Field(None, ge=0, le=20)
 
@@ -217,7 +219,7 @@ class Given(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     prompt: str | None = Field(None, description="Text, in the base's template")
-    messages: Annotated[list[Turn], Field(min_length=1)] | None = None
+    messages: Annotated[list[Turn], Field(min_length=1, fail_fast=True)] | None = None
     response: str
 
     @model_validator(mode="after")
@@ -230,4 +232,4 @@ class Given(BaseModel):
 class ScoreBody(Body):
     """`/v1/score`."""
 
-    input: list[Given] = Field(min_length=1, max_length=256)
+    input: list[Given] = Field(min_length=1, max_length=256, fail_fast=True)

@@ -17,6 +17,7 @@ from trimtab.errors import (
     ClosedError,
     MissingFileError,
     TrimtabError,
+    first_line,
 )
 from trimtab.serving.log import Note
 
@@ -122,8 +123,17 @@ async def http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     message = str(error.detail)
     if error.status_code == 400 and "parsing the body" in message:
-        message = "the body is no JSON in UTF-8"
+        message = _unread(error.__cause__)
     return _noted(request, respond(error.status_code, message, headers=error.headers))
+
+
+def _unread(cause: BaseException | None) -> str:
+    """Why a body could not be read at all."""
+    if isinstance(cause, RecursionError):
+        return "the body is nested too deeply"
+    if cause is None or isinstance(cause, UnicodeDecodeError):
+        return "the body is no JSON in UTF-8"
+    return f"the body cannot be read ({first_line(cause)})"
 
 
 async def too_deep(request: Request, error: Exception) -> JSONResponse:

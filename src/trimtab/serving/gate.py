@@ -16,7 +16,8 @@ from trimtab.serving.errors import NOBODY, message_of, respond
 from trimtab.serving.log import Note
 from trimtab.serving.metrics import Metrics
 
-GUARDED = "/v1/"
+OPEN = ("/health", "/version", "/metrics", "/openapi.json")
+"""What is to be had without a key."""
 
 
 class Gate:
@@ -38,7 +39,7 @@ class Gate:
             await self._app(scope, receive, send)
             return
         note = Note.of(scope)
-        sending = self._sending(note, send)
+        sending = _noting(note, send)
         try:
             found = self._refusal(scope) or await self._body(receive)
             if isinstance(found, bytes):
@@ -47,39 +48,23 @@ class Gate:
                 note.told["error"] = message_of(found)
                 found.headers["Connection"] = "close"  # its body is not read to its end
                 await found(scope, receive, sending)
-        except _StalledError:
-            note.status = NOBODY
-            note.told["error"] = "the client took nothing for too long"
+        except asyncio.CancelledError:
+            note.status = 503  # the server ends without waiting for it
+            raise
         finally:
-            path = getattr(scope.get("route"), "path", scope["path"])  # not what its places hold
+            path = getattr(scope.get("route"), "path", _path(scope))  # not what its places hold
             known = path if path in self._paths else "other"
             self._metrics.requests.labels(known, str(note.status)).inc()
             note.write(scope, with_texts=self._config.log_prompts)
-
-    def _sending(self, note: Note, send: Send) -> Send:
-        """To the client, who must take it in time."""
-
-        async def sending(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                note.status = message["status"]
-                own = (b"x-request-id", note.request_id.encode())
-                message["headers"] = [*message.get("headers", []), own]
-            try:
-                async with asyncio.timeout(self._config.body_timeout):
-                    await send(message)
-            except TimeoutError:
-                raise _StalledError from None
-
-        return sending
 
     def _refusal(self, scope: Scope) -> Response | None:
         """What is clear from the head of a request."""
         config = self._config
         headers = {name.lower(): value for name, value in scope["headers"]}
-        guarded = scope["path"].startswith(GUARDED) and scope["method"] != "OPTIONS"
-        if guarded and config.api_key:
+        guarded = _path(scope) not in OPEN and scope["method"] != "OPTIONS"
+        if guarded and config.key:
             scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
-            right = hmac.compare_digest(given.strip(), config.api_key.encode())
+            right = hmac.compare_digest(given.strip(), config.key.encode())
             if not right or scheme.lower() != b"bearer":
                 return respond(
                     401,
@@ -113,7 +98,7 @@ class Gate:
                 while more:
                     message = await receive()
                     if message["type"] == "http.disconnect":
-                        return respond(400, "the body ended before its end")
+                        return respond(NOBODY, "the client went before the body's end")
                     body += message.get("body", b"")
                     more = message.get("more_body", False)
                     if len(body) > self._config.max_body_bytes:
@@ -123,8 +108,23 @@ class Gate:
         return bytes(body)
 
 
-class _StalledError(OSError):
-    """A client that does not take what it is sent."""
+def _path(scope: Scope) -> str:
+    """Below the place that the app was put at, if any."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
+def _noting(note: Note, send: Send) -> Send:
+    """To the client; its status is noted."""
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            note.status = message["status"]
+            own = (b"x-request-id", note.request_id.encode())
+            message["headers"] = [*message.get("headers", []), own]
+        await send(message)
+
+    return sending
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

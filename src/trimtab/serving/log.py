@@ -18,7 +18,6 @@ from typing import Any
 from starlette.types import Scope
 
 requests = logging.getLogger("trimtab.serving.requests")
-_OTHERS = ("trimtab", "uvicorn")
 _NOTE = "trimtab.note"
 
 
@@ -72,17 +71,19 @@ class _Lines(logging.Formatter):
 
 @contextmanager
 def json_lines() -> Iterator[None]:
-    """All that is logged meanwhile goes to standard error as JSON lines."""
-    logs = [requests, *map(logging.getLogger, _OTHERS)]
+    """All that is logged meanwhile, warnings too, goes to standard error as JSON lines."""
+    logs = [requests, logging.getLogger()]
     before = [(log.handlers, log.propagate, log.level) for log in logs]
     for log in logs:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter() if log is requests else _Lines())
         log.handlers, log.propagate = [handler], False
         log.setLevel(logging.INFO if log is requests else logging.WARNING)
+    logging.captureWarnings(True)
     try:
         yield
     finally:
+        logging.captureWarnings(False)
         for log, (handlers, propagate, level) in zip(logs, before, strict=True):
             log.handlers, log.propagate = handlers, propagate
             log.setLevel(level)

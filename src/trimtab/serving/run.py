@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import signal
 import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
 
 import uvicorn
 
@@ -21,11 +18,13 @@ from trimtab.engines.types import Speculate
 from trimtab.errors import ConfigError
 from trimtab.jobs import Say
 from trimtab.serving.app import create_app
-from trimtab.serving.config import ServeConfig
+from trimtab.serving.config import ServeConfig, model_name
+from trimtab.serving.connections import Connection, Server
 from trimtab.serving.log import json_lines
 
 logger = logging.getLogger(__name__)
-KEY = "TRIMTAB_API_KEY"
+LAST_WORDS = 5
+"""Seconds to tell clients that their answers were ended."""
 
 
 @tells_fields_of(ServeConfig)
@@ -79,21 +78,22 @@ def run_server(
     listening: socket.socket | None = None,
 ) -> None:
     """`serve`, its options as one object; `listening` is the address where it is taken already."""
-    config = replace(config, api_key=config.api_key or os.environ.get(KEY, ""))
-    name = config.served_model_name or Path(engine.base.model.config._name_or_path).name or "base"
+    name = config.served_model_name or model_name(engine.base.model.config._name_or_path)
     app = create_app(engine, name, config)
     with listening or listen(config) as sock, json_lines(), _ended_by_sigterm():
+        sock.listen(2048)  # from here on clients may wait
         _tell(engine, name, config, sock.getsockname()[1], say)
-        server = uvicorn.Server(
-            uvicorn.Config(
-                app,
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                lifespan="off",
-                timeout_graceful_shutdown=math.ceil(config.drain_timeout),
-            )
+        waits = type("Connection", (Connection,), {"patience": config.body_timeout})
+        options = uvicorn.Config(
+            app,
+            http=waits,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            timeout_graceful_shutdown=math.ceil(config.drain_timeout) + LAST_WORDS,
         )
+        server = Server(options, engine, config.drain_timeout)
         try:
             server.run(sockets=[sock])
         except KeyboardInterrupt:  # it has ended all answers by then
@@ -140,5 +140,5 @@ def _tell(engine: LocalEngine, name: str, config: ServeConfig, port: int, say: S
     host = f"[{config.host}]" if ":" in config.host else config.host
     steers = f", steered to {', '.join(engine.objectives)}" if engine.objectives else ""
     say(f"serving {name}{steers} at http://{host}:{port}/v1 (Ctrl-C stops)")
-    if not config.local and not config.api_key:
+    if not config.local and not config.key:
         say(f"everyone who reaches {config.host} may ask; --api-key KEY keeps others out")

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, Response
 
 from trimtab.engines.local.rows import RowPlan
 from trimtab.engines.types import Likelihood, Request
-from trimtab.serving.asking import Served, chat_prompt, steered
+from trimtab.serving.asking import Served, chat_prompt, require_few, steered
 from trimtab.serving.contract import Given, ScoreBody
 from trimtab.serving.errors import NOBODY
 from trimtab.serving.log import Note
@@ -30,8 +30,10 @@ async def score_given(
         TrimtabError: an answer that cannot be read, or not now.
     """
     note = Note.of(request.scope)
-    require_place(served, len(body.input))
+    require_few(len(body.input), served)
+    require_place(served, 1)
     plans = await asyncio.to_thread(_plans, body, served)
+    require_place(served, len(plans))
     read = in_time(served.engine.likelihoods(plans), note.arrived + served.config.timeout)
     found = await unless_gone(request, read)
     if found is None:

@@ -174,10 +174,13 @@ class _Events(StreamingResponse):
         """Send them."""
         try:
             await super().__call__(scope, receive, send)
-        finally:
-            self._reading.close(self._note)
             if not self._whole:
                 self._note.status = NOBODY
+        except Exception:
+            self._note.status = 500
+            raise
+        finally:
+            self._reading.close(self._note)
 
     async def _pieces(self) -> AsyncIterator[bytes]:
         pieces = Pieces(self._asked)
@@ -189,7 +192,7 @@ class _Events(StreamingResponse):
                 yield _line(piece)
             _tell(self._note, self._asked, self._reading.answers)
         except TrimtabError as error:
-            self._note.told["error"] = str(error)
+            self._note.told["error"], self._note.status = str(error), status_of(error)
             yield _line(content(status_of(error), str(error)))
         yield b"data: [DONE]\n\n"
         self._whole = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -54,7 +54,7 @@ class Turn(_Strict):
     role: Literal["system", "developer", "user", "assistant", "tool"] = Field(
         description="`developer` is read as `system`"
     )
-    content: str | list[TextPart] | None = Field(
+    content: str | Annotated[list[TextPart], Field(min_length=1, fail_fast=True)] | None = Field(
         None, description="Parts are joined; nothing only beside `tool_calls`"
     )
     name: str | None = Field(None, description="Given to the template, as are the following")

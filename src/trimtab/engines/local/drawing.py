@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from trimtab.engines.local.rows import Pushed
-from trimtab.errors import AnswerError, ConfigError
+from trimtab.errors import AnswerError, ClosedError, ConfigError, TrimtabError
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Drawn:
         other_tokens: that all other streams computed for it.
         passes: of the base's weights that it had a part in.
         error: what went wrong with it.
-        refused: whether that is the request's own fault.
+        kind: of error that this is, by whose fault it is.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -39,18 +39,17 @@ class Drawn:
     other_tokens: int = 0
     passes: int = 0
     error: str = ""
-    refused: bool = False
+    kind: type[TrimtabError] = AnswerError
 
     def require_right(self) -> None:
         """Refuse it, if it went wrong.
 
         Raises:
             ConfigError: by the request's own fault.
-            AnswerError: by ours.
+            AnswerError, ClosedError: by ours.
         """
         if self.error:
-            kind = ConfigError if self.refused else AnswerError
-            raise kind(self.error, "the answers before this one are whole")
+            raise self.kind(self.error)
 
 
 class Drawing:
@@ -75,12 +74,13 @@ class Drawing:
             return False
         drawn.base_tokens, drawn.other_tokens = row.read
         drawn.passes, drawn.ended = row.passes, pushed.finish_reason == "stop"
-        drawn.error, drawn.refused = row.error, row.refused
+        drawn.error, drawn.kind = row.error, ConfigError if row.refused else AnswerError
         self._deliver(drawn)
         return True
 
     def cancel(self) -> None:
         """The engine is closed."""
+        self._drawn.kind = ClosedError
         self.fail("the engine was closed")
 
     def fail(self, error: str) -> None:

@@ -196,8 +196,8 @@ class Planner:
 
 
 def seeded(sampling: Sampling) -> Sampling:
-    """With a seed, which is drawn where it has none."""
-    return sampling if sampling.seed is not None else sampling.but(seed=secrets.randbits(63))
+    """With a seed, which is drawn where it has none; one that JavaScript can hold."""
+    return sampling if sampling.seed is not None else sampling.but(seed=secrets.randbits(53))
 
 
 def _first_names(group: Group, names: Collection[str]) -> list[str]:
