@@ -42,7 +42,8 @@ class Server:
                     listens.set()
             listens.set()
 
-        threading.Thread(target=read, daemon=True).start()
+        self._reader = threading.Thread(target=read, daemon=True)
+        self._reader.start()
         listens.wait(300)
         if not self.url:
             self.stop(signal.SIGKILL)
@@ -58,6 +59,9 @@ class Server:
         if self.process.poll() is None:
             self.process.send_signal(how)
             self.process.wait(120)
+        self._reader.join(10)
+        if self.process.stderr:
+            self.process.stderr.close()
 
 
 @contextlib.contextmanager

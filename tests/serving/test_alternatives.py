@@ -47,7 +47,7 @@ def test_words_have_their_spaces(spaced: LocalEngine) -> None:
     reply: Any = ask(spaced, path="/v1/completions", json={"model": "tiny", "prompt": [4], **bias})
     choice = reply.json()["choices"][0]
     found = choice["logprobs"]
-    assert choice["text"] == "the the the" and found["tokens"] == [" the"] * 3
+    assert choice["text"] == " the the the" and found["tokens"] == [" the"] * 3
     assert found["text_offset"] == [0, 4, 8]
     assert all(" the" in best for best in found["top_logprobs"])
 
