@@ -327,6 +327,7 @@ def test_a_body_of_nonsense_is_told_of_once() -> None:
     [
         ({"logit_bias": {"1_0": 3}}, "the key '1_0'"),
         ({"logit_bias": {"05": 3}}, "the key '05'"),
+        ({"logit_bias": {"9" * 5000: 3}}, "the key '999"),
         ({"messages": [{"role": "user", "content": []}]}, "content"),
         ({"stop": ["a", ""]}, "a stop text is empty"),
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -138,14 +139,14 @@ def _asked(
     prompts: Sequence[Prompt | Sequence[int]],
     served: Served,
 ) -> Asked:
-    engine, how = served.engine, steered(body, served)
+    engine, how, sampling = served.engine, steered(body, served), _sampling(body)
     require_few(len(prompts) * (body.n or 1), served)
     asked = [
         _limited(
             Request(
                 prompt,
                 n=body.n or 1,
-                sampling=_sampling(body),
+                sampling=sampling,
                 report=body.wanted_logprobs is not None,
                 alternatives=body.wanted_logprobs or 0,
                 **how,
@@ -213,10 +214,13 @@ def _sampling(body: Sampled) -> Sampling:
     ).but(seed=body.seed)
 
 
+_TOKEN_ID = re.compile("0|[1-9][0-9]{0,9}")
+
+
 def _biases(body: Sampled) -> dict[int, float]:
     biases = body.logit_bias or {}
     for token in biases:
-        if not (token.isascii() and token.isdigit() and str(int(token)) == token):
+        if not _TOKEN_ID.fullmatch(token):
             raise ConfigError(f"logit_bias has the key {token!r}", "name token ids, such as 5")
     return {int(token): bias for token, bias in biases.items()}
 

@@ -138,7 +138,7 @@ def _unread(cause: BaseException | None) -> str:
 
 async def too_deep(request: Request, error: Exception) -> JSONResponse:
     """Lists in lists in lists."""
-    return _noted(request, respond(400, "the body is nested too deeply"))
+    return _noted(request, respond(400, _unread(error)))
 
 
 async def unexpected(request: Request, error: Exception) -> JSONResponse:

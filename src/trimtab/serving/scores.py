@@ -38,9 +38,12 @@ async def score_given(
     found = await unless_gone(request, read)
     if found is None:
         return Response(status_code=NOBODY)
-    note.told |= {"model": body.model, "scored_tokens": sum(len(one.token_ids) for one in found)}
-    metrics.scored.inc(note.told["scored_tokens"])
-    return await asyncio.to_thread(lambda: JSONResponse(_page(body, served, found)))
+    usage = {"scored_tokens": sum(len(one.token_ids) for one in found)}
+    note.told |= {"model": body.model, **usage}
+    metrics.scored.inc(usage["scored_tokens"])
+    return await asyncio.to_thread(
+        lambda: JSONResponse({**_page(body, served, found), "usage": usage})
+    )
 
 
 def _plans(body: ScoreBody, served: Served) -> list[RowPlan]:
@@ -69,7 +72,6 @@ def _page(body: ScoreBody, served: Served, found: Sequence[Likelihood]) -> dict[
             }
             for number, one in enumerate(found)
         ],
-        "usage": {"scored_tokens": sum(len(one.token_ids) for one in found)},
     }
 
 
