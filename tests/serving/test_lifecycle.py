@@ -7,13 +7,14 @@ import json
 import signal
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import asgi
 import httpx
 import pytest
+from asgi import idle
 from served import serving
 
 import trimtab
@@ -45,14 +46,8 @@ def body(**changes: Any) -> dict[str, Any]:
 
 def ask(engine: LocalEngine, config: ServeConfig | None = None, **request: Any) -> httpx.Response:
     """One request, in this process."""
-
-    async def go() -> httpx.Response:
-        transport = httpx.ASGITransport(create_app(engine, "tiny", config))
-        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
-            method, path = request.pop("method", "POST"), request.pop("path", PAGE)
-            return await client.request(method, path, **request)
-
-    return asyncio.run(go())
+    app = create_app(engine, "tiny", config)
+    return asgi.ask(app, request.pop("method", "POST"), request.pop("path", PAGE), **request)
 
 
 def test_answers_are_the_engines(engine: LocalEngine) -> None:
@@ -180,14 +175,6 @@ def test_metrics_count_each_answer_once(engine: LocalEngine) -> None:
         "requests_waiting": 0,
     }.items():
         assert float(counted[f"trimtab_{name}"]) == value, name
-
-
-def idle(engine: LocalEngine) -> None:
-    """Wait until nothing runs; a request that went on for long would be seen to."""
-    until = time.monotonic() + 60
-    while engine.worker.busy:
-        assert time.monotonic() < until, "it still runs"
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("stream", [False, True])

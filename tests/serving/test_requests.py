@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import asgi
 import httpx
 import pytest
+from asgi import idle
 from pydantic import ValidationError
 from served import Process, serving
 from tokenizers.processors import TemplateProcessing
@@ -70,15 +72,8 @@ class Client:
 
     def ask(self, path: str, body: Any = None, **headers: str) -> httpx.Response:
         """One request, to its end."""
-
-        async def go() -> httpx.Response:
-            transport = httpx.ASGITransport(self.app)
-            async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
-                if body is None:
-                    return await client.get(path, headers=headers)
-                return await client.post(path, json=body, headers=headers)
-
-        return asyncio.run(go())
+        method = "GET" if body is None else "POST"
+        return asgi.ask(self.app, method, path, json=body, headers=headers)
 
     def leave(self, path: str, body: Any, *, after: int = 0, half: bool = False) -> list[Any]:
         """A request whose client goes after so many messages, or in its midst; those it got."""
@@ -111,13 +106,6 @@ class Client:
 
         asyncio.run(go())
         return sent
-
-
-def idle(engine: LocalEngine) -> None:
-    until = time.monotonic() + 60
-    while engine.worker.busy:
-        assert time.monotonic() < until, "it still runs"
-        time.sleep(0.01)
 
 
 def test_scores_wait_their_turn_and_end_in_time(
@@ -286,13 +274,12 @@ def test_the_key_is_asked_for_below_any_path(
     monkeypatch.setenv("TRIMTAB_API_KEY", "secret")
     app = create_app(engine, "tiny")
 
-    async def go(path: str, **headers: str) -> int:
-        transport = httpx.ASGITransport(app, root_path="/api")
-        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
-            return (await client.post(path, json=chat(), headers=headers)).status_code
+    def asked(**headers: str) -> int:
+        how: dict[str, Any] = {"json": chat(), "headers": headers}
+        return asgi.ask(app, "POST", f"/api{CHAT}", root_path="/api", **how).status_code
 
-    assert asyncio.run(go(f"/api{CHAT}")) == 401
-    assert asyncio.run(go(f"/api{CHAT}", Authorization="Bearer secret")) == 200
+    assert asked() == 401
+    assert asked(Authorization="Bearer secret") == 200
 
 
 def test_what_requests_fall_back_on_has_to_work(tiny_folder: Path, engine: LocalEngine) -> None:
